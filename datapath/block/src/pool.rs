@@ -1,0 +1,464 @@
+//! A fixed number of equal buffers in one anonymous mapping, handed out and taken back without a lock.
+//!
+//! Owns the memory. Buffers are page-aligned when their length is a multiple of the page size, so that they serve
+//! O_DIRECT. Pages are touched only when used: a pool that is reserved large costs address space, not memory. The free
+//! list is a stack, so the buffer that is warm in the cache goes out first. [`Pool::trim`] gives the memory of free
+//! buffers back to the system; [`Pool::wait`] parks whoever found the pool empty.
+
+use crate::buf::BufMut;
+use crate::cx::{Parked, Remote};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// From this size on, a pool asks for transparent huge pages.
+const HUGE: usize = 4 << 20;
+
+/// Marks the end of the free list.
+const NIL: u32 = u32::MAX;
+
+/// What every buffer of a pool has beside its memory. Lives as long as the pool's inner part.
+///
+/// All zero is a buffer never handed out yet, so that the headers of a large pool need not be touched before use.
+#[repr(C)]
+pub(crate) struct Header {
+    /// How many [`crate::Buf`]s or [`BufMut`]s point here; 0 while on the free list.
+    pub(crate) refs: AtomicU32,
+    /// The next free buffer while on the free list.
+    pub(crate) next: AtomicU32,
+    /// The pool that this belongs to; null for a buffer from the heap. A buffer that is out holds one strong count.
+    pub(crate) pool: AtomicPtr<Inner>,
+}
+
+impl Default for Header {
+    fn default() -> Header {
+        Header { refs: AtomicU32::new(0), next: AtomicU32::new(NIL), pool: AtomicPtr::default() }
+    }
+}
+
+pub(crate) struct Inner {
+    base: NonNull<u8>,
+    mapped: usize,
+    len: usize,
+    /// `count` headers behind the buffers, in the same mapping.
+    headers: NonNull<Header>,
+    count: u32,
+    /// Free buffers whose memory is there.
+    warm: Stack,
+    /// Free buffers whose memory was given back to the system.
+    cold: Stack,
+    /// Buffers never handed out yet start here.
+    fresh: AtomicU32,
+    out: AtomicU32,
+    /// How many wait in `waiters`.
+    waiting: AtomicU32,
+    waiters: Mutex<VecDeque<Waiter>>,
+}
+
+/// Who is to be woken when `enough` buffers are free.
+struct Waiter {
+    remote: Arc<dyn Remote>,
+    who: Arc<dyn Parked>,
+    token: u64,
+    enough: u32,
+}
+
+/// The head of a free list: a tag against ABA in the high half, an index in the low half.
+struct Stack(AtomicU64);
+
+// SAFETY: `base` is a mapping owned by this value; all access to its contents goes through Buf and BufMut, which give
+// shared access to any number of holders or exclusive access to one. The rest is atomics, a mutex and immutable fields;
+// the raw pool pointers in the headers are only used through an Arc count that the holder of the buffer owns.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+/// A pool of `count` buffers of `len` bytes each. Cloning shares it.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+impl Pool {
+    /// Reserves a pool of `count` buffers of `len` bytes (rounded up to 64, so that each starts a cache line).
+    ///
+    /// # Errors
+    /// The system's error when the address space cannot be mapped; `InvalidInput` when `count` or `len` is zero or
+    /// their product overflows.
+    pub fn new(count: u32, len: usize) -> std::io::Result<Pool> {
+        let bad = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        if count == 0 || count == NIL || len == 0 || len > u32::MAX as usize {
+            return Err(bad());
+        }
+        let len = len.next_multiple_of(64);
+        let bytes = len.checked_mul(count as usize).ok_or_else(bad)?;
+        let mapped = bytes.checked_add(count as usize * size_of::<Header>()).ok_or_else(bad)?;
+        // SAFETY: a fresh anonymous private mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        if mapped >= HUGE {
+            // Transparent huge pages where the system has some to give: fewer misses of the TLB, and nothing reserved.
+            // Best effort, so the answer does not matter.
+            // SAFETY: all of the mapping that was just made, and advice changes none of its contents.
+            unsafe { libc::madvise(base, mapped, libc::MADV_HUGEPAGE) };
+        }
+        let base = NonNull::new(base.cast::<u8>()).ok_or_else(bad)?;
+        // SAFETY: inside the mapping, and aligned: `bytes` is a multiple of 64. Its zeroes are valid headers.
+        let headers = unsafe { base.add(bytes) }.cast::<Header>();
+        Ok(Pool(Arc::new(Inner {
+            base,
+            mapped,
+            len,
+            headers,
+            count,
+            warm: Stack::empty(),
+            cold: Stack::empty(),
+            fresh: AtomicU32::new(0),
+            out: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            waiters: Mutex::default(),
+        })))
+    }
+
+    /// Length of each buffer in bytes.
+    pub fn buf_len(&self) -> usize {
+        self.0.len
+    }
+
+    /// How many buffers there are.
+    pub fn count(&self) -> u32 {
+        self.0.count
+    }
+
+    /// How many are handed out now (exact only while nobody allocates or frees).
+    pub fn in_use(&self) -> u32 {
+        self.0.out.load(Ordering::Relaxed)
+    }
+
+    /// A buffer of the pool, contents undefined but initialised memory (zero or what was last in it); `None` when all
+    /// are out, which is back-pressure, not an error.
+    #[inline]
+    pub fn alloc(&self) -> Option<BufMut> {
+        let index =
+            self.0.warm.pop(&self.0).or_else(|| self.0.cold.pop(&self.0)).or_else(|| self.0.take_fresh())?;
+        let header = self.0.header(index);
+        debug_assert_eq!(header.refs.load(Ordering::Relaxed), 0);
+        header.refs.store(1, Ordering::Relaxed);
+        self.0.out.fetch_add(1, Ordering::Relaxed);
+        // The buffer's own strong count, given back in `Inner::release`.
+        let _ = Arc::into_raw(Arc::clone(&self.0));
+        // SAFETY: index < count, so the address is inside the mapping.
+        let ptr = unsafe { self.0.base.add(index as usize * self.0.len) };
+        // SAFETY: the header was free (refs 0) and is now ours alone; ptr..ptr+len is its memory and nobody else's.
+        Some(unsafe { BufMut::from_raw(NonNull::from(header), ptr, self.0.len as u32) })
+    }
+
+    /// Has `who.woken(token)` called through `remote`, once, when at least `enough` buffers are free.
+    ///
+    /// To be called after [`Pool::alloc`] gave too few. They may be free already, so that the caller is woken at once;
+    /// and somebody else may take them before the caller gets to it: it then waits again. Who waited longest and can go
+    /// on is woken first. `remote` is called by whoever lets go of a buffer, anywhere.
+    pub fn wait(&self, enough: u32, remote: Arc<dyn Remote>, who: Arc<dyn Parked>, token: u64) {
+        {
+            let mut waiters = self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+            waiters.push_back(Waiter { remote, who, token, enough });
+            self.0.waiting.store(waiters.len() as u32, Ordering::SeqCst);
+        }
+        // Pairs with the SeqCst push and load in `release`: either it sees us waiting, or we see its buffer.
+        fence(Ordering::SeqCst);
+        self.0.wake_one();
+    }
+
+    /// Wakes somebody who can go on, for one who was woken and then had no use for the buffers.
+    pub fn pass_on(&self) {
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.wake_one();
+        }
+    }
+
+    /// How many buffers are free; at least as many as there are, and more only while another thread takes or frees one.
+    #[inline]
+    pub fn free(&self) -> u32 {
+        self.0.free()
+    }
+
+    /// Gives the memory of free buffers back to the system, but for `keep` of them, and says of how many it did.
+    ///
+    /// Costs a system call for each run of neighbouring buffers. Meanwhile the buffers in question are in no list:
+    /// [`Pool::alloc`] may find the pool empty for that time.
+    pub fn trim(&self, keep: u32) -> u32 {
+        const PAGE: usize = 4096;
+        if !self.0.len.is_multiple_of(PAGE) {
+            return 0;
+        }
+        let mut free = self.0.warm.take_all(&self.0);
+        let kept = free.len().min(keep as usize);
+        for &index in free[..kept].iter().rev() {
+            self.0.warm.push(&self.0, index);
+        }
+        let cold = &mut free[kept..];
+        cold.sort_unstable();
+        for run in cold.chunk_by(|a, b| a + 1 == *b) {
+            // SAFETY: the run lies inside the mapping, on page bounds, and its buffers are free and in no list: only we
+            // can reach them. Private anonymous memory reads as zeroes afterwards, which is initialised memory.
+            unsafe {
+                let at = self.0.base.add(run[0] as usize * self.0.len);
+                libc::madvise(at.as_ptr().cast(), run.len() * self.0.len, libc::MADV_DONTNEED);
+            }
+        }
+        for &index in cold.iter().rev() {
+            self.0.cold.push(&self.0, index);
+        }
+        let trimmed = cold.len() as u32;
+        self.pass_on();
+        trimmed
+    }
+}
+
+impl Stack {
+    fn empty() -> Stack {
+        Stack(AtomicU64::new(u64::from(NIL)))
+    }
+
+    /// A head with the next tag.
+    fn retag(head: u64, index: u32) -> u64 {
+        (head & !u64::from(u32::MAX)).wrapping_add(1 << 32) | u64::from(index)
+    }
+
+    #[inline]
+    fn pop(&self, of: &Inner) -> Option<u32> {
+        let mut head = self.0.load(Ordering::Acquire);
+        loop {
+            let index = head as u32;
+            if index == NIL {
+                return None;
+            }
+            let new = Stack::retag(head, of.header(index).next.load(Ordering::Relaxed));
+            match self.0.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(index),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Adds a buffer that is in no list and that only the caller can reach.
+    #[inline]
+    fn push(&self, of: &Inner, index: u32) {
+        let next = &of.header(index).next;
+        let mut head = self.0.load(Ordering::Relaxed);
+        loop {
+            next.store(head as u32, Ordering::Relaxed);
+            let new = Stack::retag(head, index);
+            match self.0.compare_exchange_weak(head, new, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes the whole list, top first.
+    fn take_all(&self, of: &Inner) -> Vec<u32> {
+        let mut head = self.0.load(Ordering::Acquire);
+        while let Err(now) =
+            self.0.compare_exchange_weak(head, Stack::retag(head, NIL), Ordering::AcqRel, Ordering::Acquire)
+        {
+            head = now;
+        }
+        let first = Some(head as u32).filter(|&index| index != NIL);
+        std::iter::successors(first, |&index| {
+            Some(of.header(index).next.load(Ordering::Relaxed)).filter(|&next| next != NIL)
+        })
+        .collect()
+    }
+}
+
+impl Inner {
+    #[inline]
+    fn header(&self, index: u32) -> &Header {
+        assert!(index < self.count);
+        // SAFETY: index < count, so it lies inside the mapping, where all zero and whatever we stored are both valid;
+        // headers are only ever reached through shared references to their atomics.
+        unsafe { self.headers.add(index as usize).as_ref() }
+    }
+
+    #[inline]
+    fn free(&self) -> u32 {
+        // `out` goes down before a buffer is on the list and up after it is off: never more are out than this says.
+        self.count.saturating_sub(self.out.load(Ordering::Relaxed))
+    }
+
+    /// Wakes the first waiter for whom there is enough.
+    #[cold]
+    fn wake_one(&self) {
+        let waiter = {
+            let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+            let free = self.free();
+            let first = waiters.iter().position(|w| w.enough <= free);
+            let waiter = first.and_then(|at| waiters.remove(at));
+            self.waiting.store(waiters.len() as u32, Ordering::SeqCst);
+            waiter
+        };
+        if let Some(w) = waiter {
+            w.remote.wake(w.who, w.token);
+        }
+    }
+
+    fn take_fresh(&self) -> Option<u32> {
+        let mut at = self.fresh.load(Ordering::Relaxed);
+        while at < self.count {
+            match self.fresh.compare_exchange_weak(at, at + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.header(at).pool.store(std::ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
+                    return Some(at);
+                }
+                Err(now) => at = now,
+            }
+        }
+        None
+    }
+
+    /// Puts a buffer whose last holder is gone back on the free list, and gives up the buffer's count on the pool.
+    ///
+    /// # Safety
+    /// `header` belongs to a pool (its `pool` is not null), its `refs` has just gone to 0 by the caller's doing, and
+    /// the caller never touches the buffer again.
+    pub(crate) unsafe fn release(header: NonNull<Header>) {
+        // SAFETY: the header is alive: the buffer's strong count on the pool has not been given up yet.
+        let at = unsafe { header.as_ref() };
+        // SAFETY: made by `Arc::into_raw` in `alloc`, and this is the one place that takes it back.
+        let inner = unsafe { Arc::from_raw(at.pool.load(Ordering::Relaxed).cast_const()) };
+        // SAFETY: both point into the same run of headers.
+        let index = unsafe { header.offset_from(inner.headers) } as u32;
+        inner.out.fetch_sub(1, Ordering::Relaxed);
+        inner.warm.push(&inner, index);
+        if inner.waiting.load(Ordering::SeqCst) > 0 {
+            inner.wake_one();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no buffer is out: each holds a strong count.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_out_and_recovers() {
+        let p = Pool::new(3, 100).unwrap();
+        assert_eq!(p.buf_len(), 128);
+        let a = p.alloc().unwrap();
+        let b = p.alloc().unwrap();
+        let c = p.alloc().unwrap();
+        assert!(p.alloc().is_none());
+        assert_eq!(p.in_use(), 3);
+        drop(b.freeze());
+        assert!(p.alloc().is_some());
+        drop((a, c));
+        assert_eq!(p.in_use(), 0);
+    }
+
+    #[test]
+    fn outlives_its_handle() {
+        let p = Pool::new(1, 4096).unwrap();
+        let mut m = p.alloc().unwrap();
+        m[0] = 7;
+        drop(p);
+        let b = m.freeze();
+        assert_eq!(b[0], 7);
+        assert_eq!(b.as_ptr() as usize % 4096, 0);
+    }
+
+    #[test]
+    fn trimmed_memory_reads_as_zeroes() {
+        let p = Pool::new(1 << 28, 4096).unwrap();
+        let held: Vec<_> = (0..100u8)
+            .map(|i| {
+                let mut m = p.alloc().unwrap();
+                m.fill(i + 1);
+                m
+            })
+            .collect();
+        drop(held);
+        assert_eq!(p.trim(10), 90);
+        assert_eq!(p.trim(10), 0);
+        let again: Vec<_> = (0..101).map(|_| p.alloc().unwrap()).collect();
+        assert!(again[..10].iter().all(|m| m[0] != 0));
+        assert!(again[10..].iter().all(|m| m.iter().all(|&b| b == 0)));
+        assert_eq!(p.in_use(), 101);
+    }
+
+    struct Woken(Mutex<Vec<u64>>);
+    impl Remote for Woken {
+        fn wake(&self, _: Arc<dyn Parked>, token: u64) {
+            self.0.lock().unwrap().push(token);
+        }
+    }
+    impl Parked for Woken {
+        fn woken(self: Arc<Self>, _: &mut crate::Cx<'_>, _: u64) {}
+    }
+
+    #[test]
+    fn waiters_are_woken_in_order() {
+        let p = Pool::new(3, 4096).unwrap();
+        let w = Arc::new(Woken(Mutex::default()));
+        let woken = || std::mem::take(&mut *w.0.lock().unwrap());
+        let wait = |enough, token| p.wait(enough, w.clone(), w.clone(), token);
+        let mut held: Vec<_> = (0..3).map(|_| p.alloc().unwrap()).collect();
+        wait(2, 1);
+        wait(1, 2);
+        wait(1, 3);
+        wait(3, 4);
+        assert!(woken().is_empty());
+        held.pop();
+        assert_eq!(woken(), [2], "the first cannot go on yet");
+        p.pass_on();
+        assert_eq!(woken(), [3]);
+        held.pop();
+        assert_eq!(woken(), [1]);
+        held.pop();
+        assert_eq!(woken(), [4]);
+        wait(3, 5);
+        assert_eq!(woken(), [5]);
+    }
+
+    #[test]
+    fn threads_share_it() {
+        let p = Pool::new(64, 4096).unwrap();
+        std::thread::scope(|s| {
+            for t in 0..4u8 {
+                let p = p.clone();
+                s.spawn(move || {
+                    for i in 0..20_000u32 {
+                        let Some(mut m) = p.alloc() else { continue };
+                        let mark = (i as u8) ^ t;
+                        m.fill(mark);
+                        let b = m.freeze();
+                        let c = b.clone();
+                        drop(b);
+                        assert!(c.iter().all(|&x| x == mark));
+                        if i % 1000 == 0 {
+                            p.trim(1);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(p.in_use(), 0);
+    }
+}

@@ -1,0 +1,19 @@
+//! Volumes over stores: the plain volume, its claims and its special blocks.
+//!
+//! [`open`] and [`open_memory`] give an [`Opened`]: the [`caisson_block::Volume`] that controllers submit to, and the
+//! [`Manage`] handle that the management plane keeps. Volumes of other kinds come in by the same pair.
+
+mod check;
+mod claims;
+mod direct;
+mod file;
+mod job;
+mod manage;
+mod marks;
+mod sidecar;
+mod steps;
+
+pub use direct::Direct;
+pub use file::FileVolume;
+pub use manage::{Manage, ManageError, OpenError, Opened, Options, open, open_memory};
+pub use sidecar::Keeper;

@@ -1,0 +1,48 @@
+//! What the control plane asks of the data plane: to listen, to stop listening, to count, to end.
+//!
+//! The reactors are one; tests have another that opens no socket.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Counters of one data-plane thread since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadCounts {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// System calls.
+    pub syscalls: u64,
+    /// Times it slept in the kernel.
+    pub sleeps: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed at once because the limit was reached.
+    pub shed: u64,
+    /// Connections ended for a protocol error.
+    pub protocol_errors: u64,
+    /// Connections now.
+    pub connections: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Received chunks that were copied because receive buffers were short.
+    pub copied_rx: u64,
+}
+
+/// The threads that serve connections.
+pub trait DataPlane: Send + Sync {
+    /// Listens on `addr` for connections of the core's port `port`; returns the address with the port number in use.
+    ///
+    /// # Errors
+    /// The system's: the address is in use, or not this machine's.
+    fn listen(&self, addr: SocketAddr, port: u16) -> io::Result<SocketAddr>;
+    /// Stops listening on an address that `listen` returned.
+    fn unlisten(&self, addr: SocketAddr);
+    /// The driver in use, for status.
+    fn driver(&self) -> &'static str;
+    /// Each thread's counters.
+    fn threads(&self) -> Vec<ThreadCounts>;
+    /// Ends every connection and every thread, within a bounded time.
+    fn shutdown(&self);
+}

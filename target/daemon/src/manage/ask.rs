@@ -1,0 +1,141 @@
+//! What requests carry: the JSON bodies of the management API.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What a new volume is made of, in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackingKind {
+    /// A file in a pool, or at `path` where that is given.
+    #[default]
+    File,
+    /// Memory.
+    Ram,
+    /// Nothing.
+    Null,
+}
+
+/// A size in bytes, as a number or as text with a unit (`"10G"`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Size {
+    /// Bytes.
+    Bytes(u64),
+    /// With a unit.
+    Text(String),
+}
+
+impl Size {
+    /// In bytes.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn bytes(&self) -> Result<u64, String> {
+        match self {
+            Size::Bytes(n) => Ok(*n),
+            Size::Text(t) => crate::model::text::parse_size(t),
+        }
+    }
+}
+
+/// `POST /v1/volumes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// Its name.
+    pub name: String,
+    /// Its size; may be missing for an existing file or device at `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// Logical block size; 4096 where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u32>,
+    /// What it is made of.
+    #[serde(default)]
+    pub backing: BackingKind,
+    /// A file or block device of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Which pool; the default one where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Take over a file of that name that the pool holds already.
+    #[serde(default)]
+    pub adopt: bool,
+}
+
+/// `POST /v1/volumes/{name}/resize`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// The new size.
+    pub size: Size,
+    /// Whether it may become smaller, which loses what lies beyond.
+    #[serde(default)]
+    pub shrink: bool,
+}
+
+/// `POST /v1/subsystems`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSubsystem {
+    /// Its NQN.
+    pub nqn: String,
+    /// Serial number; follows from the NQN where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Model number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Whether any host may connect.
+    #[serde(default)]
+    pub allow_any_host: bool,
+    /// Hosts that may.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+/// `POST /v1/subsystems/{nqn}/namespaces`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddNamespace {
+    /// Which volume.
+    pub volume: String,
+    /// Its number; the lowest free one where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<u32>,
+    /// Its UUID; a new one where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<uuid::Uuid>,
+    /// Its NGUID; the UUID's bytes where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nguid: Option<String>,
+}
+
+/// `PUT /v1/subsystems/{nqn}/allow-any` and `PUT /v1/subsystems/{nqn}/namespaces/{nsid}/write-protect`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// On or off.
+    pub on: bool,
+}
+
+/// `POST /v1/listeners`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddListener {
+    /// `tcp://ADDRESS:PORT`.
+    pub address: String,
+    /// `io`, `discovery` or `both`; by the port where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<crate::model::Serves>,
+}
+
+/// `POST /v1/referrals`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddReferral {
+    /// `tcp://ADDRESS:PORT`.
+    pub address: String,
+}

@@ -1,0 +1,104 @@
+//! What the data-plane threads of one target share: limits, counters, each other's mailboxes.
+
+use super::mailbox::Mailbox;
+use caisson_block::Mono;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// The monotonic time, from one origin for the whole process.
+#[inline]
+pub fn clock() -> Mono {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    // Starts a second in, so that no time is zero.
+    Mono(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1_000_000_000)
+}
+
+/// What bounds the data plane.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once, over all threads; more are shed (closed at once).
+    pub connections: usize,
+    /// The longest a busy thread spins before it sleeps, in nanoseconds; 0 never spins.
+    pub spin_ns: u64,
+    /// How long a host may take nothing of what is sent to it, in milliseconds; its connection is then ended.
+    pub send_ms: u64,
+    /// How long shutting down waits for connections to end, in milliseconds.
+    pub shutdown_ms: u64,
+    /// Limits and time-outs of each connection.
+    pub session: caisson_tcp::controller::Config,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 16_384,
+            spin_ns: 50_000,
+            send_ms: 60_000,
+            shutdown_ms: 2_000,
+            session: caisson_tcp::controller::Config::default(),
+        }
+    }
+}
+
+/// Counters of one thread, written by it alone.
+#[derive(Debug, Default)]
+pub struct ThreadStats {
+    /// Turns of the loop.
+    pub turns: AtomicU64,
+    /// System calls.
+    pub syscalls: AtomicU64,
+    /// Times it slept in the kernel.
+    pub sleeps: AtomicU64,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections closed at once because the limit was reached.
+    pub shed: AtomicU64,
+    /// Connections ended for a protocol error.
+    pub protocol_errors: AtomicU64,
+    /// Connections now.
+    pub connections: AtomicU64,
+    /// Bytes received.
+    pub rx_bytes: AtomicU64,
+    /// Bytes sent.
+    pub tx_bytes: AtomicU64,
+    /// Received chunks that were copied because receive buffers were short.
+    pub copied_rx: AtomicU64,
+}
+
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) threads: Vec<Arc<ThreadStats>>,
+    /// Connections a thread has or is about to have.
+    load: Vec<AtomicUsize>,
+}
+
+impl Shared {
+    pub(crate) fn new(limits: Limits, mailboxes: Vec<Arc<Mailbox>>) -> Shared {
+        let n = mailboxes.len();
+        Shared {
+            limits,
+            mailboxes,
+            threads: (0..n).map(|_| Arc::default()).collect(),
+            load: (0..n).map(|_| AtomicUsize::new(0)).collect(),
+        }
+    }
+
+    /// Counts a new connection to the thread that has the fewest (`home` where it is no worse), or refuses it.
+    pub(crate) fn place(&self, home: usize) -> Option<usize> {
+        let loads: Vec<usize> = self.load.iter().map(|l| l.load(Ordering::Relaxed)).collect();
+        if loads.iter().sum::<usize>() >= self.limits.connections {
+            return None;
+        }
+        let least = loads.iter().copied().min()?;
+        let at = if loads[home] == least { home } else { loads.iter().position(|&l| l == least)? };
+        self.load[at].fetch_add(1, Ordering::Relaxed);
+        Some(at)
+    }
+
+    /// A connection of `thread` is gone.
+    pub(crate) fn forget(&self, thread: usize) {
+        self.load[thread].fetch_sub(1, Ordering::Relaxed);
+    }
+}

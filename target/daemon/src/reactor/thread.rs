@@ -1,0 +1,653 @@
+//! The loop of one data-plane thread.
+//!
+//! A turn: take what the driver and the mailbox bring, parse and execute it, give completions to their queues, send
+//! what came of it, all connections' sends submitted together. Nothing here blocks but the driver's sleep. What one
+//! event may do is bounded by a receive buffer's length and by [`TX_STALL`], so no connection holds the others up.
+
+use super::conn::{Conn, LINGER_MS, Phase, RX_HOLD, SWEEP_MS, TX_STALL};
+use super::driver::{Driver, Event, SEND_BYTES, Wait};
+use super::mailbox::{Mailbox, Message, Nudge};
+use super::shared::{Shared, ThreadStats, clock};
+use super::spin::Spin;
+use caisson_block::{Buf, Completions, Cx, Mono, Outcome, Remote, Tag};
+use caisson_core::{Action, Arrival, PortId, Queue, Target};
+use caisson_tcp::controller::{Event as PduEvent, Payload, Session};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) struct Reactor<D> {
+    index: usize,
+    driver: D,
+    mailbox: Arc<Mailbox>,
+    remote: Arc<dyn Remote>,
+    target: Arc<Target>,
+    shared: Arc<Shared>,
+    stats: Arc<ThreadStats>,
+    conns: Vec<Option<Box<Conn>>>,
+    free: Vec<u32>,
+    live: u32,
+    /// The port of each listener that this thread accepts for.
+    listeners: Vec<Option<u16>>,
+    now: Mono,
+    done: Completions,
+    dirty: Vec<u32>,
+    timers: BinaryHeap<Reverse<(Mono, u32)>>,
+    spin: Spin,
+    /// Number of the current sweep, see [`Reactor::sweep`].
+    sweep: u32,
+    /// Connections heard of in this sweep, and in the one before.
+    heard: Vec<u32>,
+    heard_before: Vec<u32>,
+    sweep_at: Mono,
+    stopping: Option<Mono>,
+    // Kept between turns for their capacity.
+    events: Vec<Event>,
+    messages: Vec<Message>,
+    batch: Vec<(Tag, Outcome)>,
+    actions: Vec<Action>,
+}
+
+/// A [`Cx`] over the reactor's own parts, leaving its connections free to be borrowed beside it.
+macro_rules! cx {
+    ($r:expr) => {
+        Cx { now: $r.now, done: &mut $r.done, ring: $r.driver.ring(), remote: &$r.remote }
+    };
+}
+
+impl<D: Driver> Reactor<D> {
+    pub(crate) fn new(
+        index: usize,
+        driver: D,
+        mailbox: Arc<Mailbox>,
+        target: Arc<Target>,
+        shared: Arc<Shared>,
+    ) -> Reactor<D> {
+        let stats = Arc::clone(&shared.threads[index]);
+        let spin = Spin::new(if driver.spins() { shared.limits.spin_ns } else { 0 });
+        Reactor {
+            index,
+            driver,
+            remote: Arc::clone(&mailbox) as Arc<dyn Remote>,
+            mailbox,
+            target,
+            shared,
+            stats,
+            conns: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            listeners: Vec::new(),
+            now: clock(),
+            done: Completions::default(),
+            dirty: Vec::new(),
+            timers: BinaryHeap::new(),
+            spin,
+            sweep: 0,
+            heard: Vec::new(),
+            heard_before: Vec::new(),
+            sweep_at: clock().plus_ms(SWEEP_MS),
+            stopping: None,
+            events: Vec::new(),
+            messages: Vec::new(),
+            batch: Vec::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Runs until told to shut down and all connections are gone.
+    ///
+    /// # Errors
+    /// The driver's, when the kernel refuses to go on.
+    pub(crate) fn run(&mut self) -> std::io::Result<()> {
+        loop {
+            let wait = self.wait();
+            let slept = matches!(wait, Wait::Sleep(_)).then(clock);
+            let mut events = std::mem::take(&mut self.events);
+            let turned = self.driver.turn(wait, &mut events);
+            self.mailbox.awake();
+            turned?;
+            self.now = clock();
+            if let Some(at) = slept {
+                self.spin.slept(self.now.since(at));
+            }
+            for event in events.drain(..) {
+                self.on_event(event);
+            }
+            self.events = events;
+            self.on_messages();
+            // Read again, so that what was done in this turn has a latency.
+            self.now = clock();
+            self.on_completions();
+            self.on_timers();
+            if self.now >= self.sweep_at {
+                self.sweep();
+            }
+            self.flush();
+            self.publish();
+            if self.stopping.is_some_and(|by| !self.busy() || self.now >= by) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Its mailbox.
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Whether the kernel or a volume still has something of ours.
+    pub(crate) fn busy(&self) -> bool {
+        self.live > 0 || self.driver.device_ops() > 0
+    }
+
+    /// Decides how to wait, spinning first where that pays.
+    fn wait(&mut self) -> Wait {
+        if self.driver.ready() || self.mailbox.waiting() || !self.done.is_empty() {
+            return Wait::Poll;
+        }
+        let budget = self.spin.budget();
+        if budget > 0 {
+            let start = clock();
+            loop {
+                for _ in 0..16 {
+                    std::hint::spin_loop();
+                    if self.driver.ready() || self.mailbox.waiting() {
+                        self.spin.hit();
+                        return Wait::Poll;
+                    }
+                }
+                if clock().since(start) >= budget {
+                    break;
+                }
+            }
+        }
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let sweep = (!self.heard.is_empty() || !self.heard_before.is_empty()).then_some(self.sweep_at);
+        let until = [timer, sweep, self.stopping].into_iter().flatten().min();
+        if !self.mailbox.about_to_sleep() {
+            return Wait::Poll;
+        }
+        Wait::Sleep(until.map(|at| at.since(clock()).max(1_000)))
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Received { key, bytes } => self.on_bytes(key, bytes),
+            Event::Sent { key, sent } => self.on_sent(key, sent),
+            Event::Device { op, result } => {
+                let owner = Arc::clone(&op.owner);
+                owner.done(&mut cx!(self), op, result);
+            }
+            Event::Accepted { listener, socket } => self.on_accepted(listener, socket),
+            Event::ListenerFailed { listener, error } => {
+                let error = std::io::Error::from_raw_os_error(error);
+                tracing::error!(listener, %error, "a listener failed and accepts no more: remove it and add it again");
+            }
+            Event::Ended { key, error } => {
+                if error != 0
+                    && let Some(Some(conn)) = self.conns.get(key as usize)
+                {
+                    let error = std::io::Error::from_raw_os_error(error);
+                    tracing::debug!(peer = %conn.peer, %error, "connection lost");
+                }
+                self.on_ended(key, error == 0);
+            }
+            Event::Gone { key } => {
+                if let Some(Some(conn)) = self.conns.get_mut(key as usize) {
+                    conn.phase = Phase::Gone;
+                }
+                self.maybe_free(key);
+            }
+        }
+    }
+
+    fn on_messages(&mut self) {
+        let mut messages = std::mem::take(&mut self.messages);
+        self.mailbox.take(&mut messages);
+        for message in messages.drain(..) {
+            match message {
+                Message::Adopt { socket, port } => self.adopt(socket, port),
+                Message::Listen { listener, port, socket } => {
+                    let at = listener as usize;
+                    if self.listeners.len() <= at {
+                        self.listeners.resize(at + 1, None);
+                    }
+                    self.listeners[at] = Some(port);
+                    if let Err(error) = self.driver.listen(listener, socket) {
+                        tracing::error!(listener, %error, "cannot listen");
+                    }
+                }
+                Message::Unlisten { listener } => {
+                    if let Some(slot) = self.listeners.get_mut(listener as usize) {
+                        *slot = None;
+                    }
+                    self.driver.unlisten(listener);
+                }
+                Message::Poll { key } => self.poll_queue(key),
+                Message::Wake { who, token } => who.woken(&mut cx!(self), token),
+                Message::Shutdown => self.shut_down(),
+            }
+        }
+        self.messages = messages;
+    }
+
+    /// Picks the thread with the fewest connections for a new one, or sheds it.
+    fn on_accepted(&mut self, listener: u32, socket: OwnedFd) {
+        let Some(Some(port)) = self.listeners.get(listener as usize).copied() else { return };
+        self.stats.accepted.fetch_add(1, Ordering::Relaxed);
+        let Some(thread) = self.shared.place(self.index) else {
+            self.stats.shed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(limit = self.shared.limits.connections, "connection shed: the limit is reached");
+            return;
+        };
+        if thread == self.index {
+            self.adopt(socket, port);
+        } else {
+            self.shared.mailboxes[thread].post(Message::Adopt { socket, port });
+        }
+    }
+
+    /// Takes a connection over; it has been counted already.
+    fn adopt(&mut self, socket: OwnedFd, port: u16) {
+        if self.stopping.is_some() {
+            self.shared.forget(self.index);
+            return;
+        }
+        // Small PDUs must not wait for an acknowledgement; a socket that refuses is about to fail anyway.
+        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+        let peer = rustix::net::getpeername(&socket)
+            .ok()
+            .flatten()
+            .and_then(|a| std::net::SocketAddr::try_from(a).ok())
+            .map_or_else(|| "unknown peer".into(), |a| a.to_string());
+        let local = rustix::net::getsockname(&socket)
+            .ok()
+            .and_then(|a| std::net::SocketAddr::try_from(a).ok())
+            .map(|a| a.ip().to_canonical());
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.conns.len() as u32 - 1
+        });
+        let nudge =
+            Arc::new(Nudge { mailbox: Arc::clone(&self.mailbox), key, pending: AtomicBool::new(false) });
+        let session = Session::new(self.shared.limits.session.clone(), self.now);
+        let arrival = Arrival {
+            port: PortId(port),
+            peer: peer.clone(),
+            local,
+            key,
+            in_capsule: self.shared.limits.session.in_capsule,
+        };
+        let queue = Queue::new(
+            Arc::clone(&self.target),
+            arrival,
+            Arc::clone(&nudge) as Arc<dyn caisson_core::Notify>,
+            self.now,
+        );
+        self.conns[key as usize] = Some(Box::new(Conn {
+            session,
+            queue,
+            nudge,
+            phase: Phase::Open,
+            dirty: false,
+            close: false,
+            ended: false,
+            stalled: false,
+            held: 0,
+            paused: false,
+            timer: None,
+            give_up: None,
+            owed: Vec::new(),
+            owed_bytes: 0,
+            unsent_since: None,
+            heard: self.sweep,
+            peer,
+        }));
+        self.live += 1;
+        self.heard.push(key);
+        if let Err(error) = self.driver.add(key, socket) {
+            tracing::warn!(%error, "cannot take a connection over");
+            if let Some(Some(conn)) = self.conns.get_mut(key as usize) {
+                conn.phase = Phase::Gone;
+            }
+            self.maybe_free(key);
+            return;
+        }
+        self.set_timer(key);
+    }
+
+    fn on_bytes(&mut self, key: u32, bytes: Buf) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        self.stats.rx_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if conn.phase != Phase::Open {
+            return;
+        }
+        if conn.heard != self.sweep {
+            conn.heard = self.sweep;
+            self.heard.push(key);
+        }
+        if conn.stalled {
+            conn.held += bytes.len();
+            if conn.held > RX_HOLD && !conn.paused {
+                conn.paused = true;
+                self.driver.pause(key);
+            }
+        }
+        conn.session.receive(bytes);
+        self.pump(key);
+    }
+
+    /// Parses and executes what has come on a connection.
+    fn pump(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if conn.phase != Phase::Open {
+            return;
+        }
+        let now = self.now;
+        let mut waited = std::mem::take(&mut conn.stalled);
+        while !conn.close {
+            if conn.full() {
+                conn.stalled = true;
+                break;
+            }
+            if std::mem::take(&mut waited) {
+                conn.session.excuse(now);
+            }
+            let Some(event) = conn.session.next(now, &mut self.done) else { break };
+            let mut cx = cx!(self);
+            match event {
+                PduEvent::Command { slot, sqe, payload } => {
+                    let payload = match payload {
+                        Payload::None => caisson_core::Payload::None,
+                        Payload::InCapsule(data) => caisson_core::Payload::InCapsule(data),
+                        Payload::Transport { len } => {
+                            conn.owe(slot, len);
+                            caisson_core::Payload::Transport { len }
+                        }
+                        Payload::Bad(status) => caisson_core::Payload::Bad(status),
+                    };
+                    conn.queue.command(&mut cx, slot, &sqe, payload, &mut self.actions);
+                }
+                PduEvent::Data { slot, data } => {
+                    conn.owe(slot, data.len() as u32);
+                    conn.queue.data(&mut cx, slot, data, &mut self.actions);
+                }
+                PduEvent::Damaged { slot, status } => {
+                    conn.queue.data_failed(slot, status, &mut self.actions);
+                }
+                PduEvent::Terminated { fes, fei, .. } => {
+                    tracing::warn!(peer = %conn.peer, fes, fei, "the host terminated the connection");
+                }
+            }
+            apply(conn, &mut self.actions, &mut self.done, self.now);
+        }
+        if let Some(fatal) = conn.session.closing() {
+            if conn.phase == Phase::Open {
+                tracing::warn!(peer = %conn.peer, "connection terminated: {fatal}");
+                self.stats.protocol_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            self.drain(key);
+        } else if conn.close {
+            self.drain(key);
+        } else {
+            conn.stalled |= conn.session.stalled();
+            if !conn.stalled && conn.held > 0 {
+                conn.held = 0;
+                if std::mem::take(&mut conn.paused) {
+                    self.driver.resume(key);
+                }
+            }
+        }
+        self.touch(key);
+    }
+
+    /// Marks a connection as having something to send, and sets its timer where that came nearer.
+    fn touch(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if !conn.dirty && !conn.session.tx().is_empty() {
+            conn.dirty = true;
+            self.dirty.push(key);
+        }
+        if conn.phase == Phase::Draining && conn.session.tx().is_empty() {
+            self.linger(key);
+        }
+        self.set_timer(key);
+    }
+
+    fn on_sent(&mut self, key: u32, sent: usize) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        self.stats.tx_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        conn.session.tx().advance(sent);
+        let left = conn.session.tx().pending_bytes();
+        conn.unsent_since = (left > 0).then_some(self.now);
+        if conn.stalled && left <= TX_STALL / 2 {
+            self.pump(key);
+        } else {
+            self.touch(key);
+        }
+    }
+
+    /// Gives completed requests to their queues.
+    fn on_completions(&mut self) {
+        while !self.done.is_empty() {
+            let mut batch = std::mem::take(&mut self.batch);
+            self.done.take(&mut batch);
+            for (tag, outcome) in batch.drain(..) {
+                let Some(Some(conn)) = self.conns.get_mut(tag.queue as usize) else { continue };
+                conn.queue.completed(&mut cx!(self), tag.slot, outcome, &mut self.actions);
+                if matches!(conn.phase, Phase::Open) {
+                    apply(conn, &mut self.actions, &mut self.done, self.now);
+                    if conn.stalled || conn.close {
+                        self.pump(tag.queue);
+                    } else if !conn.dirty {
+                        self.touch(tag.queue);
+                    }
+                } else {
+                    self.actions.clear();
+                    self.maybe_free(tag.queue);
+                }
+            }
+            self.batch = batch;
+        }
+    }
+
+    /// Something of the queue's controller changed, or its time has come.
+    fn poll_queue(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        // A swap, as the notifier's: what was left before a notice that we merge with ours is seen by the poll below.
+        conn.nudge.pending.swap(false, Ordering::AcqRel);
+        if conn.phase != Phase::Open {
+            return;
+        }
+        conn.queue.poll(&mut cx!(self), &mut self.actions);
+        apply(conn, &mut self.actions, &mut self.done, self.now);
+        // Also lets the session see the time.
+        self.pump(key);
+    }
+
+    fn set_timer(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        let Some(at) = conn.deadline(self.shared.limits.send_ms) else { return };
+        // In the future even if what is overdue could not be seen to, so that no turn goes on for ever over it.
+        let at = at.max(self.now.plus_ms(1));
+        if conn.timer.is_none_or(|set| at < set) {
+            conn.timer = Some(at);
+            self.timers.push(Reverse((at, key)));
+        }
+    }
+
+    fn on_timers(&mut self) {
+        while let Some(&Reverse((at, key))) = self.timers.peek() {
+            if at > self.now {
+                break;
+            }
+            self.timers.pop();
+            let Some(Some(conn)) = self.conns.get_mut(key as usize) else { continue };
+            if conn.timer != Some(at) {
+                continue;
+            }
+            conn.timer = None;
+            let overdue =
+                conn.unsent_since.is_some_and(|t| t.plus_ms(self.shared.limits.send_ms) <= self.now);
+            if overdue && conn.phase == Phase::Open {
+                tracing::warn!(peer = %conn.peer, "connection ended: the host takes nothing of what is sent to it");
+                self.close(key);
+                continue;
+            }
+            if conn.deadline(self.shared.limits.send_ms).is_some_and(|due| due <= self.now) {
+                match conn.phase {
+                    Phase::Open => self.poll_queue(key),
+                    Phase::Draining | Phase::Lingering => self.close(key),
+                    Phase::Closing | Phase::Gone => {}
+                }
+            }
+            self.set_timer(key);
+        }
+    }
+
+    /// Has the connections that were not heard of for a whole sweep give back what idle ones do not need. A target
+    /// where nothing happens does not sweep.
+    fn sweep(&mut self) {
+        self.sweep += 1;
+        self.sweep_at = self.now.plus_ms(SWEEP_MS);
+        std::mem::swap(&mut self.heard, &mut self.heard_before);
+        let mut quiet = std::mem::take(&mut self.heard);
+        for key in quiet.drain(..) {
+            if let Some(Some(conn)) = self.conns.get_mut(key as usize)
+                && conn.heard + 2 <= self.sweep
+                && !self.driver.sending(key)
+            {
+                conn.trim();
+            }
+        }
+        self.heard = quiet;
+    }
+
+    /// No more commands of this connection; what is queued goes out first.
+    fn drain(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if conn.phase != Phase::Open {
+            return;
+        }
+        conn.phase = Phase::Draining;
+        // Nothing is taken any more, so nothing waits: what is left is sent without a look at what came.
+        conn.stalled = false;
+        conn.give_up = Some(self.now.plus_ms(LINGER_MS));
+        conn.queue.close(&mut cx!(self));
+        if std::mem::take(&mut conn.paused) {
+            self.driver.resume(key);
+        }
+    }
+
+    fn linger(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        conn.phase = Phase::Lingering;
+        if conn.ended {
+            self.close(key);
+        } else {
+            self.driver.finish_sending(key);
+        }
+    }
+
+    /// Nothing more comes. A host that closed only its sending side still reads: what is queued for it goes out first, its
+    /// last replies or our termination request.
+    fn on_ended(&mut self, key: u32, orderly: bool) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        conn.ended = true;
+        let unsent = matches!(conn.phase, Phase::Open | Phase::Draining) && !conn.session.tx().is_empty();
+        if orderly && unsent {
+            self.drain(key);
+            self.touch(key);
+        } else {
+            self.close(key);
+        }
+    }
+
+    /// Ends a connection now.
+    fn close(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if conn.phase == Phase::Open {
+            conn.queue.close(&mut cx!(self));
+        }
+        if !matches!(conn.phase, Phase::Closing | Phase::Gone) {
+            conn.phase = Phase::Closing;
+            self.driver.close(key);
+        }
+    }
+
+    /// Frees the key of a connection of which nothing is left anywhere.
+    fn maybe_free(&mut self, key: u32) {
+        let Some(slot) = self.conns.get_mut(key as usize) else { return };
+        if slot.as_ref().is_some_and(|c| c.phase == Phase::Gone && c.queue.in_flight() == 0) {
+            *slot = None;
+            self.free.push(key);
+            self.live -= 1;
+            self.shared.forget(self.index);
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            let Some(Some(conn)) = self.conns.get_mut(key as usize) else { continue };
+            conn.dirty = false;
+            if self.driver.sending(key) {
+                // Sent's handler marks it again.
+                continue;
+            }
+            conn.unsent_since.get_or_insert(self.now);
+            let tx = conn.session.tx();
+            self.driver.send(key, &mut |iov| tx.gather(iov, SEND_BYTES).0);
+            self.set_timer(key);
+        }
+        self.dirty = dirty;
+    }
+
+    fn shut_down(&mut self) {
+        self.stopping.get_or_insert(self.now.plus_ms(self.shared.limits.shutdown_ms));
+        for listener in 0..self.listeners.len() as u32 {
+            self.driver.unlisten(listener);
+        }
+        for key in 0..self.conns.len() as u32 {
+            self.drain(key);
+            self.touch(key);
+        }
+    }
+
+    fn publish(&mut self) {
+        let d = self.driver.stats();
+        self.stats.turns.fetch_add(1, Ordering::Relaxed);
+        self.stats.syscalls.store(d.syscalls, Ordering::Relaxed);
+        self.stats.sleeps.store(d.sleeps, Ordering::Relaxed);
+        self.stats.copied_rx.store(d.copied_rx, Ordering::Relaxed);
+        self.stats.connections.store(u64::from(self.live), Ordering::Relaxed);
+    }
+}
+
+/// Carries out what the queue asked for.
+fn apply(conn: &mut Conn, actions: &mut Vec<Action>, done: &mut Completions, now: Mono) {
+    for action in actions.drain(..) {
+        match action {
+            Action::Pull { slot, len } => {
+                // Until it is here, the window of R2Ts bounds it; counting it would hold up what brings it.
+                conn.settle(slot);
+                let asked = conn.session.pull(slot, len, now);
+                debug_assert!(asked, "core asks for what the descriptor offers");
+            }
+            Action::Reply { slot, cqe, data } => {
+                conn.settle(slot);
+                if let [one] = data.parts() {
+                    // The kernel copies it when the turn's replies are sent, which is a batch from now.
+                    one.prefetch();
+                }
+                conn.session.reply(slot, cqe, data, done);
+            }
+            Action::Close { reason } => {
+                tracing::info!(peer = %conn.peer, "closing the connection: {reason}");
+                conn.close = true;
+            }
+        }
+    }
+}

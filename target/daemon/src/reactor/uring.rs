@@ -1,0 +1,657 @@
+//! The io_uring driver: one ring a thread, multishot accept and receive into provided buffers, one coalesced send in
+//! flight a connection, device I/O on the same ring.
+//!
+//! A few connections that are busy without a pause are *hot*: their receive is taken out of the ring, and the spinning
+//! thread asks their sockets itself, as a polling bare socket would, which spares each small request the ring's wake-up
+//! path (docs/performance.md has what that is worth). Before it sleeps, the thread gives them back to the ring.
+//!
+//! Completions are made only when this thread asks for them (IORING_SETUP_DEFER_TASKRUN), so nothing interrupts it, and
+//! a flag in shared memory says when asking is worth a system call. In the steady state one `io_uring_enter` both
+//! submits the sends of a turn and brings the receives of the next.
+
+use super::bufring::{BufRing, GROUP};
+use super::driver::{ACCEPT_REST, DEVICE_OPS, Driver, DriverStats, Event, Iov, Wait, copy_out, empty_list};
+use super::mailbox::Mailbox;
+use caisson_block::{BufMut, IoKind, IoOp, Ring};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Submission entries; the completion queue has four times as many.
+const ENTRIES: u32 = 1024;
+
+/// Hot connections at once: each costs a system call a turn.
+const HOT: usize = 4;
+/// Receives in a row, without the thread sleeping in between, that make a connection hot.
+const HEAT: u32 = 16;
+
+/// What a completion is about: the top byte of its user data; the low 32 bits are a key.
+mod tagged {
+    pub(super) const ACCEPT: u64 = 1 << 56;
+    pub(super) const RECV: u64 = 2 << 56;
+    pub(super) const SEND: u64 = 3 << 56;
+    pub(super) const DEVICE: u64 = 4 << 56;
+    pub(super) const BELL: u64 = 5 << 56;
+    pub(super) const IGNORE: u64 = 6 << 56;
+    pub(super) const KIND: u64 = 0xff << 56;
+}
+
+/// What a send in flight points at. Boxed, so that it does not move; kept for the next send of any connection.
+struct SendBlock {
+    iov: Box<[Iov]>,
+    msg: libc::msghdr,
+}
+
+/// One connection's state in the kernel.
+struct Conn {
+    socket: OwnedFd,
+    receiving: bool,
+    paused: bool,
+    /// The peer's end was seen and told.
+    ended: bool,
+    closing: bool,
+    /// Polled by [`Uring::poll_hot`] instead of by the ring.
+    hot: bool,
+    /// Receives since the thread slept for the `naps`th time.
+    streak: u32,
+    naps: u64,
+    send: Option<Box<SendBlock>>,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    accepting: bool,
+    closing: bool,
+}
+
+/// One device operation in flight and the list that the kernel reads it from.
+#[derive(Default)]
+struct DeviceSlot {
+    op: Option<IoOp>,
+    iov: Vec<Iov>,
+}
+
+pub(crate) struct Uring {
+    // First, so that it is closed before the memory that it was lent goes.
+    ring: IoUring,
+    rx: BufRing,
+    mailbox: Arc<Mailbox>,
+    conns: Vec<Option<Conn>>,
+    listeners: Vec<Option<Listener>>,
+    device: Vec<DeviceSlot>,
+    device_free: Vec<u32>,
+    #[allow(clippy::vec_box, reason = "a send in flight must not move, and goes back and forth in its box")]
+    spare_sends: Vec<Box<SendBlock>>,
+    /// Connections whose receive ended for want of buffers.
+    starved: VecDeque<u32>,
+    /// Keys of hot connections; none where the thread does not spin.
+    hot: Vec<u32>,
+    may_heat: bool,
+    hot_buf: Option<BufMut>,
+    bell_armed: bool,
+    /// The ring has brought bytes in this turn.
+    brought: bool,
+    /// Listeners that wait for descriptors to come free, and until when.
+    resting: Vec<u32>,
+    rest_until: Instant,
+    /// It was said that there are none.
+    rest_told: bool,
+    /// Things to tell that did not come from a completion.
+    told: Vec<Event>,
+    stats: DriverStats,
+}
+
+impl Uring {
+    /// A ring for the calling thread, which is the only one that may use it from then on. `spins` says whether the
+    /// thread ever polls instead of sleeping.
+    ///
+    /// # Errors
+    /// The system's error: EPERM or ENOSYS where io_uring is refused, EINVAL where the kernel is too old (before 6.1).
+    pub(crate) fn new(mailbox: Arc<Mailbox>, spins: bool) -> io::Result<Uring> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(ENTRIES * 4)
+            .build(ENTRIES)?;
+        let rx = BufRing::new(&ring)?;
+        Ok(Uring {
+            ring,
+            rx,
+            mailbox,
+            conns: Vec::new(),
+            listeners: Vec::new(),
+            device: Vec::new(),
+            device_free: Vec::new(),
+            spare_sends: Vec::new(),
+            starved: VecDeque::new(),
+            hot: Vec::with_capacity(HOT),
+            may_heat: spins,
+            hot_buf: None,
+            bell_armed: false,
+            brought: false,
+            resting: Vec::new(),
+            rest_until: Instant::now(),
+            rest_told: false,
+            told: Vec::new(),
+            stats: DriverStats::default(),
+        })
+    }
+
+    /// Queues an entry, submitting what is queued when the queue is full.
+    fn push(&mut self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: every entry built in this file points at memory that stays put until its completion: SendBlocks
+            // and DeviceSlots' lists are heap blocks kept in `conns`/`device`, buffers are owned beside them.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            self.stats.syscalls += 1;
+            if let Err(e) = self.ring.submit() {
+                // EBUSY: the completion queue is full; what was pushed stays queued and is submitted by the next turn,
+                // which cannot come before room is made: reap into the overflow list instead of spinning.
+                tracing::debug!(error = %e, "io_uring submission queue full and not drained");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn arm_recv(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if conn.receiving || conn.paused || conn.ended || conn.closing || conn.hot {
+            return;
+        }
+        conn.receiving = true;
+        let fd = types::Fd(conn.socket.as_raw_fd());
+        self.push(opcode::RecvMulti::new(fd, GROUP).build().user_data(tagged::RECV | u64::from(key)));
+    }
+
+    fn arm_accept(&mut self, listener: u32) {
+        let Some(Some(l)) = self.listeners.get_mut(listener as usize) else { return };
+        if l.accepting || l.closing {
+            return;
+        }
+        l.accepting = true;
+        let fd = types::Fd(l.socket.as_raw_fd());
+        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        self.push(entry.user_data(tagged::ACCEPT | u64::from(listener)));
+    }
+
+    fn arm_bell(&mut self) {
+        if !self.bell_armed {
+            self.bell_armed = true;
+            let fd = types::Fd(self.mailbox.bell().as_raw_fd());
+            let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+            self.push(entry.user_data(tagged::BELL));
+        }
+    }
+
+    /// A connection that is closing and has nothing left in the kernel goes.
+    fn maybe_gone(&mut self, key: u32, events: &mut Vec<Event>) {
+        let Some(slot) = self.conns.get_mut(key as usize) else { return };
+        if slot.as_ref().is_some_and(|c| c.closing && !c.receiving && c.send.is_none()) {
+            *slot = None;
+            events.push(Event::Gone { key });
+        }
+    }
+
+    fn on_recv(&mut self, key: u32, result: i32, flags: u32, events: &mut Vec<Event>) {
+        let bytes = match (cqueue::buffer_select(flags), result) {
+            (Some(id), n) if n > 0 => self.rx.take(id, n as usize),
+            // A buffer picked and not filled goes straight back.
+            (Some(id), _) => self.rx.take(id, 0).and(None),
+            (None, _) => None,
+        };
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if !cqueue::more(flags) {
+            conn.receiving = false;
+        }
+        let mut heat = false;
+        if let Some(bytes) = bytes {
+            if !conn.closing {
+                if self.rx.short() {
+                    self.stats.copied_rx += 1;
+                    copy_out(key, &bytes, events);
+                } else {
+                    events.push(Event::Received { key, bytes });
+                }
+                self.brought = true;
+                if conn.naps == self.stats.sleeps {
+                    conn.streak += 1;
+                } else {
+                    (conn.naps, conn.streak) = (self.stats.sleeps, 0);
+                }
+                heat = conn.streak >= HEAT && self.may_heat && self.hot.len() < HOT && !conn.hot;
+            }
+        } else if result == -libc::ENOBUFS {
+            self.starved.push_back(key);
+        } else if result <= 0 && result != -libc::ECANCELED && !conn.ended {
+            conn.ended = true;
+            if !conn.closing {
+                events.push(Event::Ended { key, error: -result });
+            }
+        }
+        let rearm = !conn.receiving && result != -libc::ENOBUFS;
+        if heat {
+            self.heat(key);
+        }
+        if rearm {
+            self.arm_recv(key);
+        }
+        self.maybe_gone(key, events);
+    }
+
+    /// Takes a connection's receive out of the ring and polls it from now on.
+    fn heat(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        conn.hot = true;
+        let armed = conn.receiving;
+        self.hot.push(key);
+        if armed {
+            let data = tagged::RECV | u64::from(key);
+            self.push(opcode::AsyncCancel::new(data).build().user_data(tagged::IGNORE));
+        }
+    }
+
+    /// Gives the hot connections back to the ring.
+    fn cool(&mut self) {
+        while let Some(key) = self.hot.pop() {
+            if let Some(Some(conn)) = self.conns.get_mut(key as usize) {
+                conn.hot = false;
+                conn.streak = 0;
+            }
+            self.arm_recv(key);
+        }
+    }
+
+    /// Asks the hot sockets for what has come. Not one whose receive the ring has not given up yet: what the ring has
+    /// received of a connection came before what we would find now.
+    fn poll_hot(&mut self) {
+        let mut at = 0;
+        while let Some(&key) = self.hot.get(at) {
+            at += 1;
+            let Some(Some(conn)) = self.conns.get_mut(key as usize) else { continue };
+            if conn.receiving || conn.paused || conn.ended || conn.closing {
+                continue;
+            }
+            let Some(mut buf) = self.hot_buf.take().or_else(|| self.rx.spare()) else { return };
+            self.stats.syscalls += 1;
+            match rustix::net::recv(&conn.socket, &mut buf[..], rustix::net::RecvFlags::DONTWAIT) {
+                Ok((n, _)) if n > 0 => {
+                    if self.rx.short() {
+                        // As in the ring: a host that sends in crumbs must not have all buffers in the end.
+                        self.stats.copied_rx += 1;
+                        copy_out(key, &buf[..n], &mut self.told);
+                    } else {
+                        buf.truncate(n);
+                        self.told.push(Event::Received { key, bytes: buf.freeze() });
+                        continue;
+                    }
+                }
+                Ok(_) => {
+                    conn.ended = true;
+                    self.told.push(Event::Ended { key, error: 0 });
+                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    conn.ended = true;
+                    self.told.push(Event::Ended { key, error: e.raw_os_error() });
+                }
+            }
+            self.hot_buf = Some(buf);
+        }
+    }
+
+    /// Sends at once on a hot connection: what that came to, or nothing when the socket has no room.
+    fn send_hot(&mut self, key: u32, block: &SendBlock) -> Option<Event> {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return None };
+        self.stats.syscalls += 1;
+        // SAFETY: the list and what it points at are the session's and stay put until it is told `Sent`.
+        let n = unsafe {
+            libc::sendmsg(conn.socket.as_raw_fd(), &block.msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+        };
+        if n >= 0 {
+            return Some(Event::Sent { key, sent: n as usize });
+        }
+        // Whatever is wrong, the ring's send meets it too and says so.
+        None
+    }
+
+    /// Whether entering the kernel would bring something.
+    fn due(&mut self) -> bool {
+        !self.ring.completion().is_empty() || {
+            let sq = self.ring.submission();
+            !sq.is_empty() || sq.taskrun() || sq.cq_overflow()
+        }
+    }
+
+    fn on_send(&mut self, key: u32, result: i32, events: &mut Vec<Event>) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if let Some(block) = conn.send.take() {
+            self.spare_sends.push(block);
+        }
+        if result >= 0 {
+            events.push(Event::Sent { key, sent: result as usize });
+        } else if !conn.ended && result != -libc::EAGAIN && result != -libc::EINTR {
+            conn.ended = true;
+            if !conn.closing {
+                events.push(Event::Ended { key, error: -result });
+            }
+        } else {
+            events.push(Event::Sent { key, sent: 0 });
+        }
+        self.maybe_gone(key, events);
+    }
+
+    fn on_accept(&mut self, listener: u32, result: i32, flags: u32, events: &mut Vec<Event>) {
+        if result >= 0 {
+            self.rest_told = false;
+            // SAFETY: a descriptor that the kernel has just made for us and that nobody else knows.
+            let socket = unsafe { OwnedFd::from_raw_fd(result) };
+            events.push(Event::Accepted { listener, socket });
+        }
+        if cqueue::more(flags) {
+            return;
+        }
+        let Some(slot) = self.listeners.get_mut(listener as usize) else { return };
+        let Some(l) = slot else { return };
+        l.accepting = false;
+        if l.closing {
+            *slot = None;
+            return;
+        }
+        match -result {
+            // Out of descriptors or memory: try again when some may have come free. A peer that left early is its own
+            // affair.
+            libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS => {
+                if !std::mem::replace(&mut self.rest_told, true) {
+                    tracing::warn!(
+                        error = -result,
+                        "cannot accept a connection: raise the limit of open files (ulimit -n)"
+                    );
+                }
+                // It would fail again at once.
+                self.rest_until = Instant::now() + ACCEPT_REST;
+                self.resting.push(listener);
+            }
+            e if e > 0 && e != libc::ECONNABORTED && e != libc::EINTR && e != libc::EAGAIN => {
+                events.push(Event::ListenerFailed { listener, error: e });
+            }
+            _ => self.arm_accept(listener),
+        }
+    }
+
+    fn on_device(&mut self, index: u32, result: i32, events: &mut Vec<Event>) {
+        let Some(slot) = self.device.get_mut(index as usize) else { return };
+        let Some(op) = slot.op.take() else { return };
+        self.device_free.push(index);
+        let result = if result >= 0 { Ok(result as u32) } else { Err(-result) };
+        events.push(Event::Device { op, result });
+    }
+
+    fn reap(&mut self, events: &mut Vec<Event>) {
+        loop {
+            let Some(cqe) = self.ring.completion().next() else { break };
+            let (data, result, flags) = (cqe.user_data(), cqe.result(), cqe.flags());
+            let key = data as u32;
+            match data & tagged::KIND {
+                tagged::RECV => self.on_recv(key, result, flags, events),
+                tagged::SEND => self.on_send(key, result, events),
+                tagged::DEVICE => self.on_device(key, result, events),
+                tagged::ACCEPT => self.on_accept(key, result, flags, events),
+                tagged::BELL => {
+                    self.mailbox.silence();
+                    if !cqueue::more(flags) {
+                        self.bell_armed = false;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Driver for Uring {
+    fn listen(&mut self, listener: u32, socket: OwnedFd) -> io::Result<()> {
+        let at = listener as usize;
+        if self.listeners.len() <= at {
+            self.listeners.resize_with(at + 1, || None);
+        }
+        self.listeners[at] = Some(Listener { socket, accepting: false, closing: false });
+        self.arm_accept(listener);
+        Ok(())
+    }
+
+    fn unlisten(&mut self, listener: u32) {
+        let Some(slot) = self.listeners.get_mut(listener as usize) else { return };
+        match slot {
+            Some(l) if l.accepting => {
+                l.closing = true;
+                let data = tagged::ACCEPT | u64::from(listener);
+                self.push(opcode::AsyncCancel::new(data).build().user_data(tagged::IGNORE));
+            }
+            _ => *slot = None,
+        }
+    }
+
+    fn add(&mut self, key: u32, socket: OwnedFd) -> io::Result<()> {
+        let at = key as usize;
+        if self.conns.len() <= at {
+            self.conns.resize_with(at + 1, || None);
+        }
+        debug_assert!(self.conns[at].is_none(), "a key is used again before its connection is gone");
+        self.conns[at] = Some(Conn {
+            socket,
+            receiving: false,
+            paused: false,
+            ended: false,
+            closing: false,
+            hot: false,
+            streak: 0,
+            naps: 0,
+            send: None,
+        });
+        self.arm_recv(key);
+        Ok(())
+    }
+
+    fn sending(&self, key: u32) -> bool {
+        matches!(self.conns.get(key as usize), Some(Some(c)) if c.send.is_some())
+    }
+
+    fn send(&mut self, key: u32, gather: &mut dyn FnMut(&mut [Iov]) -> usize) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if conn.send.is_some() || conn.closing {
+            return;
+        }
+        let mut block = self.spare_sends.pop().unwrap_or_else(|| {
+            // SAFETY: msghdr is plain data for which all zeroes is "nothing".
+            let msg = unsafe { std::mem::zeroed() };
+            Box::new(SendBlock { iov: empty_list(), msg })
+        });
+        let pieces = gather(&mut block.iov);
+        if pieces == 0 {
+            self.spare_sends.push(block);
+            return;
+        }
+        block.msg.msg_iov = block.iov.as_mut_ptr();
+        block.msg.msg_iovlen = pieces as _;
+        if conn.hot
+            && let Some(sent) = self.send_hot(key, &block)
+        {
+            self.told.push(sent);
+            self.spare_sends.push(block);
+            return;
+        }
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        let fd = types::Fd(conn.socket.as_raw_fd());
+        let msg: *const libc::msghdr = &block.msg;
+        conn.send = Some(block);
+        // MSG_WAITALL: the kernel goes on until all is sent, so a full socket costs no second submission.
+        let entry =
+            opcode::SendMsg::new(fd, msg).flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32).build();
+        self.push(entry.user_data(tagged::SEND | u64::from(key)));
+    }
+
+    fn pause(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if !std::mem::replace(&mut conn.paused, true) && conn.receiving {
+            let data = tagged::RECV | u64::from(key);
+            self.push(opcode::AsyncCancel::new(data).build().user_data(tagged::IGNORE));
+        }
+    }
+
+    fn resume(&mut self, key: u32) {
+        if let Some(Some(conn)) = self.conns.get_mut(key as usize) {
+            conn.paused = false;
+        }
+        self.arm_recv(key);
+    }
+
+    fn finish_sending(&mut self, key: u32) {
+        if let Some(Some(conn)) = self.conns.get(key as usize) {
+            // ENOTCONN when the peer was faster.
+            let _ = rustix::net::shutdown(&conn.socket, rustix::net::Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, key: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
+        if std::mem::replace(&mut conn.closing, true) {
+            return;
+        }
+        self.hot.retain(|&k| k != key);
+        conn.hot = false;
+        // Ends the receive and a send that waits for room, whose completions then bring `Gone`.
+        let _ = rustix::net::shutdown(&conn.socket, rustix::net::Shutdown::Both);
+        let mut told = std::mem::take(&mut self.told);
+        self.maybe_gone(key, &mut told);
+        self.told = told;
+    }
+
+    fn ready(&mut self) -> bool {
+        if !self.told.is_empty() || self.due() {
+            return true;
+        }
+        self.poll_hot();
+        !self.told.is_empty()
+    }
+
+    fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        self.arm_bell();
+        self.rx.refill();
+        if !self.rx.dry() {
+            while let Some(key) = self.starved.pop_front() {
+                self.arm_recv(key);
+            }
+        }
+        let mut wait = wait;
+        if !self.resting.is_empty() {
+            let left = self.rest_until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                for listener in std::mem::take(&mut self.resting) {
+                    self.arm_accept(listener);
+                }
+            } else if let Wait::Sleep(ns) = wait {
+                wait = Wait::Sleep(Some(ns.unwrap_or(u64::MAX).min(left.as_nanos() as u64)));
+            }
+        }
+        events.append(&mut self.told);
+        let sleep = matches!(wait, Wait::Sleep(_)) && events.is_empty() && self.ring.completion().is_empty();
+        if sleep {
+            self.cool();
+        }
+        let result = if sleep {
+            self.stats.syscalls += 1;
+            self.stats.sleeps += 1;
+            match wait {
+                Wait::Sleep(Some(ns)) => {
+                    let ts = types::Timespec::from(Duration::from_nanos(ns));
+                    self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&ts))
+                }
+                _ => self.ring.submit_and_wait(1),
+            }
+        } else if self.due() {
+            self.stats.syscalls += 1;
+            self.ring.submit()
+        } else {
+            Ok(0)
+        };
+        match result {
+            Ok(_) => {}
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) => {}
+            Err(e) => return Err(e),
+        }
+        self.brought = false;
+        self.reap(events);
+        // While the ring keeps bringing the others' bytes, too: the hot would starve.
+        if events.is_empty() || self.brought {
+            self.poll_hot();
+            events.append(&mut self.told);
+        }
+        Ok(())
+    }
+
+    fn device_ops(&self) -> usize {
+        self.device.len() - self.device_free.len()
+    }
+
+    fn spins(&self) -> bool {
+        self.may_heat
+    }
+
+    fn stats(&self) -> DriverStats {
+        self.stats
+    }
+
+    fn ring(&mut self) -> &mut dyn Ring {
+        self
+    }
+}
+
+impl Ring for Uring {
+    fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
+        let index = match self.device_free.pop() {
+            Some(index) => index,
+            None if self.device.len() < DEVICE_OPS => {
+                self.device.push(DeviceSlot::default());
+                self.device.len() as u32 - 1
+            }
+            None => return Err(op),
+        };
+        let slot = &mut self.device[index as usize];
+        slot.iov.clear();
+        slot.iov.extend(
+            op.bufs.parts().iter().map(|b| Iov { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() }),
+        );
+        let (list, n) = (slot.iov.as_ptr(), slot.iov.len() as u32);
+        let fd = types::Fd(op.file.as_raw_fd() as RawFd);
+        let entry = match op.kind {
+            IoKind::Read => opcode::Readv::new(fd, list, n).offset(op.offset).build(),
+            IoKind::Write { dsync } => {
+                let flags = if dsync { libc::RWF_DSYNC } else { 0 };
+                opcode::Writev::new(fd, list, n).offset(op.offset).rw_flags(flags).build()
+            }
+            IoKind::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+            IoKind::PunchHole { len } => opcode::Fallocate::new(fd, len)
+                .offset(op.offset)
+                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
+            IoKind::ZeroRange { len } => opcode::Fallocate::new(fd, len)
+                .offset(op.offset)
+                .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
+        };
+        slot.op = Some(op);
+        self.push(entry.user_data(tagged::DEVICE | u64::from(index)));
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! Fuzz bodies: functions from bytes to nothing that panic when something is wrong.
+//!
+//! `cargo test -p caisson-fuzz` runs each over the corpus in `corpus/` and over random bytes, on stable Rust.
+//! `tools/test --only fuzz` runs each under libFuzzer for some seconds, on stable Rust. `fuzz/` is laid out for cargo-fuzz, too;
+//! from this folder:
+//!
+//! ```text
+//! RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=../../build/fuzz cargo fuzz run controller_stream -- -max_total_time=60
+//! ```
+//!
+//! What they check beside the absence of panics: nothing is sent or told after a fatal error but one termination request;
+//! everything sent is whole PDUs; no more commands are in hand than slots; what the loopback carries comes out as it
+//! went in; and of the controller model (`queue`) that each command is answered once and none is forgotten.
+
+mod controller;
+mod host;
+mod input;
+mod loopback;
+mod queue;
+mod wire;
+
+pub use controller::{controller_sequence, controller_stream};
+pub use host::host_stream;
+pub use loopback::{loopback, loopback_completed};
+pub use queue::queue;
+pub use wire::wire;
+
+use input::Input;
+
+/// A fuzz body.
+pub type Body = fn(&[u8]);
+
+/// Every body, by the name of its target and of its corpus folder.
+pub const BODIES: [(&str, Body); 6] = [
+    ("controller_stream", controller_stream),
+    ("controller_sequence", controller_sequence),
+    ("host_stream", host_stream),
+    ("loopback", loopback),
+    ("queue", queue),
+    ("wire", wire),
+];
+
+/// Checks that `bytes` are whole PDUs whose lengths agree, all of types in `kinds`; with one of type `term` only last.
+fn check_pdus(mut bytes: &[u8], kinds: &[u8], term: u8) {
+    while !bytes.is_empty() {
+        let plen = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
+        assert!(plen >= usize::from(bytes[2]) && plen <= bytes.len(), "PLEN {plen} of {}", bytes.len());
+        if bytes[0] == term {
+            assert!(plen == bytes.len() && plen <= 152, "the termination request is the last PDU");
+        } else {
+            assert!(kinds.contains(&bytes[0]), "type {:#x} is not ours to send", bytes[0]);
+        }
+        bytes = &bytes[plen..];
+    }
+}

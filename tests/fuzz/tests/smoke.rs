@@ -1,0 +1,69 @@
+//! Every fuzz body on the corpus, on random bytes and on what proptest makes, so that `cargo test` exercises them.
+
+use caisson_fuzz::BODIES;
+use proptest::prelude::*;
+use std::path::Path;
+
+#[test]
+fn corpus() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (name, body) in BODIES {
+        let mut seeds = 0;
+        for entry in std::fs::read_dir(root.join(name)).expect("each body has a corpus") {
+            body(&std::fs::read(entry.unwrap().path()).unwrap());
+            seeds += 1;
+        }
+        assert!(seeds > 0, "{name} has no seeds");
+    }
+}
+
+/// The same random bytes each time: xorshift from a fixed seed.
+#[test]
+fn random_bytes() {
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    for round in 0..1500 {
+        let len = (next() % if round % 10 == 0 { 8000 } else { 600 }) as usize;
+        let bytes: Vec<u8> = (0..len).map(|_| next() as u8).collect();
+        for (_, body) in BODIES {
+            body(&bytes);
+        }
+    }
+}
+
+/// What the loopback shows is worth something only when commands go through it.
+#[test]
+fn the_loopback_carries_commands() {
+    let mut x = 1u64;
+    let mut total = 0;
+    for _ in 0..100 {
+        let bytes: Vec<u8> = (0..3000)
+            .map(|_| {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (x >> 56) as u8
+            })
+            .collect();
+        total += caisson_fuzz::loopback_completed(&bytes);
+    }
+    assert!(total > 1000, "{total} commands");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Host and controller joined, under any fragmentation, digests, alignments and sizes.
+    #[test]
+    fn loopback_agrees_with_its_model(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        caisson_fuzz::loopback(&bytes);
+    }
+
+    #[test]
+    fn sequences(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+        caisson_fuzz::controller_sequence(&bytes);
+    }
+}

@@ -1,0 +1,120 @@
+//! Every `caisson` command line and configuration file the suites use, and nothing else: when the command line
+//! changes, this is the file to change.
+
+use std::path::Path;
+
+use crate::scenario::Export;
+
+/// What the program prints once for each listener that accepts connections.
+pub const LISTENING: &str = "listening";
+
+/// `caisson export`: one namespace, in the foreground, no configuration.
+///
+/// `store` is the backing file, or `None` for memory. The addresses are `ADDRESS:PORT`.
+pub fn export(
+    export: &Export,
+    store: Option<&Path>,
+    io: &str,
+    discovery: Option<&str>,
+    allow: Option<&str>,
+) -> Vec<String> {
+    let mut words = vec!["export".to_owned()];
+    match store {
+        Some(path) => {
+            words.push(path.display().to_string());
+            words.extend(["--size".to_owned(), export.size.to_string()]);
+        }
+        None => words.push(format!("ram:{}", export.size)),
+    }
+    words.extend(["--listen".to_owned(), format!("tcp://{io}")]);
+    if let Some(discovery) = discovery {
+        words.extend(["--discovery".to_owned(), format!("tcp://{discovery}")]);
+    }
+    words.extend(["--nqn".to_owned(), export.nqn.clone()]);
+    words.extend(["--block-size".to_owned(), export.block.to_string()]);
+    if let Some(host) = allow {
+        words.extend(["--allow".to_owned(), host.to_owned()]);
+    }
+    words
+}
+
+/// `caisson serve`: a target managed over its socket.
+pub fn serve(config: &Path) -> Vec<String> {
+    vec!["serve".to_owned(), "--config".to_owned(), config.display().to_string()]
+}
+
+/// The configuration file of [`serve`]: listeners and the management socket; the rest comes over the socket.
+pub fn config(folder: &Path, socket: &Path, io: &str, discovery: &str) -> String {
+    format!(
+        "data_dir = \"{}\"\n\n[management]\nsocket = \"{}\"\n\n[metrics]\naddress = \"\"\n\n\
+         [[listener]]\naddress = \"tcp://{io}\"\nserves = \"both\"\n\n\
+         [[listener]]\naddress = \"tcp://{discovery}\"\nserves = \"discovery\"\n",
+        folder.display(),
+        socket.display()
+    )
+}
+
+/// A change of a running target over its management socket, as one `caisson` command line after `--socket PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Make a volume kept in a file.
+    CreateVolume { name: &'a str, size: u64 },
+    /// Grow or shrink a volume (which may lose what lies beyond).
+    ResizeVolume { name: &'a str, size: u64 },
+    /// Make a subsystem; `open` lets any host connect.
+    CreateSubsystem { nqn: &'a str, open: bool },
+    /// Delete a subsystem.
+    DeleteSubsystem { nqn: &'a str },
+    /// Export a volume as a namespace.
+    AddNamespace { nqn: &'a str, volume: &'a str, nsid: u32 },
+    /// Withdraw a namespace.
+    RemoveNamespace { nqn: &'a str, nsid: u32 },
+    /// Let a host connect.
+    AllowHost { nqn: &'a str, host: &'a str },
+    /// Take that back; a connected host is disconnected.
+    RemoveHost { nqn: &'a str, host: &'a str },
+}
+
+impl Change<'_> {
+    /// The command's words.
+    pub fn words(&self) -> Vec<String> {
+        let line = match self {
+            Self::CreateVolume { name, size } => {
+                format!("volume create {name} --size {size} --backing file")
+            }
+            Self::ResizeVolume { name, size } => format!("volume resize {name} {size} --shrink"),
+            Self::CreateSubsystem { nqn, open: true } => format!("subsystem create {nqn} --allow-any-host"),
+            Self::CreateSubsystem { nqn, open: false } => format!("subsystem create {nqn}"),
+            Self::DeleteSubsystem { nqn } => format!("subsystem delete {nqn}"),
+            Self::AddNamespace { nqn, volume, nsid } => {
+                format!("subsystem add-ns {nqn} {volume} --nsid {nsid}")
+            }
+            Self::RemoveNamespace { nqn, nsid } => format!("subsystem remove-ns {nqn} {nsid}"),
+            Self::AllowHost { nqn, host } => format!("host allow {nqn} {host}"),
+            Self::RemoveHost { nqn, host } => format!("host remove {nqn} {host}"),
+        };
+        line.split(' ').map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn export_names_store_and_addresses() {
+        let export = Export::new(0, 1 << 20, 512);
+        let words = super::export(&export, None, "10.0.0.1:4420", Some("10.0.0.1:8009"), None).join(" ");
+        assert!(
+            words.starts_with(
+                "export ram:1048576 --listen tcp://10.0.0.1:4420 --discovery tcp://10.0.0.1:8009"
+            )
+        );
+    }
+
+    #[test]
+    fn changes_are_words() {
+        let change = Change::AddNamespace { nqn: "nqn.a", volume: "v2", nsid: 2 };
+        assert_eq!(change.words(), ["subsystem", "add-ns", "nqn.a", "v2", "--nsid", "2"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! One suite from start to verdict.
+
+use std::sync::{Condvar, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::paths;
+use crate::results::Results;
+use crate::scenario::{Ports, Scenario, guest_environment};
+use crate::target::Target;
+use crate::vm::{Share, Vm, image};
+
+/// How often the guest's requests are looked for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether the guest is to test its own kernel's target instead of caisson: it proves the suites' checks themselves.
+fn self_test() -> bool {
+    std::env::var("CAISSON_INTEROP_TARGET").is_ok_and(|value| value == "nvmet")
+}
+
+/// Runs a suite and prints its results.
+///
+/// # Panics
+/// With every reason, when it did not pass: this is what the tests call.
+pub fn run(scenario: &Scenario) {
+    let _turn = Turn::take();
+    println!();
+    let began = Instant::now();
+    match try_run(scenario) {
+        Ok(results) => {
+            let faults = results.faults(self_test());
+            for name in &results.passed {
+                println!("ok {} {name}", scenario.suite);
+            }
+            for what in &results.skipped {
+                println!("skip {} {what}", scenario.suite);
+            }
+            for what in &results.failed {
+                println!("not ok {} {what}", scenario.suite);
+            }
+            println!(
+                "{}: {} ok, {} skipped, {} failed, {:.0} s",
+                scenario.suite,
+                results.passed.len(),
+                results.skipped.len(),
+                results.failed.len(),
+                began.elapsed().as_secs_f32()
+            );
+            assert!(faults.is_empty(), "{}:\n  {}", scenario.suite, faults.join("\n  "));
+        }
+        Err(error) => panic!("{}: {error}", scenario.suite),
+    }
+}
+
+fn try_run(scenario: &Scenario) -> Result<Results, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let image = image()?;
+    let folder = paths::suite_folder(scenario.suite).map_err(text)?;
+    let (ports, mut target) = if self_test() {
+        (Ports::in_guest(scenario), None)
+    } else {
+        let ports = Ports::pick(scenario);
+        let target = Target::start(scenario, &ports, &folder.join("target"))?;
+        (ports, Some(target))
+    };
+    let environment = guest_environment(scenario, &ports, self_test());
+    let mut share = Share::create(folder.join("share"), scenario.suite, &environment).map_err(text)?;
+    let mut vm = Vm::boot(&image, &share, scenario.limit).map_err(text)?;
+
+    let status = loop {
+        if let Some(request) = share.request().map_err(text)? {
+            let answer = match target.as_mut().map(|target| target.act(&request)) {
+                Some(Ok(answer)) => answer,
+                Some(Err(why)) => format!("failed: {why}"),
+                None => "failed: the self-test has no target outside the guest".into(),
+            };
+            share.answer(&answer).map_err(text)?;
+        } else if let Some(status) = vm.ended().map_err(text)? {
+            break status;
+        }
+        sleep(LOOK);
+    };
+
+    let mut results = Results::parse(&share.results());
+    if let Some(Err(why)) = target.map(Target::stop) {
+        results.failed.push(format!("target-ends-cleanly: {why}"));
+    }
+    if status != 0 {
+        let console = share.console();
+        let tail: Vec<&str> = console.lines().rev().take(15).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        results.failed.push(format!("guest ended with {status}; its console's end:\n{}", tail.join("\n")));
+    }
+    Ok(results)
+}
+
+/// A guest emulates its CPU on one core and the target wants another, so so many suites run at once as the machine
+/// has pairs of cores, whatever the test runner's number of threads.
+struct Turn;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static FREED: Condvar = Condvar::new();
+
+impl Turn {
+    fn take() -> Self {
+        let most = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while *running >= most {
+            running = FREED.wait(running).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= 1;
+        FREED.notify_one();
+    }
+}

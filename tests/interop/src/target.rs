@@ -1,0 +1,243 @@
+//! The `caisson` processes of one suite: started, asked, killed and started again.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::commands::{self, Change};
+use crate::paths;
+use crate::scenario::{Export, HOST_NQN, Mode, Ports, Scenario};
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// One `caisson` in the foreground.
+#[derive(Debug)]
+struct Process {
+    words: Vec<String>,
+    listeners: usize,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Starts it and waits until each listener is said to listen. The log is appended to, one start after the other.
+    fn start(&mut self) -> Result<(), String> {
+        let log = File::options().create(true).append(true).open(&self.log).map_err(|e| e.to_string())?;
+        let from = log.metadata().map_err(|e| e.to_string())?.len() as usize;
+        let child = Command::new(paths::caisson()?)
+            .args(&self.words)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(|e| e.to_string())?)
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("caisson does not start: {error}"))?;
+        let child = self.child.insert(child);
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            let said = said.get(from..).unwrap_or_default();
+            if said.lines().filter(|line| line.contains(commands::LISTENING)).count() >= self.listeners {
+                return Ok(());
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(format!("caisson {} ended with {status}: {said}", self.words.join(" ")));
+            }
+            if Instant::now() > end {
+                return Err(format!("caisson {} does not listen: {said}", self.words.join(" ")));
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGKILL.
+    fn kill(&mut self) -> Result<(), String> {
+        let mut child = self.child.take().ok_or("caisson is not running")?;
+        child.kill().and_then(|()| child.wait()).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// SIGTERM; it must end in time and with success.
+    fn stop(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("caisson had ended by itself with {status}"));
+        }
+        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        let end = Instant::now() + START_LIMIT;
+        while Instant::now() < end {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(format!("caisson ended with {status} on SIGTERM")),
+                _ => sleep(Duration::from_millis(20)),
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        Err("caisson did not end on SIGTERM".into())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            let _ = self.kill();
+        }
+    }
+}
+
+/// The target's side of a suite.
+#[derive(Debug)]
+pub struct Target {
+    mode: Mode,
+    exports: Vec<Export>,
+    folder: PathBuf,
+    socket: PathBuf,
+    processes: Vec<Process>,
+}
+
+impl Target {
+    /// Starts what the scenario asks for, keeping its files in `folder`.
+    ///
+    /// # Errors
+    /// A sentence with what the program said.
+    pub fn start(scenario: &Scenario, ports: &Ports, folder: &Path) -> Result<Self, String> {
+        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        // A Unix socket's path has little room; the suite's folder may be deep.
+        let socket =
+            std::env::temp_dir().join(format!("caisson-{}-{}.sock", scenario.suite, std::process::id()));
+        let mut target = Self {
+            mode: scenario.mode,
+            exports: scenario.exports.clone(),
+            folder: folder.to_owned(),
+            socket,
+            processes: Vec::new(),
+        };
+        match scenario.mode {
+            Mode::Export => target.start_exports(scenario, ports)?,
+            Mode::Serve => target.start_serving(scenario, ports)?,
+        }
+        Ok(target)
+    }
+
+    fn start_exports(&mut self, scenario: &Scenario, ports: &Ports) -> Result<(), String> {
+        for (index, export) in scenario.exports.iter().enumerate() {
+            let io = ports.listener(ports.io[index]);
+            let discovery = (index == 0).then(|| ports.listener(ports.discovery));
+            let store = export.file.then(|| self.store(index));
+            let allow = scenario.restricted.then_some(HOST_NQN);
+            let words = commands::export(export, store.as_deref(), &io, discovery.as_deref(), allow);
+            self.launch(words, 1 + usize::from(discovery.is_some()))?;
+        }
+        Ok(())
+    }
+
+    fn start_serving(&mut self, scenario: &Scenario, ports: &Ports) -> Result<(), String> {
+        let (io, discovery) = (ports.listener(ports.io[0]), ports.listener(ports.discovery));
+        let config = self.folder.join("caisson.toml");
+        fs::write(&config, commands::config(&self.folder, &self.socket, &io, &discovery))
+            .map_err(|error| error.to_string())?;
+        self.launch(commands::serve(&config), 2)?;
+        for (index, export) in scenario.exports.iter().enumerate() {
+            let name = volume(index, 1);
+            self.change(&Change::CreateVolume { name: &name, size: export.size })?;
+            self.change(&Change::CreateSubsystem { nqn: &export.nqn, open: !scenario.restricted })?;
+            self.change(&Change::AddNamespace { nqn: &export.nqn, volume: &name, nsid: 1 })?;
+            if scenario.restricted {
+                self.change(&Change::AllowHost { nqn: &export.nqn, host: HOST_NQN })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, words: Vec<String>, listeners: usize) -> Result<(), String> {
+        let log = self.folder.join(format!("caisson-{}.log", self.processes.len()));
+        let mut process = Process { words, listeners, log, child: None };
+        process.start()?;
+        self.processes.push(process);
+        Ok(())
+    }
+
+    fn store(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("store-{index}.img"))
+    }
+
+    /// Runs one change over the management socket.
+    fn change(&self, change: &Change) -> Result<(), String> {
+        let words = change.words();
+        let output = Command::new(paths::caisson()?)
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(&words)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("caisson does not start: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("caisson {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
+    /// Does what the guest asks for: `VERB INDEX ARGUMENTS`, INDEX being the export's. Returns the answer.
+    ///
+    /// # Errors
+    /// A sentence for the guest to report.
+    pub fn act(&mut self, request: &str) -> Result<String, String> {
+        let mut words = request.split_whitespace();
+        let verb = words.next().ok_or("an empty request")?;
+        let index: usize = words.next().and_then(|word| word.parse().ok()).ok_or("no export's number")?;
+        let arguments: Vec<&str> = words.collect();
+        let nqn = self.exports.get(index).ok_or("no such export")?.nqn.clone();
+        match (verb, arguments.as_slice()) {
+            ("add-ns", [nsid, size]) => {
+                let nsid = number(nsid)?;
+                let name = volume(index, nsid);
+                self.change(&Change::CreateVolume { name: &name, size: number(size)? })?;
+                self.change(&Change::AddNamespace { nqn: &nqn, volume: &name, nsid })?;
+            }
+            ("remove-ns", [nsid]) => {
+                self.change(&Change::RemoveNamespace { nqn: &nqn, nsid: number(nsid)? })?
+            }
+            ("resize-ns", [nsid, size]) => {
+                let name = volume(index, number(nsid)?);
+                self.change(&Change::ResizeVolume { name: &name, size: number(size)? })?;
+            }
+            ("allow", [host]) => self.change(&Change::AllowHost { nqn: &nqn, host })?,
+            ("remove-host", [host]) => self.change(&Change::RemoveHost { nqn: &nqn, host })?,
+            ("add-subsystem", [nqn]) => self.change(&Change::CreateSubsystem { nqn, open: true })?,
+            ("remove-subsystem", [nqn]) => self.change(&Change::DeleteSubsystem { nqn })?,
+            ("kill", []) => self.process(index)?.kill()?,
+            ("restart", []) => self.process(index)?.start()?,
+            ("allocated", [_]) => {
+                let data = fs::metadata(self.store(index)).map_err(|error| error.to_string())?;
+                return Ok((data.blocks() * 512).to_string());
+            }
+            _ => return Err(format!("no such request: {request}")),
+        }
+        Ok("done".into())
+    }
+
+    fn process(&mut self, index: usize) -> Result<&mut Process, String> {
+        let index = if self.mode == Mode::Serve { 0 } else { index };
+        self.processes.get_mut(index).ok_or_else(|| "no such process".into())
+    }
+
+    /// Ends every process with SIGTERM.
+    ///
+    /// # Errors
+    /// When one had died, does not end, or ends badly.
+    pub fn stop(mut self) -> Result<(), String> {
+        let stopped = self.processes.iter_mut().try_for_each(Process::stop);
+        let _ = fs::remove_file(&self.socket);
+        stopped
+    }
+}
+
+fn volume(index: usize, nsid: u32) -> String {
+    format!("v{index}-{nsid}")
+}
+
+fn number<N: std::str::FromStr>(word: &str) -> Result<N, String> {
+    word.parse().map_err(|_| format!("{word} is no number"))
+}

@@ -1,0 +1,591 @@
+//! The command line, and the help that teaches it. What each command does is elsewhere.
+
+use caisson_daemon::manage::ask::BackingKind;
+use caisson_daemon::model::Serves;
+use caisson_daemon::model::text::{Address, parse_cores, parse_size};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Exports disks over NVMe/TCP to hosts with stock NVMe initiators.
+#[derive(Parser, Debug)]
+#[command(
+    name = "caisson",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+First steps:
+  caisson quickstart                                    a pool, a volume, an export, and what to type on a host
+  caisson export ram:1G                                 one disk in memory, until Ctrl-C
+  caisson export /dev/nvme1n1 --allow HOSTNQN           one device, for one host
+  caisson serve --config /etc/caisson.toml              many, from a file (see docs/configuration.md)
+  caisson status                                        what a running target does
+
+Exit status:
+  0  done
+  1  failed
+  2  wrong command line
+  3  no target answers
+  4  the target refused
+  5  wrong configuration file")]
+pub struct Cli {
+    /// The management socket: of the target to talk to, or for `export`, `serve` and `quickstart` to open
+    ///
+    /// Without it, commands look at $CAISSON_SOCKET, ./caisson-data/caisson.sock, /run/caisson/caisson.sock,
+    /// /var/lib/caisson/caisson.sock and $XDG_RUNTIME_DIR/caisson.sock, in this order.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "made once, at start")]
+pub enum Command {
+    /// Export one disk, in the foreground, until Ctrl-C
+    Export(ExportArgs),
+    /// Run a target from a configuration file
+    Serve(ServeArgs),
+    /// Make a pool and a first volume where there are none, export it, and say what to type on a host
+    Quickstart(QuickstartArgs),
+    /// Create, delete, resize and show volumes of a running target
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Create, delete and show subsystems of a running target, and add and remove their namespaces
+    #[command(subcommand)]
+    Subsystem(SubsystemCommand),
+    /// Let hosts connect to a subsystem of a running target, or stop them
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Add and remove addresses that a running target listens on
+    #[command(subcommand)]
+    Listener(ListenerCommand),
+    /// Tell hosts of other discovery services
+    #[command(subcommand)]
+    Referral(ReferralCommand),
+    /// Show what a running target exports, to whom, and how it does
+    Status(StatusArgs),
+    /// Show who is connected to a running target
+    Connections(Output),
+    /// Print a running target's metrics, in Prometheus's text form
+    Metrics,
+    /// Show what a target's controller and namespaces say of themselves
+    #[command(
+        after_help = "Example:\n  caisson identify tcp://192.0.2.1:4420 --nqn nqn.2024-01.com.example:data"
+    )]
+    Identify(caisson_initiator::cli::IdentifyArgs),
+    /// Show what a target's discovery service offers
+    #[command(after_help = "Example:\n  caisson discover 192.0.2.1")]
+    Discover(caisson_initiator::cli::DiscoverArgs),
+    /// Drive a target with reads and writes, and say how fast it answered
+    #[command(after_help = "\
+Examples:
+  caisson perf tcp://192.0.2.1:4420 --pattern randread --depth 128
+  caisson perf tcp://192.0.2.1:4420 --pattern write --block-size 128k --bytes 1G --verify")]
+    Perf(caisson_initiator::cli::PerfArgs),
+    /// Run the benchmarks of docs/performance.md
+    Bench(caisson_initiator::cli::BenchArgs),
+    /// Check a configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a shell's completions
+    #[command(after_help = "Example:\n  caisson completions bash > /etc/bash_completion.d/caisson")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(after_help = "Example:\n  caisson man /usr/local/share/man/man1")]
+    Man {
+        /// Into this folder; without it, the first page goes to standard output
+        dir: Option<PathBuf>,
+    },
+}
+
+/// How to print.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `export` and `quickstart` share with the configuration file.
+#[derive(Args, Clone, Debug)]
+pub struct Running {
+    /// Cores that serve connections, a thread each, such as 0,2-3; without it, one thread for each core
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    pub cores: Option<Cores>,
+    /// How threads wait for work
+    #[arg(long, value_enum, default_value_t = PollMode::Adaptive)]
+    pub polling: PollMode,
+    /// Serve metrics here, such as 127.0.0.1:9899
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub log: LogArgs,
+}
+
+/// How the log is written.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LogArgs {
+    /// What to log: error, warn, info, debug, trace, or by module, as in info,caisson_core=debug
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log JSON objects, one a line
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// A list of cores (a type of its own, so that clap takes it for one value).
+#[derive(Clone, Debug)]
+pub struct Cores(pub Vec<usize>);
+
+fn cores(text: &str) -> Result<Cores, String> {
+    parse_cores(text).map(Cores)
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|e: String| format!("{e}; write tcp://ADDRESS:PORT, such as tcp://0.0.0.0:4420"))
+}
+
+fn discovery_address(text: &str) -> Result<Address, String> {
+    Address::parse(text, 8009)
+        .map_err(|e| format!("{e}; write tcp://ADDRESS:PORT, such as tcp://0.0.0.0:8009"))
+}
+
+/// How threads wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PollMode {
+    /// Spin for a bounded time after work, then sleep
+    Adaptive,
+    /// Sleep at once
+    Never,
+    /// Never sleep: a whole core each
+    Always,
+}
+
+/// `export`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  caisson export ram:1G
+  caisson export disk.img --size 100G --nqn nqn.2024-01.com.example:disk
+  caisson export /dev/nvme1n1 --listen tcp://192.0.2.1:4420 --allow nqn.2014-08.org.nvmexpress:uuid:...
+  caisson export null:1T --cores 0-3 --listen tcp://0.0.0.0:4420 --discovery tcp://0.0.0.0:8009
+
+Nothing is kept but what is in the file or on the device. On a host, as root:
+  nvme connect -t tcp -a ADDRESS -s 4420 -n NQN")]
+pub struct ExportArgs {
+    /// A file or block device, ram:SIZE, or null:SIZE (forgets what is written; for measuring transports)
+    #[arg(value_name = "PATH|ram:SIZE|null:SIZE")]
+    pub store: String,
+    /// Where hosts connect to; may be repeated
+    #[arg(long, value_name = "tcp://ADDR:PORT", default_value = "tcp://0.0.0.0:4420", value_parser = address)]
+    pub listen: Vec<Address>,
+    /// The subsystem's name; without it, it follows from this machine and the store
+    #[arg(long)]
+    pub nqn: Option<String>,
+    /// Size of a file that does not exist yet
+    #[arg(long, value_parser = parse_size)]
+    pub size: Option<u64>,
+    /// Bytes of a logical block: 4096 or 512
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    pub block_size: u32,
+    /// A host that may connect, by its NQN; may be repeated; without it, any host may
+    #[arg(long, value_name = "HOSTNQN")]
+    pub allow: Vec<String>,
+    /// Serve discovery here, too (each --listen serves it anyway)
+    #[arg(long, value_name = "tcp://ADDR:PORT", value_parser = discovery_address)]
+    pub discovery: Vec<Address>,
+    /// Serial number
+    #[arg(long)]
+    pub serial: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub running: Running,
+}
+
+/// `serve`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  caisson config check /etc/caisson.toml
+  caisson serve --config /etc/caisson.toml
+
+docs/configuration.md describes the file, docs/caisson.example.toml is one. What is changed at run time lies over what the
+file declares, and survives a restart. A service manager is told when it is ready (sd_notify).")]
+pub struct ServeArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub log: LogArgs,
+}
+
+/// `quickstart`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  caisson quickstart --data ./caisson-data
+
+The first run makes a pool, a volume vol0 (a sparse file: it takes space as it is written) and a subsystem that any host
+may connect to. Later runs find them as they were, changes by `caisson volume` and so on included. Where this kernel has no
+NVMe/TCP initiator, Caisson proves itself with its own, on a small volume that is made for that and deleted after.")]
+pub struct QuickstartArgs {
+    /// The folder of pool and state
+    #[arg(long, value_name = "DIR", default_value = "caisson-data")]
+    pub data: PathBuf,
+    /// Size of the first volume
+    #[arg(long, default_value = "10G", value_parser = parse_size)]
+    pub size: u64,
+    /// Where hosts connect to, on the first run; may be repeated
+    #[arg(long, value_name = "tcp://ADDR:PORT", default_values = ["tcp://0.0.0.0:4420", "tcp://0.0.0.0:8009"],
+          value_parser = address)]
+    pub listen: Vec<Address>,
+    /// Whether to prove that it works, with Caisson's own initiator
+    #[arg(long, value_enum, default_value_t = Proof::Auto)]
+    pub proof: Proof,
+    /// End after the proof instead of serving on
+    #[arg(long)]
+    pub exit_after_proof: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub running: Running,
+}
+
+/// When to run the proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proof {
+    /// When this kernel has no NVMe/TCP initiator
+    Auto,
+    /// In any case
+    Always,
+    /// Not at all
+    Never,
+}
+
+/// `volume ...`.
+#[derive(Subcommand, Debug)]
+pub enum VolumeCommand {
+    /// Create a volume; creating it again as it is changes nothing
+    #[command(after_help = "\
+Examples:
+  caisson volume create data --size 100G
+  caisson volume create scratch --size 1G --backing ram
+  caisson volume create disk --path /dev/nvme1n1")]
+    Create {
+        /// Its name
+        name: String,
+        /// Its size; may be left out for a device
+        #[arg(long, value_parser = parse_size)]
+        size: Option<u64>,
+        /// What it is made of
+        #[arg(long, value_enum, default_value_t = BackingArg::File)]
+        backing: BackingArg,
+        /// A file or block device of its own, instead of a file in a pool
+        #[arg(long, conflicts_with = "pool")]
+        path: Option<PathBuf>,
+        /// Which pool
+        #[arg(long)]
+        pool: Option<String>,
+        /// Bytes of a logical block: 4096 or 512
+        #[arg(long, value_name = "BYTES")]
+        block_size: Option<u32>,
+        /// Take over a file of that name that the pool holds already
+        #[arg(long)]
+        adopt: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a volume: one in a pool or in memory with its data; a file or device of its own stays as it is
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change a volume's size; connected hosts see it at once
+    #[command(after_help = "Example:\n  caisson volume resize data 200G")]
+    Resize {
+        /// Its name
+        name: String,
+        /// The new size
+        #[arg(value_parser = parse_size)]
+        size: u64,
+        /// Let it become smaller: what lies beyond is lost
+        #[arg(long)]
+        shrink: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the volumes
+    List(Output),
+    /// Show one volume
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// What a volume is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackingArg {
+    /// A sparse file in a pool, or the file or device at --path
+    File,
+    /// Memory: gone when the target ends
+    Ram,
+    /// Nothing: writes vanish
+    Null,
+}
+
+impl From<BackingArg> for BackingKind {
+    fn from(b: BackingArg) -> BackingKind {
+        match b {
+            BackingArg::File => BackingKind::File,
+            BackingArg::Ram => BackingKind::Ram,
+            BackingArg::Null => BackingKind::Null,
+        }
+    }
+}
+
+/// `subsystem ...`.
+#[derive(Subcommand, Debug)]
+pub enum SubsystemCommand {
+    /// Create a subsystem
+    #[command(after_help = "\
+Example:
+  caisson subsystem create nqn.2024-01.com.example:data --allow HOSTNQN
+  caisson subsystem add-ns nqn.2024-01.com.example:data data")]
+    Create {
+        /// Its name
+        nqn: String,
+        /// Serial number; follows from the name where it is missing
+        #[arg(long)]
+        serial: Option<String>,
+        /// Model number
+        #[arg(long)]
+        model: Option<String>,
+        /// Let any host connect
+        #[arg(long, alias = "allow-any", conflicts_with = "allow")]
+        allow_any_host: bool,
+        /// A host that may connect; may be repeated
+        #[arg(long, value_name = "HOSTNQN")]
+        allow: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a subsystem; its hosts are disconnected, its volumes stay
+    Delete {
+        /// Its name
+        nqn: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the subsystems
+    List(Output),
+    /// Show one subsystem
+    Show {
+        /// Its name
+        nqn: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Export a volume in a subsystem; connected hosts see it at once
+    AddNs {
+        /// The subsystem
+        nqn: String,
+        /// The volume
+        volume: String,
+        /// The namespace's number; the lowest free one where it is missing
+        #[arg(long)]
+        nsid: Option<u32>,
+        /// The namespace's UUID; a new one where it is missing
+        #[arg(long)]
+        uuid: Option<uuid::Uuid>,
+        /// The namespace's NGUID, 32 hexadecimal digits; the UUID's where it is missing
+        #[arg(long)]
+        nguid: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take a namespace away; its volume stays
+    RemoveNs {
+        /// The subsystem
+        nqn: String,
+        /// The namespace's number
+        nsid: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let any host connect (on), or only those on the access list (off)
+    AllowAny {
+        /// The subsystem
+        nqn: String,
+        /// on or off
+        #[arg(value_enum)]
+        state: OnOff,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Keep hosts from writing to a namespace (on), or let them (off)
+    WriteProtect {
+        /// The subsystem
+        nqn: String,
+        /// The namespace's number
+        nsid: u32,
+        /// on or off
+        #[arg(value_enum)]
+        state: OnOff,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// On
+    On,
+    /// Off
+    Off,
+}
+
+/// `host ...`.
+#[derive(Subcommand, Debug)]
+pub enum HostCommand {
+    /// Let a host connect to a subsystem
+    #[command(after_help = "A Linux host's NQN is in its /etc/nvme/hostnqn.")]
+    Allow {
+        /// The subsystem
+        nqn: String,
+        /// The host's NQN
+        host: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop a host from connecting; it is disconnected unless any host may connect
+    Remove {
+        /// The subsystem
+        nqn: String,
+        /// The host's NQN
+        host: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List who may connect to what
+    List(Output),
+}
+
+/// `listener ...`.
+#[derive(Subcommand, Debug)]
+pub enum ListenerCommand {
+    /// Listen on an address
+    #[command(after_help = "Example:\n  caisson listener add tcp://192.0.2.1:4420")]
+    Add {
+        /// tcp://ADDRESS:PORT
+        address: String,
+        /// What hosts find there; without it, discovery on port 8009 and both elsewhere
+        #[arg(long, value_enum)]
+        serves: Option<ServesArg>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop listening on an address; hosts that came by it are disconnected
+    Remove {
+        /// tcp://ADDRESS:PORT
+        address: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the addresses
+    List(Output),
+}
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServesArg {
+    /// Subsystems
+    Io,
+    /// The discovery service
+    Discovery,
+    /// Both
+    Both,
+}
+
+impl From<ServesArg> for Serves {
+    fn from(s: ServesArg) -> Serves {
+        match s {
+            ServesArg::Io => Serves::Io,
+            ServesArg::Discovery => Serves::Discovery,
+            ServesArg::Both => Serves::Both,
+        }
+    }
+}
+
+/// `referral ...`.
+#[derive(Subcommand, Debug)]
+pub enum ReferralCommand {
+    /// Tell hosts of another discovery service
+    Add {
+        /// tcp://ADDRESS:PORT
+        address: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Tell them no more
+    Remove {
+        /// tcp://ADDRESS:PORT
+        address: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the referrals
+    List(Output),
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  caisson status\n  caisson status --watch\n  caisson status --json | jq .subsystems"
+)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub output: Output,
+    /// Show it again and again, with rates, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// How long to wait between two looks, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub interval: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.1..=3600.0).contains(&s) => Ok(Duration::from_secs_f64(s)),
+        _ => Err(format!("`{text}` is not a number of seconds between 0.1 and 3600")),
+    }
+}
+
+/// `config ...`.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Check a configuration file without starting anything
+    Check {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+}

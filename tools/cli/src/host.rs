@@ -1,0 +1,132 @@
+//! What to type on a host: `nvme discover` and `nvme connect` lines with addresses by which it can reach this machine.
+
+use crate::output::line;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// A subsystem, and where it can be connected to.
+pub struct Hint<'a> {
+    /// As bound.
+    pub address: SocketAddr,
+    /// The subsystem.
+    pub nqn: &'a str,
+}
+
+/// The addresses of this machine that others may reach, the one of the default route first; loopback when there is none.
+pub fn addresses() -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    // No packet is sent: connecting a datagram socket only chooses the route.
+    let route = UdpSocket::bind("0.0.0.0:0").and_then(|s| {
+        s.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        s.local_addr()
+    });
+    if let Ok(a) = route {
+        found.push(a.ip());
+    }
+    if let Ok(text) = std::fs::read_to_string("/proc/net/fib_trie") {
+        found.extend(local_v4(&text).into_iter().map(IpAddr::V4));
+    }
+    if let Ok(text) = std::fs::read_to_string("/proc/net/if_inet6") {
+        found.extend(global_v6(&text).into_iter().map(IpAddr::V6));
+    }
+    let mut unique = Vec::new();
+    for a in found {
+        if !a.is_loopback() && !a.is_unspecified() && !unique.contains(&a) {
+            unique.push(a);
+        }
+    }
+    if unique.is_empty() {
+        unique.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    unique
+}
+
+/// The addresses of a routing table (proc_net_fib_trie): those that a line `/32 host LOCAL` follows.
+fn local_v4(text: &str) -> Vec<Ipv4Addr> {
+    let mut out = Vec::new();
+    let mut last = None;
+    for line in text.lines() {
+        if let Some((_, address)) = line.split_once("|-- ") {
+            last = address.trim().parse().ok();
+        } else if line.trim() == "/32 host LOCAL"
+            && let Some(a) = last
+            && !out.contains(&a)
+        {
+            out.push(a);
+        }
+    }
+    out
+}
+
+/// The addresses of global scope (if_inet6: address, index, prefix length, scope, flags, name).
+fn global_v6(text: &str) -> Vec<Ipv6Addr> {
+    let read = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let address = u128::from_str_radix(fields.first()?, 16).ok()?;
+        (fields.get(3) == Some(&"00")).then(|| Ipv6Addr::from(address))
+    };
+    text.lines().filter_map(read).collect()
+}
+
+/// The addresses by which hosts reach a listener bound to `address`.
+pub fn reachable(address: SocketAddr) -> Vec<IpAddr> {
+    if !address.ip().is_unspecified() {
+        return vec![address.ip()];
+    }
+    addresses().into_iter().filter(|a| a.is_ipv4() || address.is_ipv6()).collect()
+}
+
+/// Says what to type on a host.
+pub fn explain(hints: &[Hint<'_>], restricted: bool) {
+    let Some(first) = hints.first() else { return };
+    line("\nOn a Linux host, as root (modprobe nvme-tcp; package nvme-cli):");
+    for h in hints {
+        for (i, ip) in reachable(h.address).iter().enumerate().take(3) {
+            let or = if i > 0 { "   # or" } else { "" };
+            line(format!("  nvme discover -t tcp -a {ip} -s {}{or}", h.address.port()));
+        }
+    }
+    for h in hints {
+        if let Some(ip) = reachable(h.address).first() {
+            line(format!("  nvme connect -t tcp -a {ip} -s {} -n {}", h.address.port(), h.nqn));
+        }
+    }
+    line(format!("  nvme disconnect -n {}", first.nqn));
+    if restricted {
+        line("Only the hosts named with --allow may connect; a host's name is in its /etc/nvme/hostnqn.");
+    }
+    line("From here, without a kernel initiator:");
+    let ip = if first.address.ip().is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        first.address.ip()
+    };
+    let here = SocketAddr::new(ip, first.address.port());
+    line(format!("  caisson identify tcp://{here} --nqn {}\n", first.nqn));
+}
+
+/// Whether this kernel can be an NVMe/TCP host: the fabrics class is there, or the module is to be had.
+pub fn kernel_has_initiator() -> bool {
+    if std::path::Path::new("/sys/module/nvme_tcp").exists() {
+        return true;
+    }
+    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else { return false };
+    let modules = format!("/lib/modules/{}/modules.dep", release.trim());
+    std::fs::read_to_string(modules).is_ok_and(|deps| deps.lines().any(|l| l.contains("/nvme-tcp.ko")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kernels_tables() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\nLocal:\n        |-- \
+                    10.0.0.5\n           /32 host LOCAL\n        |-- 10.0.0.255\n           /32 link BROADCAST\n";
+        assert_eq!(local_v4(trie), [Ipv4Addr::new(10, 0, 0, 5)]);
+        let v6 = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                  20010db8000000000000000000000007 02 40 00 00     eth0\n\
+                  fe800000000000000000000000000001 02 40 20 80     eth0\n";
+        assert_eq!(global_v6(v6), ["2001:db8::7".parse::<Ipv6Addr>().unwrap()]);
+        assert!(!addresses().is_empty());
+    }
+}

@@ -1,0 +1,261 @@
+//! Commands that are a target themselves: `export` and `serve`. Start it, say where it is, serve until a signal.
+
+use crate::args::{ExportArgs, LogArgs, PollMode, Running, ServeArgs};
+use crate::failure::Failure;
+use crate::host::{self, Hint};
+use crate::output::line;
+use caisson_daemon::config::Config;
+use caisson_daemon::config::settings::{DEFAULT_SPIN, Log, Polling, Settings};
+use caisson_daemon::daemon::{Daemon, Start, StartError, serve, start_reactors};
+use caisson_daemon::model::text::{DISCOVERY_PORT, derived_nqn, format_size};
+use caisson_daemon::model::{
+    self, Backing, DEFAULT_MODEL, Host, Item, Listener, Namespace, Objects, Serves, Subsystem, Volume,
+    derived_serial, derived_uuid,
+};
+use caisson_daemon::reactor::clock;
+use caisson_daemon::{Refusal, config};
+use caisson_device::StoreSpec;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Starts the log, to standard error. `--log` wins over RUST_LOG, which wins over the file.
+pub fn log(args: &LogArgs, log: &Log) -> Result<(), Refusal> {
+    let filter =
+        args.log.clone().or_else(|| std::env::var("RUST_LOG").ok()).unwrap_or_else(|| log.filter.clone());
+    let env = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|e| {
+        Refusal::invalid(
+            format!("`{filter}` is not a log filter: {e}"),
+            "use error, warn, info, debug or trace, or by module, as in info,caisson_core=debug",
+        )
+    })?;
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(env).with_writer(std::io::stderr).with_ansi(ansi);
+    // Set once in the process's life; a second start has it already.
+    let _ = if args.log_json || log.json {
+        builder.json().try_init()
+    } else {
+        builder.with_target(false).try_init()
+    };
+    Ok(())
+}
+
+/// Puts what the command line says into the settings.
+pub fn settle(running: &Running, socket: Option<PathBuf>, s: &mut Settings) {
+    if let Some(c) = &running.cores {
+        s.cores.clone_from(&c.0);
+    }
+    s.polling = match running.polling {
+        PollMode::Adaptive => Polling::Adaptive(DEFAULT_SPIN),
+        PollMode::Never => Polling::Never,
+        PollMode::Always => Polling::Always,
+    };
+    if running.metrics.is_some() {
+        s.metrics = running.metrics;
+    }
+    if socket.is_some() {
+        s.socket = socket;
+    }
+}
+
+/// Starts a target over the real data plane.
+pub fn start(settings: Settings, base: Objects, seed: Objects) -> Result<Arc<Daemon>, StartError> {
+    let start = Start { seed, ..Start::new(settings, base, clock()) };
+    Daemon::start(start, start_reactors)
+}
+
+/// What a start's failure is, where no file can be pointed at.
+pub fn failed(e: StartError) -> Failure {
+    let first = match e {
+        StartError::Refused(r) => Some(r),
+        StartError::Items(items) => items.into_iter().next().map(|(_, r)| r),
+    };
+    Failure::Here(first.unwrap_or_else(|| Refusal::invalid("the target does not start", "see the log")))
+}
+
+/// A line for each listener in force. Tests and scripts wait for these.
+pub fn say_listening(d: &Daemon) {
+    for a in d.bound().values() {
+        line(format!("  listening on tcp://{a}"));
+    }
+}
+
+/// The store of `export`, as a volume.
+fn volume(args: &ExportArgs) -> Result<Volume, Refusal> {
+    let spec: StoreSpec = args.store.parse().map_err(|e| {
+        Refusal::invalid(
+            format!("{e}"),
+            "for example: caisson export ram:1G, or caisson export ./disk.img --size 10G",
+        )
+    })?;
+    let sized = |kind: &str| match args.size {
+        None => Ok(()),
+        Some(_) => Err(Refusal::invalid(
+            format!("{kind} has its size in its name"),
+            format!("leave out --size, or write {kind}:SIZE alone"),
+        )),
+    };
+    let (backing, size, name) = match spec {
+        StoreSpec::Ram(s) => {
+            sized("ram")?;
+            (Backing::Ram, s.bytes(), "ram".to_string())
+        }
+        StoreSpec::Null(s) => {
+            sized("null")?;
+            (Backing::Null, s.bytes(), "null".to_string())
+        }
+        StoreSpec::Path(path) => {
+            if !path.exists() && args.size.is_none() {
+                return Err(Refusal::not_found(
+                    format!("there is no {}", path.display()),
+                    "give --size to make a sparse file of that size there",
+                ));
+            }
+            (Backing::Path { path }, args.size.unwrap_or(0), "disk".to_string())
+        }
+    };
+    Ok(Volume { name, backing, size, block_size: args.block_size })
+}
+
+/// What names this machine, for names that should be the same on each start and nowhere else.
+fn machine() -> String {
+    let id = std::fs::read_to_string("/etc/machine-id").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    id.unwrap_or_default().trim().to_string()
+}
+
+fn export_objects(args: &ExportArgs, v: Volume) -> (String, Objects) {
+    let store = match &v.backing {
+        Backing::Path { path } => {
+            std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
+        }
+        _ => args.store.clone(),
+    };
+    let nqn = args.nqn.clone().unwrap_or_else(|| derived_nqn(&format!("{}/{store}", machine())));
+    let mut items = vec![
+        Item::Subsystem(Subsystem {
+            nqn: nqn.clone(),
+            serial: args.serial.clone().unwrap_or_else(|| derived_serial(&nqn)),
+            model: DEFAULT_MODEL.into(),
+            allow_any_host: args.allow.is_empty(),
+        }),
+        Item::Namespace(Namespace {
+            nqn: nqn.clone(),
+            nsid: 1,
+            volume: v.name.clone(),
+            uuid: derived_uuid(&nqn, 1, &v.name),
+            nguid: None,
+            write_protected: false,
+        }),
+        Item::Volume(v),
+    ];
+    items.extend(args.allow.iter().map(|h| Item::Host(Host { nqn: nqn.clone(), host: h.clone() })));
+    // A --listen on the discovery port serves the disk too: somebody who names one port wants the disk there.
+    items.extend(args.listen.iter().map(|a| Item::Listener(Listener { address: *a, serves: Serves::Both })));
+    items.extend(
+        args.discovery.iter().map(|a| Item::Listener(Listener { address: *a, serves: Serves::Discovery })),
+    );
+    (nqn, items.into_iter().map(|i| (i.key(), i)).collect())
+}
+
+/// Runs `export`.
+pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
+    log(&args.running.log, &Log { filter: "warn".into(), json: false })?;
+    let v = volume(args)?;
+    let (nqn, objects) = export_objects(args, v);
+    if let Some(v) = model::check(&objects).into_iter().next() {
+        return Err(Failure::Here(Refusal::new(v.cause, v.error, v.remedy)));
+    }
+    let mut settings = Settings::default();
+    settle(&args.running, socket, &mut settings);
+    let d = start(settings, objects, Objects::new()).map_err(failed)?;
+    serve::run(
+        &d,
+        || {
+            let health = d.volume_health();
+            let size = health.values().next().map_or(0, |h| h.size);
+            line(format!(
+                "exporting {} ({}, blocks of {}) as {nqn}",
+                args.store,
+                format_size(size),
+                args.block_size
+            ));
+            say_listening(&d);
+            if let Some(s) = &d.settings().socket {
+                line(format!("  managed over {}; changes are not kept", s.display()));
+            }
+            if let Some(m) = d.metrics() {
+                line(format!("  metrics at http://{m}/metrics"));
+            }
+            let hints: Vec<Hint> = args
+                .listen
+                .iter()
+                .filter_map(|a| d.bound().get(&model::key::listener(*a)).copied())
+                .map(|address| Hint { address, nqn: &nqn })
+                .collect();
+            host::explain(&hints, !args.allow.is_empty());
+            line("Ctrl-C ends it.");
+        },
+        std::future::pending(),
+    )?;
+    Ok(())
+}
+
+/// Runs `serve`.
+pub fn serve(args: &ServeArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let file = Config::load(&args.config)?;
+    log(&args.log, &file.settings.log)?;
+    let mut settings = file.settings.clone();
+    if socket.is_some() {
+        settings.socket = socket;
+    }
+    if settings.data_dir.is_none() {
+        tracing::warn!(
+            "the configuration has no data_dir: changes made at run time will not survive a restart"
+        );
+    }
+    let d = start(settings, file.objects.clone(), Objects::new()).map_err(|e| in_file(&file, e))?;
+    serve::run(
+        &d,
+        || {
+            line(format!("serving {}", file.file.display()));
+            say_listening(&d);
+            let s = d.settings();
+            if let Some(p) = &s.socket {
+                line(format!("  managed over {}: caisson --socket {} status", p.display(), p.display()));
+            }
+            if let Some(m) = d.metrics() {
+                line(format!("  metrics at http://{m}/metrics"));
+            }
+        },
+        std::future::pending(),
+    )?;
+    Ok(())
+}
+
+/// A start's failure, shown at the lines of the file that it is about.
+fn in_file(file: &Config, e: StartError) -> Failure {
+    match e {
+        StartError::Refused(r) => Failure::Here(r),
+        StartError::Items(items) => {
+            let declared = items.iter().all(|(key, _)| file.places.contains_key(key));
+            if !declared {
+                return failed(StartError::Items(items));
+            }
+            let problems = items.into_iter().map(|(key, r)| config::problem::Problem {
+                span: file.places.get(&key).cloned().unwrap_or(0..0),
+                error: r.error,
+                remedy: r.remedy,
+            });
+            Failure::from(config::problem::Rejected::new(&file.file, &file.text, problems.collect()))
+        }
+    }
+}
+
+/// Runs `config check`.
+pub fn check(file: &Path) -> Result<Config, Failure> {
+    Ok(Config::load(file)?)
+}
+
+/// Whether a listener at `port` is for discovery alone.
+pub fn is_discovery_port(port: u16) -> bool {
+    port == DISCOVERY_PORT
+}

@@ -1,0 +1,329 @@
+//! `caisson bench`: a target and the bare-socket exchange of the same bytes, in turn, and the ratio of the two.
+
+use super::perf::measure;
+use super::{HostArgs, connect_io, print_json};
+use crate::error::{Error, Result};
+use crate::net::Address;
+use crate::perf::{Pattern, Until, Workload};
+use crate::transport::Framing;
+use crate::units;
+use crate::yardstick::{Peer, Shape, drive};
+use caisson_wire::opcode::io;
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use std::net::TcpStream;
+use std::process::{Child, Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+/// Compares a target with bare sockets that exchange the same bytes.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// Where the target listens
+    #[arg(value_name = "ADDRESS")]
+    pub address: Address,
+    /// The subsystem; by default the only one that the target's discovery service shows
+    #[arg(long, value_name = "NQN")]
+    pub nqn: Option<String>,
+    /// The namespace; by default the first one. Its data is overwritten
+    #[arg(long, value_name = "N")]
+    pub nsid: Option<u32>,
+    /// Start the target with this shell command first, and stop it at the end; it is paused while sockets are measured
+    #[arg(long, value_name = "COMMAND")]
+    pub target_cmd: Option<String>,
+    /// The core that the target runs on, where the peer of the bare sockets runs too
+    #[arg(long, value_name = "CORE", default_value_t = 0)]
+    pub target_core: usize,
+    /// The core that drives
+    #[arg(long, value_name = "CORE", default_value_t = 1)]
+    pub driver_core: usize,
+    /// Turns of target and sockets; medians are compared
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repeats: u32,
+    /// How long each turn measures
+    #[arg(short, long, default_value = "2s", value_parser = units::parse_time)]
+    pub time: Duration,
+    /// Bytes of the namespace that are used, and written before the first turn; the bare sockets' peer sends from as
+    /// much memory
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = units::parse_size)]
+    pub size: u64,
+    /// Only the cases whose name contains this, such as `4k randread`
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub host: HostArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One comparison.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Case {
+    pattern: Pattern,
+    block: u32,
+    depth: u32,
+    connections: u32,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        let p = format!("{:?}", self.pattern).to_lowercase();
+        format!("{}k {p} depth {} x{}", self.block >> 10, self.depth, self.connections)
+    }
+}
+
+/// The cases: 4 KiB random at three depths on one and four connections, and 128 KiB sequential.
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for pattern in [Pattern::RandRead, Pattern::RandWrite] {
+        for connections in [1, 4] {
+            for depth in [1, 32, 128] {
+                all.push(Case { pattern, block: 4096, depth, connections });
+            }
+        }
+    }
+    for pattern in [Pattern::Read, Pattern::Write] {
+        for depth in [1, 32] {
+            all.push(Case { pattern, block: 128 << 10, depth, connections: 1 });
+        }
+    }
+    all
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Sample {
+    iops: f64,
+    p50_us: f64,
+    p99_us: f64,
+    p99_9_us: f64,
+}
+
+/// The medians of one case.
+#[derive(Clone, Debug, Serialize)]
+struct Line {
+    #[serde(flatten)]
+    case: Case,
+    name: String,
+    target: Sample,
+    sockets: Sample,
+    /// Target's IOPS by the sockets'.
+    iops_ratio: f64,
+    /// Target's median latency by the sockets'.
+    p50_ratio: f64,
+    target_runs: Vec<Sample>,
+    socket_runs: Vec<Sample>,
+}
+
+fn median(samples: &[Sample]) -> Sample {
+    let of = |f: fn(&Sample) -> f64| {
+        let mut v: Vec<f64> = samples.iter().map(f).collect();
+        v.sort_by(f64::total_cmp);
+        v.get(v.len() / 2).copied().unwrap_or(0.0)
+    };
+    Sample {
+        iops: of(|s| s.iops),
+        p50_us: of(|s| s.p50_us),
+        p99_us: of(|s| s.p99_us),
+        p99_9_us: of(|s| s.p99_9_us),
+    }
+}
+
+/// A target that was started here: stopped when dropped.
+struct Target(Option<Child>);
+
+impl Target {
+    fn start(args: &BenchArgs) -> Result<Target> {
+        let Some(command) = &args.target_cmd else { return Ok(Target(None)) };
+        let failed = |source| Error::Io { doing: "starting the target", source };
+        let child = Process::new("sh")
+            .args(["-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        let mut target = Target(Some(child));
+        let to = args.address.resolve()?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_err() {
+            let gone = target.0.as_mut().and_then(|c| c.try_wait().ok().flatten());
+            if let Some(status) = gone {
+                return Err(Error::unsuitable(
+                    format!("the target command ended at once ({status})"),
+                    "try it by itself",
+                ));
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Timeout {
+                    what: "the target's port".into(),
+                    after: Duration::from_secs(20),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(target)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.0.as_ref().and_then(|c| Pid::from_raw(c.id() as i32)) {
+            // A target that has ended shows at the next connection.
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+        self.signal(Signal::TERM);
+        if let Some(mut child) = self.0.take() {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < deadline {
+                if matches!(child.try_wait(), Ok(Some(_))) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What decides which bytes the sockets exchange.
+struct Habits {
+    success: bool,
+    in_capsule: u32,
+    framing: Framing,
+}
+
+/// Runs `bench`.
+///
+/// # Errors
+/// When the target cannot be started or reached, or fails a command.
+pub fn bench(args: &BenchArgs) -> Result<()> {
+    let target = Target::start(args)?;
+    let habits = prepare(args)?;
+    let mut lines = Vec::new();
+    let wanted = |c: &Case| args.only.as_ref().is_none_or(|t| c.name().contains(t.as_str()));
+    if !args.json {
+        println!(
+            "{:<30} {:>10} {:>10} {:>7}   {:>9} {:>9} {:>7}   {:>9} {:>9}",
+            "", "target", "sockets", "ratio", "p50", "sockets", "ratio", "p99", "sockets"
+        );
+    }
+    for case in cases().into_iter().filter(wanted) {
+        let line = compare(args, &target, &habits, case)?;
+        if !args.json {
+            println!(
+                "{:<30} {:>10} {:>10} {:>7.2}   {:>9} {:>9} {:>7.2}   {:>9} {:>9}",
+                line.name,
+                units::count(line.target.iops),
+                units::count(line.sockets.iops),
+                line.iops_ratio,
+                us(line.target.p50_us),
+                us(line.sockets.p50_us),
+                line.p50_ratio,
+                us(line.target.p99_us),
+                us(line.sockets.p99_us)
+            );
+        }
+        lines.push(line);
+    }
+    if args.json {
+        return print_json(&lines);
+    }
+    Ok(())
+}
+
+fn us(value: f64) -> String {
+    units::nanos((value * 1e3) as u64)
+}
+
+/// Writes the region once, and learns how the target answers.
+fn prepare(args: &BenchArgs) -> Result<Habits> {
+    let mut client = connect_io(&args.host, &args.address, args.nqn.as_deref())?;
+    let block = client.max_transfer().min(128 << 10);
+    let fill = Workload {
+        pattern: Pattern::Write,
+        block,
+        depth: 16,
+        until: Until::Bytes(args.size),
+        size: args.size,
+        ..Workload::default()
+    };
+    measure(&mut client, args.nsid, &fill, true)?;
+    let all = client.namespaces()?;
+    let nsid = args.nsid.or(all.first().copied()).unwrap_or(1);
+    let ns = client.namespace(nsid)?;
+    let mut queue = client.io_queue(1, 32)?;
+    let read = crate::queue::Command::new(io::READ, nsid).with(crate::queue::Data::In(ns.lba_bytes));
+    let done = queue.run(read)?.ok("a read")?;
+    let framing = Framing::from(*queue.icresp());
+    let link = queue.into_link()?;
+    Ok(Habits { success: done.implied, in_capsule: link.in_capsule, framing })
+}
+
+fn compare(args: &BenchArgs, target: &Target, habits: &Habits, case: Case) -> Result<Line> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..args.repeats {
+        ours.push(run_target(args, case)?);
+        // Connections close and an adaptive target falls asleep before the core is somebody else's.
+        std::thread::sleep(Duration::from_millis(50));
+        target.signal(Signal::STOP);
+        let sample = run_sockets(args, habits, case);
+        target.signal(Signal::CONT);
+        theirs.push(sample?);
+    }
+    let (t, s) = (median(&ours), median(&theirs));
+    Ok(Line {
+        name: case.name(),
+        case,
+        target: t,
+        sockets: s,
+        iops_ratio: t.iops / s.iops.max(1e-9),
+        p50_ratio: t.p50_us / s.p50_us.max(1e-9),
+        target_runs: ours,
+        socket_runs: theirs,
+    })
+}
+
+fn run_target(args: &BenchArgs, case: Case) -> Result<Sample> {
+    let mut client = connect_io(&args.host, &args.address, args.nqn.as_deref())?;
+    let w = Workload {
+        pattern: case.pattern,
+        block: case.block,
+        depth: case.depth,
+        connections: case.connections,
+        cores: vec![args.driver_core],
+        until: Until::Time(args.time),
+        ramp: Duration::from_millis(300),
+        size: args.size,
+        ..Workload::default()
+    };
+    let report = measure(&mut client, args.nsid, &w, true)?;
+    let l = report.total.latency_us;
+    Ok(Sample { iops: report.total.iops, p50_us: l.p50, p99_us: l.p99, p99_9_us: l.p99_9 })
+}
+
+fn run_sockets(args: &BenchArgs, habits: &Habits, case: Case) -> Result<Sample> {
+    let shape = match case.pattern {
+        Pattern::Read | Pattern::RandRead => Shape::read(case.block, habits.success),
+        _ => Shape::write(case.block, habits.in_capsule, habits.framing.max_h2c),
+    };
+    let failed = |source| Error::Io { doing: "starting the peer of the bare sockets", source };
+    let peer =
+        Peer::start("127.0.0.1:0", Some(args.target_core), true, args.size as usize).map_err(failed)?;
+    let to = Address::new("127.0.0.1", peer.port());
+    let core = Some(args.driver_core);
+    let drive = || drive(&to, shape, case.depth, case.connections, args.time, core, true);
+    let joined = std::thread::scope(|s| s.spawn(drive).join());
+    let out = match joined {
+        Ok(out) => out?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let us = |p| out.latency.at(p) as f64 / 1e3;
+    Ok(Sample { iops: out.rate(), p50_us: us(50.0), p99_us: us(99.0), p99_9_us: us(99.9) })
+}

@@ -1,0 +1,123 @@
+//! What can go wrong with a target, in words that name the next step.
+
+use caisson_wire::Status;
+use std::io;
+use std::time::Duration;
+
+/// Why an operation of the initiator failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not one.
+    #[error("`{text}` is no address: {why}; write it as tcp://HOST:PORT or HOST:PORT")]
+    Address {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No connection came about.
+    #[error("cannot connect to {addr}: {source}; is a target listening there?")]
+    Connect {
+        /// Where to.
+        addr: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The socket failed later.
+    #[error("the connection failed while {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Nothing came in time.
+    #[error("{what} did not come within {after:?}; is the target alive, and is this an NVMe/TCP port?")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        after: Duration,
+    },
+    /// The peer closed the connection.
+    #[error("the target closed the connection while {doing}")]
+    Closed {
+        /// What was being done.
+        doing: String,
+    },
+    /// The peer sent a termination request.
+    #[error("the target terminated the connection: fatal error status {fes:#04x}, information {fei:#x}")]
+    Terminated {
+        /// FES of the C2HTermReq.
+        fes: u16,
+        /// FEI of the C2HTermReq.
+        fei: u32,
+    },
+    /// The peer broke the transport's rules.
+    #[error("the target broke the transport's rules: {what}")]
+    Protocol {
+        /// How.
+        what: String,
+    },
+    /// A command ended with a status that is not success.
+    #[error("{what}: {status}")]
+    Status {
+        /// Which command.
+        what: String,
+        /// How it ended.
+        status: Status,
+    },
+    /// The target cannot do what was asked of it.
+    #[error("{what}; {remedy}")]
+    Unsuitable {
+        /// What does not fit.
+        what: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// Data that was read is not what was written.
+    #[error("{bad} of {checked} blocks read back wrong, the first at LBA {lba}: {why}")]
+    Miscompare {
+        /// How many blocks were wrong.
+        bad: u64,
+        /// Of how many.
+        checked: u64,
+        /// The first one.
+        lba: u64,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    File {
+        /// Its path.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A socket error, or [`Error::Closed`] when it says that the peer is gone.
+    pub(crate) fn io(doing: &'static str, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Error::Closed { doing: doing.into() }
+            }
+            _ => Error::Io { doing, source },
+        }
+    }
+
+    /// A breach of the transport's rules.
+    pub(crate) fn protocol(what: impl Into<String>) -> Error {
+        Error::Protocol { what: what.into() }
+    }
+
+    /// An option or a target that does not fit, and what to do.
+    pub(crate) fn unsuitable(what: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Unsuitable { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// What the initiator's operations return.
+pub type Result<T> = std::result::Result<T, Error>;
