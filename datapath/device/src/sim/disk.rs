@@ -98,7 +98,8 @@ impl SimDisk {
         assert!(size.is_multiple_of(sector as u64));
         // A file in memory that is as long as the disk and takes no writes: whoever asks the system for the size gets it.
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create("simulated disk", flags).expect("a simulation needs a descriptor");
+        let file =
+            rustix::fs::memfd_create("simulated disk", flags).expect("a simulation needs a descriptor");
         rustix::fs::ftruncate(&file, size).expect("a sparse file can be long");
         rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::WRITE).expect("a new file can be sealed");
         Arc::new(SimDisk {

@@ -124,9 +124,7 @@ impl SimDisk {
         let page = pick(rng)?;
         let at = page * PAGE as u64;
         Some(match rng.below(8) {
-            0..3 => {
-                Damage::Flip { at: at + rng.below(PAGE as u64), bit: rng.below(8) as u8 }
-            }
+            0..3 => Damage::Flip { at: at + rng.below(PAGE as u64), bit: rng.below(8) as u8 },
             3 => {
                 let other = pick(rng)? * PAGE as u64;
                 if other == at {
