@@ -6,6 +6,7 @@
 //! just-in-time linearisation). It knows nothing of crashes, volumes or contents.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// What an operation did to the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,21 +49,10 @@ pub enum Fault {
 }
 
 /// How much may be the case at once.
-const MOST: usize = 100_000;
+const MOST: usize = 4_000;
 
 /// A value and the operations under way, by slot, that have taken effect.
 type State = (u64, u64);
-
-/// What happens to a value by an operation; nothing when the operation's answer says otherwise.
-fn apply(act: &Act, value: u64) -> Vec<u64> {
-    match act {
-        Act::Write(values) => values.clone(),
-        Act::Read(seen) if *seen == value => vec![value],
-        Act::Differs(seen) if *seen != value => vec![value],
-        Act::Swap(seen, new) if *seen == value => vec![*new],
-        Act::Read(_) | Act::Differs(_) | Act::Swap(..) => Vec::new(),
-    }
-}
 
 /// Judges the operations of one block that held one of `initial` at first. Gives what it may hold in the end.
 ///
@@ -76,21 +66,21 @@ pub fn check(initial: &[u64], ops: &[Op]) -> Result<Vec<u64>, Fault> {
     }
     // At one time, beginnings come first: operations that touch count as concurrent.
     events.sort_unstable();
-    let mut states: HashSet<State> = initial.iter().map(|&v| (v, 0)).collect();
-    // The operation in each slot.
-    let mut live: Vec<Option<usize>> = Vec::new();
+    let mut states: Vec<State> = initial.iter().map(|&v| (v, 0)).collect();
+    let mut live = Live { ops, slots: Vec::new() };
     for (_, over, i) in events {
+        let slots = &mut live.slots;
         if !over {
-            match live.iter().position(Option::is_none) {
-                Some(free) => live[free] = Some(i),
-                None if live.len() == 64 => return Err(Fault::Large),
-                None => live.push(Some(i)),
+            match slots.iter().position(Option::is_none) {
+                Some(free) => slots[free] = Some(i),
+                None if slots.len() == 64 => return Err(Fault::Large),
+                None => slots.push(Some(i)),
             }
             continue;
         }
-        let slot = live.iter().position(|s| *s == Some(i)).expect("it began before it ended");
-        states = finish(states, ops, &live, slot)?;
-        live[slot] = None;
+        let slot = slots.iter().position(|s| *s == Some(i)).expect("it began before it ended");
+        states = live.finish(&states, slot)?;
+        live.slots[slot] = None;
     }
     let mut left: Vec<u64> = states.into_iter().map(|s| s.0).collect();
     left.sort_unstable();
@@ -98,49 +88,115 @@ pub fn check(initial: &[u64], ops: &[Op]) -> Result<Vec<u64>, Fault> {
     Ok(left)
 }
 
-/// What may be the case when the operation in `slot` is over.
-fn finish(
-    states: HashSet<State>,
-    ops: &[Op],
-    live: &[Option<usize>],
-    slot: usize,
-) -> Result<HashSet<State>, Fault> {
-    let bit = 1 << slot;
-    let op = &ops[live[slot].expect("the slot is taken")];
-    let mut seen = HashSet::new();
-    let mut after = HashSet::new();
-    let held = || {
-        let mut held: Vec<u64> = states.iter().map(|s| s.0).collect();
-        held.sort_unstable();
-        held.dedup();
-        held
-    };
-    let mut todo: Vec<State> = states.iter().copied().collect();
-    while let Some(state) = todo.pop() {
-        if state.1 & bit != 0 {
-            after.insert((state.0, state.1 & !bit));
-            continue;
-        }
-        if !seen.insert(state) {
-            continue;
-        }
-        if seen.len() > MOST {
-            return Err(Fault::Large);
-        }
-        if !op.sure {
-            after.insert(state);
-        }
-        for (other, index) in live.iter().enumerate() {
-            let Some(index) = index.filter(|_| state.1 >> other & 1 == 0) else { continue };
-            for value in apply(&ops[index].act, state.0) {
-                todo.push((value, state.1 | 1 << other));
+/// A hash that is quick; nobody chooses the states to harm it.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 29
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u64(u64::from(b)));
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// States without doubles. Mostly there are one or two.
+#[derive(Default)]
+struct States {
+    list: Vec<State>,
+    /// The same, once there are many.
+    set: HashSet<State, BuildHasherDefault<Mix>>,
+}
+
+/// So many are looked through one by one.
+const FEW: usize = 12;
+
+impl States {
+    fn insert(&mut self, state: State) -> bool {
+        if self.list.len() < FEW {
+            if self.list.contains(&state) {
+                return false;
+            }
+        } else {
+            if self.set.is_empty() {
+                self.set.extend(&self.list);
+            }
+            if !self.set.insert(state) {
+                return false;
             }
         }
+        self.list.push(state);
+        true
     }
-    if after.is_empty() {
-        return Err(Fault::Wrong { op: op.clone(), held: held() });
+}
+
+/// The operations under way, by slot.
+struct Live<'a> {
+    ops: &'a [Op],
+    slots: Vec<Option<usize>>,
+}
+
+impl Live<'_> {
+    /// Those that have not taken effect in `state`.
+    fn open(&self, state: State) -> impl Iterator<Item = (usize, &Op)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(move |(slot, i)| Some((slot, &self.ops[(*i)?])).filter(|_| state.1 >> slot & 1 == 0))
     }
-    Ok(after)
+
+    /// Has everything that only looks, and sees what it has to, look now: that changes nothing for others, and later it may
+    /// be gone.
+    fn look(&self, state: State) -> State {
+        let sees = |op: &Op| match op.act {
+            Act::Read(v) => v == state.0,
+            Act::Differs(v) => v != state.0,
+            Act::Write(_) | Act::Swap(..) => false,
+        };
+        let seen = self.open(state).filter(|(_, op)| sees(op)).fold(0, |bits, (slot, _)| bits | 1 << slot);
+        (state.0, state.1 | seen)
+    }
+
+    /// What may be the case when the operation in `slot` is over.
+    fn finish(&self, states: &[State], slot: usize) -> Result<Vec<State>, Fault> {
+        let bit = 1 << slot;
+        let op = &self.ops[self.slots[slot].expect("the slot is taken")];
+        let (mut seen, mut after) = (States::default(), States::default());
+        let mut todo: Vec<State> = states.to_vec();
+        while let Some(state) = todo.pop() {
+            let state = self.look(state);
+            if state.1 & bit != 0 {
+                after.insert((state.0, state.1 & !bit));
+                continue;
+            }
+            if !seen.insert(state) {
+                continue;
+            }
+            if seen.list.len() > MOST {
+                return Err(Fault::Large);
+            }
+            if !op.sure {
+                after.insert(state);
+            }
+            for (other, op) in self.open(state) {
+                let bits = state.1 | 1 << other;
+                match &op.act {
+                    Act::Write(values) => todo.extend(values.iter().map(|&v| (v, bits))),
+                    Act::Swap(seen, new) if *seen == state.0 => todo.push((*new, bits)),
+                    Act::Swap(..) | Act::Read(_) | Act::Differs(_) => {}
+                }
+            }
+        }
+        if after.list.is_empty() {
+            let mut held: Vec<u64> = states.iter().map(|s| s.0).collect();
+            held.sort_unstable();
+            held.dedup();
+            return Err(Fault::Wrong { op: op.clone(), held });
+        }
+        Ok(after.list)
+    }
 }
 
 #[cfg(test)]
@@ -252,5 +308,16 @@ mod tests {
                 left.iter().all(|&j| ops[j].end >= ops[i].start)
                     && apply(&ops[i].act, value).iter().any(|&v| any_order(ops, taken | 1 << i, v))
             })
+    }
+
+    /// What happens to a value by an operation; nothing when the operation's answer says otherwise.
+    fn apply(act: &Act, value: u64) -> Vec<u64> {
+        match act {
+            Act::Write(values) => values.clone(),
+            Act::Read(seen) if *seen == value => vec![value],
+            Act::Differs(seen) if *seen != value => vec![value],
+            Act::Swap(seen, new) if *seen == value => vec![*new],
+            Act::Read(_) | Act::Differs(_) | Act::Swap(..) => Vec::new(),
+        }
     }
 }

@@ -50,6 +50,8 @@ impl Stats {
         self.counts.errors += c.errors;
         self.counts.lies += c.lies;
         self.counts.judged += c.judged;
+        self.counts.tangled += c.tangled;
+        self.counts.digest ^= c.digest;
     }
 }
 
@@ -92,7 +94,8 @@ pub fn run_seed<S: Subject>(plan: Plan, make: impl FnOnce(&Plan) -> S) -> Result
     let what = match ended {
         Ok(Ok(())) => {
             let world = world.expect("it ran");
-            return Ok(Counts { judged: world.model.judged, ..world.counts });
+            let (judged, tangled, digest) = (world.model.judged, world.model.tangled, world.trace.digest());
+            return Ok(Counts { judged, tangled, digest, ..world.counts });
         }
         Ok(Err(what)) => what,
         Err(_) => format!("it panicked: {}", PANIC.take().unwrap_or_default()),

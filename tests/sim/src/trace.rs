@@ -12,6 +12,7 @@ pub struct Trace {
     lines: VecDeque<(u64, String)>,
     steps: u64,
     aloud: bool,
+    digest: u64,
 }
 
 impl Trace {
@@ -24,6 +25,8 @@ impl Trace {
     pub fn note(&mut self, time: u64, what: impl FnOnce() -> String) {
         self.steps += 1;
         let what = what();
+        let mix = |d: u64, &b: &u8| (d.rotate_left(5) ^ u64::from(b)).wrapping_mul(0x517C_C1B7_2722_0A95);
+        self.digest = what.as_bytes().iter().fold(self.digest ^ time, mix);
         if self.aloud {
             eprintln!("{time:>7}  {what}");
         }
@@ -36,6 +39,11 @@ impl Trace {
     /// How many things happened.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Stands for all of them, in their order.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// The last `n` of them that are about `word`, or all of them where it is empty; one a line.

@@ -10,6 +10,16 @@ use caisson_device::Buffers;
 /// Bytes of the longest request.
 const LONGEST: u64 = 256 << 10;
 
+/// The bytes at an odd address: whether memory from the heap is aligned would differ from run to run.
+fn odd(bytes: &[u8]) -> Buf {
+    let mut all = Vec::with_capacity(bytes.len() + 1);
+    all.push(0);
+    all.extend_from_slice(bytes);
+    let mut buf = Buf::from(all);
+    buf.advance(1);
+    buf
+}
+
 impl<S: Subject> World<S> {
     /// Some blocks of the volume; often the same ones.
     fn extent(&mut self, size: u64, block_size: u32) -> Extent {
@@ -68,9 +78,9 @@ impl<S: Subject> World<S> {
             }
             (1, _) => {
                 let n = 1 + self.rng.below(3000) as usize;
-                bytes.chunks(n).for_each(|c| list.push(Buf::from(c.to_vec())));
+                bytes.chunks(n).for_each(|c| list.push(odd(c)));
             }
-            _ => list.push(Buf::from(bytes)),
+            _ => list.push(odd(&bytes)),
         }
         list
     }

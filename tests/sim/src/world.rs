@@ -72,8 +72,15 @@ struct Running {
     begun: Option<(u64, Slot)>,
 }
 
+/// The bytes of a reply in one piece.
+fn flat(data: &BufList) -> Vec<u8> {
+    let mut bytes = vec![0; data.len()];
+    data.copy_out(0, &mut bytes);
+    bytes
+}
+
 /// What happened in a run, counted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests submitted.
     pub requests: u64,
@@ -87,6 +94,10 @@ pub struct Counts {
     pub lies: u64,
     /// Operations that the checker of linearisability judged.
     pub judged: u64,
+    /// Histories of a block that were too tangled for it.
+    pub tangled: u64,
+    /// Stands for everything that happened, in its order.
+    pub digest: u64,
 }
 
 /// A subject on simulated threads.
@@ -308,7 +319,7 @@ impl<S: Subject> World<S> {
             return Err(format!("{} bytes came", data.len()));
         }
         let slots = 4096 / size as u64;
-        for (lba, bytes) in (p.at.lba..).zip(data.to_vec().chunks(size)) {
+        for (lba, bytes) in (p.at.lba..).zip(flat(data).chunks(size)) {
             let value = content::recognise(bytes, lba % slots)
                 .ok_or_else(|| format!("block {lba} is torn, or not its own: {:x?}", &bytes[..16]))?;
             self.judge_value(p, lba, value, end)?;

@@ -51,3 +51,6 @@ impl Rng {
         n > 0 && self.below(1000) < n
     }
 }
+
+#[cfg(test)]
+mod tests;

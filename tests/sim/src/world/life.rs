@@ -266,7 +266,7 @@ impl<S: Subject> World<S> {
             let blocks = most.min(size - lba);
             match self.alone(name, Op::Read { at: Extent { lba, blocks } })? {
                 Ok(data) => {
-                    let bytes = data.to_vec();
+                    let bytes = super::flat(&data);
                     let contents = bytes.chunks(block_size as usize).zip(lba..);
                     all.extend(contents.map(|(b, lba)| content::recognise(b, lba % slots)));
                 }
