@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("target/daemon", &["transports/", "target/core", "datapath/", "dedupe/", "kms/"]),
     ("datapath/block", &[]),
     ("datapath/device", &["datapath/block"]),
-    ("datapath/log", &["datapath/block", "datapath/device", "dedupe/", "kms/keys"]),
+    ("datapath/log", &["kms/keys"]),
     ("datapath/volume", &["datapath/block", "datapath/device", "datapath/log", "dedupe/", "kms/keys"]),
     (
         "datapath/engine",
@@ -114,6 +114,7 @@ const SANS_IO: &[&str] = &[
     "transports/tcp/",
     "target/core/",
     "datapath/block/",
+    "datapath/log/",
     "dedupe/fingerprint/",
     "dedupe/index/",
     "kms/keys/",
