@@ -127,6 +127,7 @@ const SANS_IO: &[&str] = &[
     "transports/tcp/",
     "target/core/",
     "datapath/block/",
+    "datapath/log/",
     "dedupe/fingerprint/",
     "dedupe/index/",
     "kms/keys/",
