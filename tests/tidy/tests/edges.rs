@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("target/daemon", &["transports/", "target/core", "datapath/", "dedupe/", "kms/"]),
     ("datapath/block", &[]),
     ("datapath/device", &["datapath/block"]),
+    ("datapath/tables", &[]),
     ("datapath/log", &["datapath/block", "datapath/device", "dedupe/", "kms/keys"]),
     ("datapath/volume", &["datapath/block", "datapath/device", "datapath/log", "dedupe/", "kms/keys"]),
     (
@@ -114,6 +115,7 @@ const SANS_IO: &[&str] = &[
     "transports/tcp/",
     "target/core/",
     "datapath/block/",
+    "datapath/tables/",
     "dedupe/fingerprint/",
     "dedupe/index/",
     "kms/keys/",
