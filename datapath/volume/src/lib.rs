@@ -4,10 +4,8 @@
 //! [`Manage`] handle that the management plane keeps. Volumes of other kinds come in by the same pair.
 
 mod check;
-mod claims;
 mod direct;
 mod file;
-mod job;
 mod manage;
 mod marks;
 mod sidecar;

@@ -1,0 +1,196 @@
+//! What all users of a pool share, and the one lock.
+//!
+//! Owns the pool's state. Everything that must change together (tables, the open batch, the index) stands in [`State`],
+//! behind one lock that is held for short, synchronous pieces of work and never across a device operation.
+
+use crate::bounds::FAULTS_KEPT;
+use crate::devices::Devices;
+use crate::log::Log;
+use crate::pages::Lost;
+use crate::space::Space;
+use arc_swap::ArcSwap;
+use caisson_device::Buffers;
+use caisson_fingerprint::FingerprintKey;
+use caisson_index::Index;
+use caisson_log::{Keyring, PoolId};
+use caisson_tables::{PageKey, Tables, VolumeId, Where};
+use caisson_task::Waiter;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A pool that is open.
+pub(crate) struct Inner {
+    pub(crate) id: PoolId,
+    pub(crate) keyring: Keyring,
+    /// The fingerprint key of the default domain.
+    pub(crate) prints: FingerprintKey,
+    pub(crate) devices: ArcSwap<Devices>,
+    /// For reading user data.
+    pub(crate) buffers: Buffers,
+    /// For reading table pages: apart, so that those who hold buffers never wait for each other.
+    pub(crate) page_buffers: Buffers,
+    /// For the background: segments read for cleaning, checking and recovery.
+    pub(crate) bulk: caisson_block::Pool,
+    /// Payload bytes at which a batch is closed although others are under way.
+    pub(crate) batch_target: usize,
+    /// Blocks of one publication.
+    pub(crate) chunk: usize,
+    pub(crate) segment_size: u32,
+    state: Mutex<State>,
+    fault: OnceLock<String>,
+    pub(crate) closing: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+/// Counts since the pool was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Blocks that were written by hosts.
+    pub(crate) written: AtomicU64,
+    /// Of these: all zero.
+    pub(crate) zero: AtomicU64,
+    /// Of these: found again.
+    pub(crate) duplicate: AtomicU64,
+    /// Blocks that the cleaner moved, and the bytes of them.
+    pub(crate) moved: AtomicU64,
+    pub(crate) moved_bytes: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) checkpoint_bytes: AtomicU64,
+    /// Blocks and pages that could not be had.
+    pub(crate) damaged: AtomicU64,
+}
+
+/// What stands under the lock.
+pub(crate) struct State {
+    pub(crate) tables: Tables,
+    pub(crate) index: Index,
+    pub(crate) log: Log,
+    pub(crate) space: Space,
+    /// Who waits for space to be made.
+    pub(crate) room: Vec<Waiter>,
+    /// The steward, when it rests.
+    pub(crate) steward: Option<Waiter>,
+    /// Who waits for a checkpoint, and for which.
+    pub(crate) checkpoint_waiters: Vec<Waiter>,
+    pub(crate) faults: VecDeque<Damage>,
+}
+
+/// Something that was found damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The volume and its 4 KiB block; `None` for a page of the tables.
+    pub block: Option<(VolumeId, u64)>,
+    /// Where it stands: segment and byte.
+    pub at: (u32, u32),
+    /// What it is, in words.
+    pub what: String,
+}
+
+impl Inner {
+    /// Takes a pool into use.
+    #[expect(clippy::too_many_arguments, reason = "one call, all different, each named at the call")]
+    pub(crate) fn new(
+        id: PoolId,
+        keyring: Keyring,
+        prints: FingerprintKey,
+        devices: Devices,
+        buffers: [Buffers; 2],
+        bulk: caisson_block::Pool,
+        batch_target: usize,
+        chunk: usize,
+        segment_size: u32,
+        state: State,
+    ) -> Inner {
+        let [buffers, page_buffers] = buffers;
+        Inner {
+            id,
+            keyring,
+            prints,
+            devices: ArcSwap::from_pointee(devices),
+            buffers,
+            page_buffers,
+            bulk,
+            batch_target,
+            chunk,
+            segment_size,
+            state: Mutex::new(state),
+            fault: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn devices(&self) -> Arc<Devices> {
+        self.devices.load_full()
+    }
+
+    /// The first failure, in words.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.fault.get().map(String::as_str)
+    }
+
+    /// Latches a failure. From now on nothing succeeds that might hide what was lost.
+    pub(crate) fn fail(&self, reason: String) {
+        if self.fault.set(reason).is_ok() {
+            tracing::error!("the pool has failed and is not used any more: {}", self.fault().unwrap_or_default());
+        }
+        let waiters = {
+            let mut state = self.lock();
+            let mut waiters = state.log.release();
+            waiters.append(&mut state.room);
+            waiters.append(&mut state.checkpoint_waiters);
+            waiters.extend(state.steward.take());
+            waiters
+        };
+        waiters.into_iter().for_each(Waiter::wake);
+    }
+
+    /// Remembers something damaged.
+    pub(crate) fn damaged(&self, damage: Damage) {
+        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.lock();
+        if state.faults.iter().any(|known| known.at == damage.at && known.block == damage.block) {
+            return;
+        }
+        if state.faults.len() == FAULTS_KEPT {
+            state.faults.pop_front();
+        }
+        state.faults.push_back(damage);
+    }
+
+    /// Remembers a page that cannot be had.
+    pub(crate) fn page_lost(&self, key: PageKey, at: &Where) {
+        let what = match key {
+            PageKey::Map(_) => "a page of a volume's map",
+            PageKey::Blocks { .. } => "a page of the block table",
+        };
+        tracing::error!(
+            "{what} cannot be read: segment {}, byte {}; what it maps is unreadable",
+            at.place.segment,
+            at.place.offset
+        );
+        self.damaged(Damage { block: None, at: (at.place.segment, at.place.offset), what: what.into() });
+    }
+
+    /// The error of a request that met a lost page, by the first block it asked for.
+    pub(crate) fn lost(&self, _lost: Lost, lba: u64) -> caisson_block::BlockError {
+        if self.fault().is_some() {
+            caisson_block::BlockError::Failed
+        } else {
+            caisson_block::BlockError::Unreadable { lba }
+        }
+    }
+
+    /// Has the steward look around.
+    pub(crate) fn call_steward(&self) {
+        let steward = self.lock().steward.take();
+        if let Some(waiter) = steward {
+            waiter.wake();
+        }
+    }
+}
