@@ -350,7 +350,7 @@ impl World {
     fn delete(&mut self) {
         let Some(id) = self.pick(|d| !d.dying) else { return };
         if !self.saturates && self.rig.frozen_at.is_none() && self.rng.one_in(2) {
-            self.exclusive(id);
+            return self.exclusive(id);
         }
         self.change(VolumeChange::Delete { id }).unwrap();
         self.disk(id).dying = true;
@@ -376,8 +376,6 @@ impl World {
         assert!(now - freed <= pages * (4096 + u64::from(TAG)) && now - freed >= pages * u64::from(TAG));
         self.change(VolumeChange::Forget { id }).unwrap();
         self.disks.remove(&id);
-        // One is made in its place, so that whoever called has one to delete.
-        self.create();
     }
 
     fn reap_step(&mut self, v: VolumeId) -> bool {
