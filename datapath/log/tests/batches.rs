@@ -62,11 +62,11 @@ proptest! {
             // The header's nonce is of the byte behind the prefix; all keys are taken for one, which only asks for more.
             prop_assert!(used.insert(offset + PREFIX as u32));
             let mut end = offset as usize + plan.header_len();
-            for index in 0..records.len() {
+            for (index, record) in records.iter().enumerate() {
                 let start = plan.offset(index, offset);
                 prop_assert!(used.insert(start), "{start} twice");
                 prop_assert_eq!(start as usize, end);
-                end = start as usize + records[index].sealed_len();
+                end = start as usize + record.sealed_len();
             }
             offset += plan.total_len() as u32;
             prop_assert!(end <= offset as usize);
