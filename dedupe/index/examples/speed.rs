@@ -59,7 +59,7 @@ fn main() {
     println!("sampled 1 in {}, {stats:?}", 1 << stats.sample_shift);
     let (written, cached) = (batches * BATCH, stats.cached as u64);
     let scatter =
-        |n: u64, of: u64| (u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * u128::from(of) >> 64) as u64;
+        |n: u64, of: u64| ((u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * u128::from(of)) >> 64) as u64;
     let prints: Vec<_> = (0..1u64 << 20).map(|n| entry(u64::MAX / 2 + n).print).collect();
     timed("lookup of a new print", prints.len() as u64, |n| {
         black_box(index.lookup(&prints[n as usize]));

@@ -54,7 +54,8 @@ impl Sample {
     pub fn add(&mut self, keys: impl Iterator<Item = Key>, to: Pointer, sequences: &Sequences) {
         let mut entered = 0;
         for key in keys.filter(|key| key.level >= self.level) {
-            let worth = |level, p: Pointer| if is_stale(p, sequences) { 0 } else { 1 + level };
+            let useless = |l, p| l < self.level || is_stale(p, sequences);
+            let worth = |level, p: Pointer| if useless(level, p) { 0 } else { 1 + level };
             self.crowded_out += u64::from(self.table.insert(&key, to, worth));
             entered += 1;
         }

@@ -25,7 +25,7 @@ impl Rng {
     }
 
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
     pub fn between(&mut self, from: u64, to: u64) -> u64 {
@@ -104,8 +104,8 @@ pub struct World {
     batches: HashMap<SummaryAt, Batch>,
     /// What stands at each place: for judging candidates.
     places: HashMap<Candidate, Print>,
-    /// Every content ever written.
-    pub exact: HashMap<Print, u64>,
+    /// Every content that is stored, and how often: one may be stored twice when it was not found.
+    pub exact: HashMap<Print, u32>,
     open: Vec<(Print, u64)>,
     size: u64,
     end: SummaryAt,
@@ -199,7 +199,7 @@ impl World {
     fn store(&mut self, print: Print) {
         let id = self.next_id;
         self.next_id += 1;
-        self.exact.insert(print, id);
+        *self.exact.entry(print).or_default() += 1;
         self.index.pending_insert(print, id);
         self.open.push((print, id));
         if self.open.len() as u64 >= self.size {
@@ -239,11 +239,13 @@ impl World {
     pub fn free(&mut self, segment: u32, sequence: u64, told: bool) {
         for at in self.uses.remove(&(segment, sequence)).unwrap_or_default() {
             for e in self.batches.remove(&at).map(|b| b.entries).unwrap_or_default() {
-                let offset = e.offset;
-                if self.places.remove(&Candidate { id: e.id, segment, sequence, offset }).is_some()
-                    && self.exact.get(&e.print) == Some(&e.id)
-                {
-                    self.exact.remove(&e.print);
+                let place = Candidate { id: e.id, segment, sequence, offset: e.offset };
+                if self.places.remove(&place).is_some() {
+                    let copies = self.exact.get_mut(&e.print).expect("what is stored is counted");
+                    *copies -= 1;
+                    if *copies == 0 {
+                        self.exact.remove(&e.print);
+                    }
                 }
             }
         }
@@ -271,9 +273,8 @@ impl World {
             self.open = piece.to_vec();
             self.close_batch();
         }
-        let exact: Vec<_> = moved.iter().map(|(p, _)| (*p, self.exact.get(p).copied())).collect();
+        moved.iter().for_each(|(p, _)| *self.exact.entry(*p).or_default() += 1);
         self.free(segment, sequence, true);
-        self.exact.extend(exact.into_iter().filter_map(|(p, id)| Some((p, id?))));
     }
 
     /// A segment that was never used.
