@@ -213,6 +213,7 @@ impl<'a> Writer<'a> {
             match next {
                 Frozen::Page(key, page) => self.page(key, &page).await?,
                 Frozen::Wait => self.write_pages().await?,
+                Frozen::Again => self.port.pause().await,
                 Frozen::Done => break,
             }
         }

@@ -1,6 +1,7 @@
 //! A thread that a pool's background runs on, and that runs a pool's functions for callers who may block.
 
 use crate::pool::Pool;
+use crate::state::Inner;
 use caisson_block::{Completions, Cx, Mono, Parked, Remote};
 use caisson_device::threaded::{self, ThreadRing};
 use caisson_task::{Port, Task};
@@ -52,6 +53,7 @@ impl Remote for Mailbox {
 pub struct Host {
     mailbox: Arc<Mailbox>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    tended: Mutex<Vec<std::sync::Weak<Inner>>>,
 }
 
 impl Host {
@@ -70,7 +72,7 @@ impl Host {
         })?;
         let own = Arc::clone(&mailbox);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(own, ring))?;
-        Ok(Host { mailbox, thread: Mutex::new(Some(thread)) })
+        Ok(Host { mailbox, thread: Mutex::new(Some(thread)), tended: Mutex::default() })
     }
 
     /// Runs the function that `make` makes on the thread, and waits for what it gives. Not to be called from the thread
@@ -103,6 +105,7 @@ impl Host {
     /// Starts the pool's background on the thread.
     pub fn tend(&self, pool: &Pool) {
         let inner = Arc::clone(&pool.0);
+        self.tended.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
         self.post(Box::new(move |cx| Task::spawn(cx, |port| crate::steward::run(inner, port))));
     }
 
@@ -121,6 +124,8 @@ impl Drop for Host {
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = thread.join();
         }
+        let tended = std::mem::take(&mut *self.tended.lock().unwrap_or_else(PoisonError::into_inner));
+        tended.iter().filter_map(std::sync::Weak::upgrade).for_each(|inner| inner.abandon());
     }
 }
 

@@ -15,6 +15,7 @@ mod devices;
 mod error;
 mod host;
 mod log;
+mod manage;
 mod map;
 mod pages;
 mod pool;

@@ -24,8 +24,8 @@ use caisson_tables::{
     Geometry, SegmentState, Tables, Use, VolumeChange, VolumeError, VolumeId, VolumeRecord,
 };
 use caisson_task::Port;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 /// The secrets of a pool, unlocked.
 pub struct Secrets {
@@ -208,8 +208,9 @@ impl Pool {
     pub async fn close(&self, port: &Port) -> Result<(), ChangeError> {
         self.0.closing.store(true, Ordering::Release);
         self.0.call_steward();
-        self.0.volumes().values().for_each(|v| v.gone.store(true, Ordering::Release));
-        while self.0.volumes().values().any(|v| v.in_flight() > 0) {
+        let open: Vec<Arc<Shared>> = self.0.volumes().values().filter_map(Weak::upgrade).collect();
+        open.iter().for_each(|v| v.gone.store(true, Ordering::Release));
+        while open.iter().any(|v| v.in_flight() > 0) {
             port.pause().await;
         }
         while self.0.lock().steward.runs {
@@ -287,7 +288,7 @@ impl Pool {
     /// Each [`ChangeError`].
     pub async fn delete_volume(&self, port: &Port, name: &str) -> Result<(), ChangeError> {
         let id = named(&self.0.lock(), name)?.id;
-        let held = self.0.volumes().get(&id).is_some_and(|v| Arc::strong_count(v) > 1);
+        let held = self.0.volumes().get(&id).is_some_and(|v| v.strong_count() > 0);
         if held {
             return Err(ChangeError::InUse(name.to_owned()));
         }
@@ -357,11 +358,14 @@ impl Pool {
         let settings = Settings::decode(&record.settings)
             .ok_or(ChangeError::Settings("the volume has settings that this version does not know"))?;
         let mut volumes = self.0.volumes();
-        let shared = volumes.entry(record.id).or_insert_with(|| {
-            let (pool, bytes) = (Arc::clone(&self.0), record.blocks * caisson_block::BLOCK as u64);
-            Arc::new(Shared::new(pool, record.id, settings, bytes, record.read_only))
-        });
-        Ok(PoolVolume(Arc::clone(shared)))
+        let usable = |shared: &Arc<Shared>| !shared.gone.load(Ordering::Acquire);
+        if let Some(shared) = volumes.get(&record.id).and_then(Weak::upgrade).filter(usable) {
+            return Ok(PoolVolume(shared));
+        }
+        let (pool, bytes) = (Arc::clone(&self.0), record.blocks * caisson_block::BLOCK as u64);
+        let shared = Arc::new(Shared::new(pool, record.id, settings, bytes, record.read_only));
+        volumes.insert(record.id, Arc::downgrade(&shared));
+        Ok(PoolVolume(shared))
     }
 
     /// Publishes a change of a volume's record and makes it durable.
@@ -673,6 +677,12 @@ impl Pool {
     /// The pool's id.
     pub fn id(&self) -> PoolId {
         self.0.keyring.pool()
+    }
+
+    /// Lets go of everything that waits for something of the pool: for after the threads that used it have ended, as in a
+    /// simulated crash. Without it, what waits would keep the pool in memory.
+    pub fn abandon(&self) {
+        self.0.abandon();
     }
 
     /// Refuses requests with this error from now on, as a failure of the device does.

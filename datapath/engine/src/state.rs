@@ -20,7 +20,7 @@ use caisson_tables::{PageKey, Tables, VolumeId, Where};
 use caisson_task::Waiter;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// A pool that is open.
 pub(crate) struct Inner {
@@ -43,7 +43,7 @@ pub(crate) struct Inner {
     pub(crate) distance: u64,
     random: Mutex<Random>,
     /// The volumes that are in use.
-    open: Mutex<HashMap<VolumeId, Arc<Shared>>>,
+    open: Mutex<HashMap<VolumeId, Weak<Shared>>>,
     state: Mutex<State>,
     fault: OnceLock<String>,
     pub(crate) closing: AtomicBool,
@@ -158,7 +158,7 @@ impl Inner {
     }
 
     /// The volumes that are in use.
-    pub(crate) fn volumes(&self) -> MutexGuard<'_, HashMap<VolumeId, Arc<Shared>>> {
+    pub(crate) fn volumes(&self) -> MutexGuard<'_, HashMap<VolumeId, Weak<Shared>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -189,6 +189,22 @@ impl Inner {
         self.fault.get().map(String::as_str)
     }
 
+    /// Everybody who waits for something of the pool.
+    fn waiters(&self) -> Vec<Waiter> {
+        let mut state = self.lock();
+        let mut waiters = state.log.release();
+        waiters.append(&mut state.room);
+        waiters.append(&mut state.checkpoint_waiters);
+        waiters.extend(state.steward.call());
+        waiters
+    }
+
+    /// Lets go of everybody who waits, without waking them: their threads have ended. What waits holds the pool, so
+    /// without this neither would ever be freed.
+    pub(crate) fn abandon(&self) {
+        drop(self.waiters());
+    }
+
     /// Latches a failure. From now on nothing succeeds that might hide what was lost.
     pub(crate) fn fail(&self, reason: String) {
         if self.fault.set(reason).is_ok() {
@@ -197,14 +213,7 @@ impl Inner {
                 self.fault().unwrap_or_default()
             );
         }
-        let waiters = {
-            let mut state = self.lock();
-            let mut waiters = state.log.release();
-            waiters.append(&mut state.room);
-            waiters.append(&mut state.checkpoint_waiters);
-            waiters.extend(state.steward.call());
-            waiters
-        };
+        let waiters = self.waiters();
         waiters.into_iter().for_each(Waiter::wake);
     }
 
