@@ -18,6 +18,9 @@ pub(crate) const TURN_BLOCKS: usize = 8;
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;
 
+/// Summaries that are read ahead at once.
+pub(crate) const READ_AHEAD: u64 = 4;
+
 /// Table pages that are read from the device at once for one task.
 pub(crate) const PAGES_AT_ONCE: usize = 32;
 

@@ -280,7 +280,7 @@ impl<'a> Writer<'a> {
     /// `len` bytes in the checkpoint's segments.
     fn take(&mut self, len: u32) -> Result<Tail, Failure> {
         let size = self.inner.segment_size;
-        if !self.tail.is_some_and(|t| size - t.offset >= len) {
+        if self.tail.is_none_or(|t| size - t.offset < len) {
             let mut state = self.inner.lock();
             let State { tables, log, checkpoints, .. } = &mut *state;
             let Some(&segment) = tables.reserve(1).first() else { return Err(Failure::NoSpace) };

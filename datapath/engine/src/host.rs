@@ -104,9 +104,9 @@ impl Host {
 
     /// Starts the pool's background on the thread.
     pub fn tend(&self, pool: &Pool) {
-        let inner = Arc::clone(&pool.0);
-        self.tended.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
-        self.post(Box::new(move |cx| Task::spawn(cx, |port| crate::steward::run(inner, port))));
+        let tended = Arc::downgrade(&pool.0);
+        self.tended.lock().unwrap_or_else(PoisonError::into_inner).push(tended);
+        pool.tend(|make| self.post(Box::new(move |cx| Task::spawn(cx, make))));
     }
 
     fn post(&self, job: Job) {

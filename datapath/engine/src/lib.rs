@@ -35,7 +35,7 @@ mod write;
 
 pub use error::{ChangeError, CreateError, OpenError};
 pub use host::Host;
-pub use pool::{Create, Memory, Options, Pool, Secrets};
+pub use pool::{Background, Create, Memory, Options, Pool, Secrets};
 pub use settings::Settings;
 pub use state::{Damage, Random};
 pub use status::{Status, VolumeStatus};

@@ -95,6 +95,9 @@ pub struct Create {
 #[derive(Clone)]
 pub struct Pool(pub(crate) Arc<Inner>);
 
+/// The background work of a pool.
+pub type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The segment size of a pool of so many bytes.
 fn segment_size_for(bytes: u64) -> u32 {
     let size =
@@ -233,6 +236,13 @@ impl Pool {
     /// [`ChangeError::Full`], [`ChangeError::Failed`].
     pub async fn checkpoint(&self, port: &Port) -> Result<(), ChangeError> {
         checkpoint(&self.0, port, false).await.map_err(change_failure)
+    }
+
+    /// Starts the background of the pool with `spawn`, on whatever thread that stands for: checkpoints, cleaning, deletions.
+    /// A pool needs one, and one only.
+    pub fn tend(&self, spawn: impl FnOnce(Box<dyn FnOnce(Port) -> Background + Send>)) {
+        let inner = Arc::clone(&self.0);
+        spawn(Box::new(move |port| Box::pin(crate::steward::run(inner, port))));
     }
 
     /// The first failure, in words.

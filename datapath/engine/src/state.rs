@@ -64,6 +64,8 @@ pub(crate) struct Counters {
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoint_bytes: AtomicU64,
+    /// Summaries that are being read ahead.
+    pub(crate) reading_ahead: AtomicU64,
     /// Blocks and pages that could not be had.
     pub(crate) damaged: AtomicU64,
 }

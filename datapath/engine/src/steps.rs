@@ -92,7 +92,7 @@ impl Steps<'_> {
         let shift = self.v.shape().shift;
         move |e| match e {
             BlockError::Unreadable { lba } => {
-                BlockError::Unreadable { lba: (lba * UNIT >> shift).max(run.at.lba) }
+                BlockError::Unreadable { lba: ((lba * UNIT) >> shift).max(run.at.lba) }
             }
             other => other,
         }

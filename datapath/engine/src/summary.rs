@@ -1,5 +1,6 @@
 //! What deduplication reads from the device: the headers of batches, and blocks to be compared.
 
+use crate::bounds::READ_AHEAD;
 use crate::read::bind_block;
 use crate::state::Inner;
 use crate::work::{Block, unpack};
@@ -8,8 +9,9 @@ use caisson_block::{BLOCK, BlockError, BufList, IoKind};
 use caisson_index::{Entry as Printed, SummaryAt};
 use caisson_log::{At, PREFIX, Spot, TAG, decode_header, decode_prefix};
 use caisson_tables::{BlockId, Place};
-use caisson_task::Port;
+use caisson_task::{Port, Task};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Bytes that are read of a batch at first; most headers are shorter.
 const FIRST: usize = 8 << 10;
@@ -22,6 +24,21 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, port: &Port, at: SummaryAt) {
         Some((entries, next)) => state.index.loaded(at, &entries, next),
         None => state.index.failed(at),
     }
+}
+
+/// Reads a summary that the index expects to need, beside whatever goes on, if not enough are being read already.
+pub(crate) async fn read_ahead(inner: &Arc<Inner>, port: &Port) {
+    if inner.counters.reading_ahead.load(Ordering::Relaxed) >= READ_AHEAD {
+        return;
+    }
+    let Some(at) = inner.lock().index.prefetch() else { return };
+    inner.counters.reading_ahead.fetch_add(1, Ordering::Relaxed);
+    let inner = Arc::clone(inner);
+    let read = move |port: Port| async move {
+        fetch(&inner, &port, at).await;
+        inner.counters.reading_ahead.fetch_sub(1, Ordering::Relaxed);
+    };
+    port.run(|cx| Task::spawn(cx, read)).await;
 }
 
 /// A summary's entries, and where the next batch of the same segment begins.

@@ -285,6 +285,9 @@ impl Chunk {
         if outcome.is_ok() {
             self.count(inner);
             kick(inner, port.remote());
+            if ways.dedup {
+                crate::summary::read_ahead(inner, port).await;
+            }
         }
         outcome
     }
@@ -391,7 +394,7 @@ impl Chunk {
                 // What replaces blocks that nobody else holds needs no more room than it gives back.
                 let mut found = Vec::with_capacity(self.plans.len());
                 tables.find(volume, first, self.plans.len() as u64, &mut found)?;
-                let back: u64 = found.iter().map(|f| freed(f)).sum();
+                let back: u64 = found.iter().map(freed).sum();
                 Ok(space.admit_overwrite(tables, log, bytes, back))
             }
             other => Ok(other),

@@ -1,114 +1,11 @@
-//! A pool on a real file, with real threads: what is written is read back, before and after it is opened again.
+//! A pool on a real file: what is written is read back, before and after it is opened again.
 
-use caisson_block::{
-    BufList, Completions, Cx, Extent, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume,
-};
-use caisson_device::threaded::{self, ThreadRing};
-use caisson_device::{FileStore, Size};
-use caisson_engine::{Cipher, Create, Host, Options, Pool, PoolId, Secrets, Settings};
-use caisson_fingerprint::FingerprintKey;
-use caisson_keys::Secret;
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+mod common;
 
-/// A thread of the data plane, as small as it can be.
-struct Thread {
-    ring: ThreadRing,
-    done: Completions,
-    woken: Arc<Woken>,
-    remote: Arc<dyn Remote>,
-    news: Arc<(Mutex<bool>, Condvar)>,
-}
-
-struct Woken(Mutex<VecDeque<(Arc<dyn Parked>, u64)>>, Arc<(Mutex<bool>, Condvar)>);
-
-fn ring_bell(bell: &(Mutex<bool>, Condvar)) {
-    *bell.0.lock().unwrap() = true;
-    bell.1.notify_one();
-}
-
-impl Remote for Woken {
-    fn wake(&self, who: Arc<dyn Parked>, token: u64) {
-        self.0.lock().unwrap().push_back((who, token));
-        ring_bell(&self.1);
-    }
-}
-
-impl Thread {
-    fn new() -> Thread {
-        let news = Arc::new((Mutex::new(false), Condvar::new()));
-        let bell = Arc::clone(&news);
-        let ring = ThreadRing::new(2, 64, move || ring_bell(&bell)).unwrap();
-        let woken = Arc::new(Woken(Mutex::default(), Arc::clone(&news)));
-        Thread { ring, done: Completions::default(), remote: woken.clone(), woken, news }
-    }
-
-    fn cx<R>(&mut self, f: impl FnOnce(&mut Cx<'_>) -> R) -> R {
-        let ring: &mut dyn Ring = &mut self.ring;
-        f(&mut Cx { now: Mono(0), done: &mut self.done, ring, remote: &self.remote })
-    }
-
-    /// Runs one operation to its end.
-    fn run(&mut self, volume: &dyn Volume, op: Op) -> Outcome {
-        self.cx(|cx| volume.submit(cx, Request { tag: Tag { queue: 0, slot: 0 }, op }));
-        let mut over = Vec::new();
-        let mut ended = Vec::new();
-        loop {
-            self.done.take(&mut over);
-            if let Some((_, outcome)) = over.pop() {
-                return outcome;
-            }
-            self.ring.reap_into(&mut ended);
-            for (op, result) in std::mem::take(&mut ended) {
-                self.cx(|cx| threaded::deliver(cx, op, result));
-            }
-            let wakes = std::mem::take(&mut *self.woken.0.lock().unwrap());
-            for (who, token) in wakes {
-                self.cx(|cx| who.woken(cx, token));
-            }
-            if self.done.is_empty() {
-                let waited = self.news.1.wait_timeout_while(
-                    self.news.0.lock().unwrap(),
-                    std::time::Duration::from_secs(20),
-                    |news| !*news,
-                );
-                let (mut news, timeout) = waited.unwrap();
-                assert!(!timeout.timed_out(), "nothing happens any more");
-                *news = false;
-            }
-        }
-    }
-}
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("caisson-engine-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn secrets() -> Secrets {
-    let secret = |byte: u8| Secret::take(&mut [byte; 32]);
-    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
-}
-
-fn store(path: &Path, size: u64) -> Arc<FileStore> {
-    FileStore::open(path, Size::new(size)).unwrap()
-}
+use caisson_block::{BufList, Extent, Op, Volume};
+use caisson_engine::{Cipher, Create, Host, Options, Pool, PoolId, Settings};
+use common::{Folder, Thread, secrets, store};
+use std::path::Path;
 
 fn create(host: &Host, path: &Path, size: u64) -> Pool {
     let stores = vec![store(path, size)];
@@ -159,7 +56,7 @@ fn written_read_and_found_again() {
             own.create_volume(&port, "v", 64 << 20, Settings::default()).await.unwrap();
         });
         let volume = pool.volume("v").unwrap();
-        let mut thread = Thread::new();
+        let mut thread = Thread::default();
         for n in (0..blocks).step_by(50) {
             let data: Vec<u8> = (n..n + 50).flat_map(content).collect();
             thread.run(&volume, Op::Write { at: at(n, 50), data: data.into(), fua: n % 400 == 0 }).unwrap();
@@ -177,7 +74,7 @@ fn written_read_and_found_again() {
         let pool = open(&host, &path, size);
         host.tend(&pool);
         let volume = pool.volume("v").unwrap();
-        let mut thread = Thread::new();
+        let mut thread = Thread::default();
         check(&mut thread, &volume, blocks);
         let data = content(5);
         thread.run(&volume, Op::Write { at: at(5000, 1), data: data.clone().into(), fua: true }).unwrap();
