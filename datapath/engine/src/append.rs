@@ -7,7 +7,7 @@
 use crate::log::Closed;
 use crate::state::{Inner, State};
 use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
-use caisson_log::At;
+use caisson_tables::Place;
 use caisson_task::{Port, Task};
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ impl Inner {
 
 /// Seals a batch and writes it; then whatever waited for that goes on.
 pub(crate) async fn write(inner: &Arc<Inner>, port: &Port, closed: Closed) {
-    let sequence = closed.sequence;
+    let sequence = closed.stamp.batch;
     let result = put(inner, port, closed).await;
     if let Err(reason) = result {
         inner.fail(reason);
@@ -55,8 +55,8 @@ pub(crate) async fn write(inner: &Arc<Inner>, port: &Port, closed: Closed) {
     }
     let (waiters, more) = {
         let mut state = inner.lock();
-        let waiters = state.log.wrote(sequence);
-        (waiters, state.log.due(inner.batch_target))
+        state.log.wrote(sequence);
+        (std::mem::take(&mut state.room), state.log.due(inner.batch_target))
     };
     waiters.into_iter().for_each(caisson_task::Waiter::wake);
     if more {
@@ -66,16 +66,21 @@ pub(crate) async fn write(inner: &Arc<Inner>, port: &Port, closed: Closed) {
 }
 
 async fn put(inner: &Arc<Inner>, port: &Port, closed: Closed) -> Result<(), String> {
-    let Closed { sequence, load, plan, place, segment_sequence, opening, mut out } = closed;
-    let at = At { opening, sequence: segment_sequence, offset: place.offset };
-    plan.seal(&inner.keyring, at, sequence, &load.records, &load.changes, |i| load.payload(i), &mut out);
+    let Closed { load, plan, stamp, mut out } = closed;
+    let payloads: Vec<&[u8]> = (0..load.records.len()).map(|i| load.payload(i)).collect();
+    let sealed = plan.seal(&inner.keyring, &stamp, &payloads, &mut out);
+    sealed.map_err(|e| format!("a batch could not be sealed: {e}"))?;
+    let place = Place { segment: stamp.segment, offset: stamp.at.offset };
+    store(inner, port, place, BufList::from(out.freeze())).await
+}
+
+/// Writes whole pages at `place`.
+pub(crate) async fn store(inner: &Inner, port: &Port, place: Place, bytes: BufList) -> Result<(), String> {
     let devices = inner.devices();
-    let window = devices.window(place, out.len()).filter(|w| w.skip == 0 && w.len == out.len());
-    let bufs = BufList::from(out.freeze());
-    let kind = IoKind::Write { dsync: false };
-    let io = window.and_then(|w| devices.io(w, kind, bufs));
-    let io = io.ok_or_else(|| format!("a batch was placed outside of the pool, at {place:?}"))?;
-    port.io(io).await.map(drop).map_err(|e| format!("writing to the log failed: {e}"))
+    let window = devices.window(place, bytes.len()).filter(|w| w.skip == 0 && w.len == bytes.len());
+    let io = window.and_then(|w| devices.io(w, IoKind::Write { dsync: false }, bytes));
+    let io = io.ok_or_else(|| format!("something was placed outside of the pool, at {place:?}"))?;
+    port.io(io).await.map(drop).map_err(|e| format!("writing failed: {e}"))
 }
 
 /// Makes what is written durable, as long as somebody waits for that. One round at a time; who comes meanwhile shares

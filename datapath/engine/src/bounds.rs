@@ -6,6 +6,9 @@ pub(crate) const CHUNK_BLOCKS: usize = 64;
 /// Payload bytes at which the open batch is written although others are under way.
 pub(crate) const BATCH_TARGET: usize = 256 << 10;
 
+/// Bytes of a batch beside its payload: descriptors and changes of one publication.
+pub(crate) const BATCH_SLACK: usize = 64 << 10;
+
 /// Batches that are being written at once.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 4;
 
@@ -14,6 +17,9 @@ pub(crate) const TURN_BLOCKS: usize = 8;
 
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;
+
+/// Summaries that are read ahead at once.
+pub(crate) const READ_AHEAD: u64 = 4;
 
 /// Table pages that are read from the device at once for one task.
 pub(crate) const PAGES_AT_ONCE: usize = 32;
@@ -41,3 +47,6 @@ pub(crate) const FAULTS_KEPT: usize = 256;
 
 /// The most bytes that one read or write moves.
 pub(crate) const MAX_TRANSFER: u64 = 4 << 20;
+
+/// Bytes of the buffers that the background reads and writes with.
+pub(crate) const BULK: usize = 256 << 10;

@@ -24,7 +24,7 @@ pub(crate) struct Devices {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     /// The device and the byte on it.
-    device: u16,
+    device: u32,
     at: u64,
     /// Bytes to move.
     pub(crate) len: usize,
@@ -41,10 +41,6 @@ impl Devices {
 
     pub(crate) fn stores(&self) -> &[Arc<FileStore>] {
         &self.stores
-    }
-
-    pub(crate) fn extents(&self) -> &[Extent] {
-        &self.extents
     }
 
     /// Segments of all devices.
@@ -77,7 +73,7 @@ impl Devices {
 
     /// The operation that moves a window; `None` for a window of a device that there is not.
     pub(crate) fn io(&self, window: Window, kind: IoKind, bufs: BufList) -> Option<Io> {
-        let store = self.stores.get(usize::from(window.device))?;
+        let store = self.stores.get(window.device as usize)?;
         Some(Io { store: Arc::clone(store), kind, offset: window.at, bufs })
     }
 

@@ -11,8 +11,8 @@
 use crate::bounds::{BATCH_TARGET, BATCHES_IN_FLIGHT};
 use caisson_block::BufMut;
 use caisson_index::{Entry as Printed, Index, SummaryAt};
-use caisson_log::{BatchPlan, Record};
-use caisson_tables::{BlockId, Change, Place, Tables};
+use caisson_log::{At, BatchKind, BatchPlan, Record, Stamp};
+use caisson_tables::{BlockId, Change, Place, Stored, Tables, Use};
 use caisson_task::Waiter;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -61,12 +61,9 @@ const RECORD_COST: usize = 64;
 
 /// A batch that has its place and is to be written.
 pub(crate) struct Closed {
-    pub(crate) sequence: u64,
     pub(crate) load: Arc<Load>,
     pub(crate) plan: BatchPlan,
-    pub(crate) place: Place,
-    pub(crate) segment_sequence: u64,
-    pub(crate) opening: u32,
+    pub(crate) stamp: Stamp,
     /// Where it is sealed into.
     pub(crate) out: BufMut,
 }
@@ -107,8 +104,6 @@ pub(crate) struct Log {
     pub(crate) since_checkpoint: u64,
     /// Who waits until a batch is durable.
     waiters: Vec<(u64, Waiter)>,
-    /// Who waits until the open batch has room.
-    pub(crate) full: Vec<Waiter>,
     /// Buffers that batches are sealed into.
     out: caisson_block::Pool,
     /// Total bytes of batches closed, padding included, for the status.
@@ -117,7 +112,6 @@ pub(crate) struct Log {
 
 /// The state that a log goes on from.
 pub(crate) struct From {
-    pub(crate) next: u64,
     pub(crate) next_segment_sequence: u64,
     pub(crate) opening: u32,
     pub(crate) segment_size: u32,
@@ -129,9 +123,9 @@ impl Log {
             open: Load::default(),
             flying: VecDeque::new(),
             pending: HashMap::new(),
-            next: from.next,
-            written: from.next - 1,
-            durable: from.next - 1,
+            next: 1,
+            written: 0,
+            durable: 0,
             syncing: false,
             tail: None,
             reserved: VecDeque::new(),
@@ -140,7 +134,6 @@ impl Log {
             segment_size: from.segment_size,
             since_checkpoint: 0,
             waiters: Vec::new(),
-            full: Vec::new(),
             out,
             bytes: 0,
         }
@@ -150,6 +143,18 @@ impl Log {
     pub(crate) fn push(&mut self, id: BlockId, record: Record, payload: &[u8]) {
         self.pending.insert(id, (self.next, self.open.records.len() as u32));
         self.open.push(record, payload);
+    }
+
+    /// Adds a block that the cleaner moves.
+    pub(crate) fn push_moved(&mut self, id: BlockId, record: Record, payload: &[u8]) {
+        self.push(id, record, payload);
+    }
+
+    /// Goes on behind batch `last`, in a new opening.
+    pub(crate) fn begin(&mut self, opening: u32, last: u64) {
+        assert!(self.open.is_empty() && self.flying.is_empty() && self.tail.is_none(), "a log begins once");
+        self.opening = opening;
+        (self.next, self.written, self.durable) = (last + 1, last, last);
     }
 
     /// Adds changes to the open batch.
@@ -177,10 +182,6 @@ impl Log {
         self.open.is_empty()
     }
 
-    pub(crate) fn in_flight(&self) -> usize {
-        self.flying.len()
-    }
-
     /// The batch that everything published so far is durable with.
     pub(crate) fn last(&self) -> u64 {
         if self.open.is_empty() { self.next - 1 } else { self.next }
@@ -195,6 +196,11 @@ impl Log {
                     && self.open.bytes() >= batch_target.min(BATCH_TARGET))
     }
 
+    /// Bytes of the open batch, which have no place yet.
+    pub(crate) fn unplaced(&self) -> u64 {
+        self.open.bytes() as u64
+    }
+
     /// Bytes that the log can still write before the next checkpoint.
     pub(crate) fn space(&self) -> u64 {
         let tail = self.tail.map_or(0, |t| u64::from(self.segment_size - t.offset));
@@ -207,27 +213,36 @@ impl Log {
         if self.open.is_empty() {
             return None;
         }
-        let plan = BatchPlan::new(&self.open.records, self.open.changes.len());
         let mut out = self.out.alloc()?;
-        if plan.total_len() > out.len() {
-            return None;
-        }
-        out.truncate(plan.total_len());
+        let plan = BatchPlan::new(&self.open.records, &self.journal_bytes());
+        let plan = plan.expect("what is published is checked to fit a batch");
+        assert!(plan.total_len() <= out.len(), "a batch is closed before it outgrows its buffer");
         let tail = self.place(plan.total_len() as u32, tables)?;
-        let place = Place { segment: tail.segment, offset: tail.offset };
+        out.truncate(plan.total_len());
         let load = Arc::new(std::mem::take(&mut self.open));
-        let sequence = self.next;
+        let batch = self.next;
         self.next += 1;
         self.since_checkpoint += plan.total_len() as u64;
         self.bytes += plan.total_len() as u64;
-        settle(&load, &plan, place, tables);
+        let place = Place { segment: tail.segment, offset: tail.offset };
+        settle(&load.records, |i| plan.offset(i, tail.offset), tail.segment, tables);
         let at = SummaryAt { segment: place.segment, sequence: tail.sequence, offset: place.offset };
         let prints = printed(&load, &plan, place);
         if !prints.is_empty() {
             index.insert(at, &prints);
         }
-        self.flying.push_back(Flying { sequence, load: Arc::clone(&load), written: false });
-        Some(Closed { sequence, load, plan, place, segment_sequence: tail.sequence, opening: self.opening, out })
+        self.flying.push_back(Flying { sequence: batch, load: Arc::clone(&load), written: false });
+        let at = At { opening: self.opening, sequence: tail.sequence, offset: tail.offset };
+        let stamp = Stamp { kind: BatchKind::Log, batch, epoch: POOL_EPOCH, segment: tail.segment, at };
+        Some(Closed { load, plan, stamp, out })
+    }
+
+    /// What the batch carries beside its records: how far the log was durable, and the changes.
+    fn journal_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(8 + self.open.changes.len());
+        bytes.extend_from_slice(&self.durable.to_le_bytes());
+        bytes.extend_from_slice(&self.open.changes);
+        bytes
     }
 
     /// Takes `len` bytes at the tail, in the next reserved segment when this one is too short.
@@ -236,11 +251,11 @@ impl Log {
         if !fits {
             let segment = self.reserved.pop_front()?;
             if let Some(old) = self.tail {
-                tables.close_segment(old.segment);
+                tables.close_segment(old.segment, Use::Log);
             }
             let sequence = self.next_segment_sequence;
             self.next_segment_sequence += 1;
-            tables.open_segment(segment, sequence, self.opening);
+            tables.open_segment(segment, sequence, self.opening, Use::Log);
             self.tail = Some(Tail { segment, sequence, offset: 0 });
         }
         let tail = self.tail.as_mut()?;
@@ -249,8 +264,8 @@ impl Log {
         Some(placed)
     }
 
-    /// The batch `sequence` is on the device. Gives the waiters that may be woken by that.
-    pub(crate) fn wrote(&mut self, sequence: u64) -> Vec<Waiter> {
+    /// The batch `sequence` is on the device.
+    pub(crate) fn wrote(&mut self, sequence: u64) {
         if let Some(flying) = self.flying.iter_mut().find(|f| f.sequence == sequence) {
             flying.written = true;
         }
@@ -258,13 +273,12 @@ impl Log {
             let Some(flying) = self.flying.pop_front() else { break };
             self.written = flying.sequence;
             for record in &flying.load.records {
-                let id = BlockId(record.id);
+                let Some(id) = BlockId::new(record.id) else { continue };
                 if self.pending.get(&id).is_some_and(|p| p.0 == flying.sequence) {
                     self.pending.remove(&id);
                 }
             }
         }
-        std::mem::take(&mut self.full)
     }
 
     /// Adds somebody who waits until batch `sequence` is durable.
@@ -288,33 +302,33 @@ impl Log {
 
     /// The pool has failed: everybody goes on, and finds that out.
     pub(crate) fn release(&mut self) -> Vec<Waiter> {
-        let mut all: Vec<Waiter> = self.waiters.drain(..).map(|w| w.1).collect();
-        all.append(&mut self.full);
-        all
+        self.waiters.drain(..).map(|w| w.1).collect()
     }
 }
 
-/// Tells the tables where the records of a batch are. The same for live batches and for replayed ones.
-pub(crate) fn settle(load: &Load, plan: &BatchPlan, place: Place, tables: &mut Tables) {
-    for (i, record) in load.records.iter().enumerate() {
-        let to = Place { segment: place.segment, offset: place.offset + plan.record_offset(i) };
-        let id = BlockId(record.id);
+/// The epoch of the pool's own domain.
+pub(crate) const POOL_EPOCH: u16 = 1;
+
+/// Tells the tables where the records of a batch are.
+fn settle(records: &[Record], offset: impl Fn(usize) -> u32, segment: u32, tables: &mut Tables) {
+    for (i, record) in records.iter().enumerate() {
+        let to = Place { segment, offset: offset(i) };
+        let Some(id) = BlockId::new(record.id) else { continue };
         match record.from {
             Some(from) => {
-                tables.moved(id, Place { segment: from.segment, offset: from.offset }, to);
+                let stored = Stored { length: record.length, codec: record.codec, epoch: record.epoch };
+                let from = Place { segment: from.segment, offset: from.offset };
+                // Held since the cleaner looked at it, so it asks for no page.
+                let moved = tables.moved(id, from, to, stored);
+                assert!(moved.is_ok(), "what is being moved is held in memory");
             }
             None => tables.locate(id, to),
         }
     }
-    let new: Vec<BlockId> =
-        load.records.iter().filter(|r| r.from.is_none()).map(|r| BlockId(r.id)).collect();
-    tables.settle(&new);
 }
 
 /// The summary of a batch: the prints of its blocks.
 fn printed(load: &Load, plan: &BatchPlan, place: Place) -> Vec<Printed> {
     let prints = load.records.iter().enumerate().filter(|(_, r)| r.print != [0; 16]);
-    prints
-        .map(|(i, r)| Printed { print: r.print, id: r.id, offset: place.offset + plan.record_offset(i) })
-        .collect()
+    prints.map(|(i, r)| Printed { print: r.print, id: r.id, offset: plan.offset(i, place.offset) }).collect()
 }

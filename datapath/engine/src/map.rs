@@ -77,7 +77,7 @@ async fn each(
         let ticket = port.ticket();
         let tried = inner.with(port, |state| {
             let room = if state.log.has_room(inner.batch_target) {
-                state.space.admit_deletion(&state.tables, &state.log)
+                state.space.admit_deletion(&state.log)
             } else {
                 Admit::Wait
             };

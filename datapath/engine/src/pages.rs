@@ -1,8 +1,8 @@
 //! Table pages from the devices: what turns `Needs` into resident pages.
 
 use crate::bounds::PAGES_AT_ONCE;
-use crate::state::{Inner, State};
 use crate::devices::Window;
+use crate::state::{Inner, State};
 use caisson_block::{BufList, IoKind};
 use caisson_log::{At, Bind, Record, RecordKind, TAG};
 use caisson_tables::{Needs, PAGE, Page, PageKey, Place, Where};

@@ -79,7 +79,8 @@ impl Sources {
         }
         let segment = state.tables.segment(entry.place.segment);
         let (sequence, opening) = (segment.sequence, segment.opening);
-        let (from, to) = (entry.place.offset, entry.place.offset + u32::from(entry.stored.length) + TAG as u32);
+        let (from, to) =
+            (entry.place.offset, entry.place.offset + u32::from(entry.stored.length) + TAG as u32);
         let last = self.runs.last_mut().filter(|run| {
             run.segment == entry.place.segment
                 && from >= run.from

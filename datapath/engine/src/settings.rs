@@ -55,7 +55,7 @@ impl Settings {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Settings> {
         let &[VERSION, flags, level] = bytes else { return None };
         let on = |bit: u8| flags & bit != 0;
-        let level = Level::new(level as i8)?;
+        let level = Level::new(i32::from(level as i8))?;
         Some(Settings {
             block_size: if on(SMALL_BLOCKS) { 512 } else { 4096 },
             compression: on(COMPRESSED).then_some(level),

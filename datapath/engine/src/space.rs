@@ -54,7 +54,7 @@ impl Space {
         if bytes > 0 && tables.live_bytes() + log.unplaced() + bytes > self.limit {
             return Admit::Full;
         }
-        self.log_room(log)
+        self.room(tables, log)
     }
 
     /// The same for one that gives `back` bytes as it stores `bytes`.
@@ -63,11 +63,18 @@ impl Space {
         if bytes > back && live + (bytes - back) > self.hard.min(self.limit + back) || live > self.hard {
             return Admit::Full;
         }
-        self.log_room(log)
+        self.room(tables, log)
     }
 
-    fn log_room(&self, log: &Log) -> Admit {
-        if log.space() > self.log_reserve {
+    /// Whether what only gives space back is taken.
+    pub(crate) fn admit_deletion(&self, log: &Log) -> Admit {
+        if log.space() > self.log_reserve / 2 { Admit::Go } else { Admit::Wait }
+    }
+
+    fn room(&self, tables: &Tables, log: &Log) -> Admit {
+        if tables.dirty().wait() {
+            Admit::Wait
+        } else if log.space() > self.log_reserve {
             Admit::Go
         } else if self.exhausted {
             Admit::Full

@@ -3,25 +3,27 @@
 //! Owns the pool's state. Everything that must change together (tables, the open batch, the index) stands in [`State`],
 //! behind one lock that is held for short, synchronous pieces of work and never across a device operation.
 
-use crate::bounds::FAULTS_KEPT;
+use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS, FAULTS_KEPT};
+use crate::checkpoint::Checkpoints;
 use crate::devices::Devices;
 use crate::log::Log;
 use crate::pages::Lost;
 use crate::space::Space;
+use crate::steward::Stewardship;
+use crate::volume::Shared;
 use arc_swap::ArcSwap;
 use caisson_device::Buffers;
 use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
-use caisson_log::{Keyring, PoolId};
+use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
 use caisson_task::Waiter;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// A pool that is open.
 pub(crate) struct Inner {
-    pub(crate) id: PoolId,
     pub(crate) keyring: Keyring,
     /// The fingerprint key of the default domain.
     pub(crate) prints: FingerprintKey,
@@ -37,6 +39,11 @@ pub(crate) struct Inner {
     /// Blocks of one publication.
     pub(crate) chunk: usize,
     pub(crate) segment_size: u32,
+    /// Bytes of log between two checkpoints.
+    pub(crate) distance: u64,
+    random: Mutex<Random>,
+    /// The volumes that are in use.
+    open: Mutex<HashMap<VolumeId, Weak<Shared>>>,
     state: Mutex<State>,
     fault: OnceLock<String>,
     pub(crate) closing: AtomicBool,
@@ -57,6 +64,8 @@ pub(crate) struct Counters {
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoint_bytes: AtomicU64,
+    /// Summaries that are being read ahead.
+    pub(crate) reading_ahead: AtomicU64,
     /// Blocks and pages that could not be had.
     pub(crate) damaged: AtomicU64,
 }
@@ -67,10 +76,10 @@ pub(crate) struct State {
     pub(crate) index: Index,
     pub(crate) log: Log,
     pub(crate) space: Space,
+    pub(crate) checkpoints: Checkpoints,
     /// Who waits for space to be made.
     pub(crate) room: Vec<Waiter>,
-    /// The steward, when it rests.
-    pub(crate) steward: Option<Waiter>,
+    pub(crate) steward: Stewardship,
     /// Who waits for a checkpoint, and for which.
     pub(crate) checkpoint_waiters: Vec<Waiter>,
     pub(crate) faults: VecDeque<Damage>,
@@ -87,38 +96,86 @@ pub struct Damage {
     pub what: String,
 }
 
+/// A source of random bytes: the system's, or a simulation's.
+pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
+
+/// What a pool is made of when it is taken into use.
+pub(crate) struct Parts {
+    pub(crate) keyring: Keyring,
+    pub(crate) prints: FingerprintKey,
+    pub(crate) devices: Devices,
+    pub(crate) buffers: Buffers,
+    pub(crate) page_buffers: Buffers,
+    pub(crate) bulk: caisson_block::Pool,
+    pub(crate) sizes: Sizes,
+    pub(crate) random: Random,
+    pub(crate) state: State,
+}
+
+/// Sizes that follow from the segment's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) segment: u32,
+    pub(crate) batch_target: usize,
+    pub(crate) chunk: usize,
+    /// The longest batch.
+    pub(crate) batch: usize,
+    pub(crate) distance: u64,
+}
+
+impl Sizes {
+    pub(crate) fn of(segment: u32, segments: u32) -> Sizes {
+        let quarter = segment as usize / 4;
+        let batch_target = BATCH_TARGET.min(quarter);
+        let chunk = (quarter / caisson_block::BLOCK).clamp(1, CHUNK_BLOCKS);
+        let batch = batch_target + chunk * caisson_block::BLOCK + quarter.min(BATCH_SLACK);
+        let pool = u64::from(segment) * u64::from(segments);
+        let distance = CHECKPOINT_DISTANCE.min(pool / 8).max(u64::from(segment));
+        Sizes { segment, batch_target, chunk, batch, distance }
+    }
+}
+
 impl Inner {
     /// Takes a pool into use.
-    #[expect(clippy::too_many_arguments, reason = "one call, all different, each named at the call")]
-    pub(crate) fn new(
-        id: PoolId,
-        keyring: Keyring,
-        prints: FingerprintKey,
-        devices: Devices,
-        buffers: [Buffers; 2],
-        bulk: caisson_block::Pool,
-        batch_target: usize,
-        chunk: usize,
-        segment_size: u32,
-        state: State,
-    ) -> Inner {
-        let [buffers, page_buffers] = buffers;
+    pub(crate) fn new(parts: Parts) -> Inner {
+        let Parts { keyring, prints, devices, buffers, page_buffers, bulk, sizes, random, state } = parts;
         Inner {
-            id,
             keyring,
             prints,
             devices: ArcSwap::from_pointee(devices),
             buffers,
             page_buffers,
             bulk,
-            batch_target,
-            chunk,
-            segment_size,
+            batch_target: sizes.batch_target,
+            chunk: sizes.chunk,
+            segment_size: sizes.segment,
+            distance: sizes.distance,
+            random: Mutex::new(random),
+            open: Mutex::default(),
             state: Mutex::new(state),
             fault: OnceLock::new(),
             closing: AtomicBool::new(false),
             counters: Counters::default(),
         }
+    }
+
+    /// The volumes that are in use.
+    pub(crate) fn volumes(&self) -> MutexGuard<'_, HashMap<VolumeId, Weak<Shared>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Random bytes.
+    pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        random(&mut bytes);
+        bytes
+    }
+
+    /// Segments that the log may use between two checkpoints.
+    pub(crate) fn reserve_segments(&self, segments: u32) -> usize {
+        let distance = self.distance.div_ceil(u64::from(self.segment_size)) + 3;
+        (distance as usize).clamp(4, (segments as usize / 4).max(4))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,19 +191,31 @@ impl Inner {
         self.fault.get().map(String::as_str)
     }
 
+    /// Everybody who waits for something of the pool.
+    fn waiters(&self) -> Vec<Waiter> {
+        let mut state = self.lock();
+        let mut waiters = state.log.release();
+        waiters.append(&mut state.room);
+        waiters.append(&mut state.checkpoint_waiters);
+        waiters.extend(state.steward.call());
+        waiters
+    }
+
+    /// Lets go of everybody who waits, without waking them: their threads have ended. What waits holds the pool, so
+    /// without this neither would ever be freed.
+    pub(crate) fn abandon(&self) {
+        drop(self.waiters());
+    }
+
     /// Latches a failure. From now on nothing succeeds that might hide what was lost.
     pub(crate) fn fail(&self, reason: String) {
         if self.fault.set(reason).is_ok() {
-            tracing::error!("the pool has failed and is not used any more: {}", self.fault().unwrap_or_default());
+            tracing::error!(
+                "the pool has failed and is not used any more: {}",
+                self.fault().unwrap_or_default()
+            );
         }
-        let waiters = {
-            let mut state = self.lock();
-            let mut waiters = state.log.release();
-            waiters.append(&mut state.room);
-            waiters.append(&mut state.checkpoint_waiters);
-            waiters.extend(state.steward.take());
-            waiters
-        };
+        let waiters = self.waiters();
         waiters.into_iter().for_each(Waiter::wake);
     }
 
@@ -188,7 +257,7 @@ impl Inner {
 
     /// Has the steward look around.
     pub(crate) fn call_steward(&self) {
-        let steward = self.lock().steward.take();
+        let steward = self.lock().steward.call();
         if let Some(waiter) = steward {
             waiter.wake();
         }

@@ -25,7 +25,9 @@ pub(crate) async fn run(volume: Arc<Shared>, port: Port, op: Op, _in_flight: InF
         Op::WriteZeroes { at, deallocate: _, fua } => steps.zero(&[at], fua).await,
         Op::Deallocate { ranges } => steps.zero(&ranges, false).await,
         Op::Compare { at, data } => steps.compare(at, &data).await,
-        Op::CompareAndWrite { at, expect, data, fua } => steps.compare_and_write(at, &expect, data, fua).await,
+        Op::CompareAndWrite { at, expect, data, fua } => {
+            steps.compare_and_write(at, &expect, data, fua).await
+        }
         Op::Verify { at } => steps.verify(at).await,
         Op::WriteUncorrectable { at } => steps.uncorrectable(at).await,
         Op::Copy { to, from, fua } => steps.copy(to, &from, fua).await,
@@ -90,7 +92,7 @@ impl Steps<'_> {
         let shift = self.v.shape().shift;
         move |e| match e {
             BlockError::Unreadable { lba } => {
-                BlockError::Unreadable { lba: (lba * UNIT >> shift).max(run.at.lba) }
+                BlockError::Unreadable { lba: ((lba * UNIT) >> shift).max(run.at.lba) }
             }
             other => other,
         }

@@ -1,30 +1,51 @@
 //! What deduplication reads from the device: the headers of batches, and blocks to be compared.
 
+use crate::bounds::READ_AHEAD;
 use crate::read::bind_block;
 use crate::state::Inner;
 use crate::work::{Block, unpack};
+use crate::write::Known;
 use caisson_block::{BLOCK, BlockError, BufList, IoKind};
-use caisson_index::{Candidate, Entry as Printed, SummaryAt};
-use caisson_log::{At, PREFIX, TAG, decode_header, decode_prefix};
+use caisson_index::{Entry as Printed, SummaryAt};
+use caisson_log::{At, PREFIX, Spot, TAG, decode_header, decode_prefix};
 use caisson_tables::{BlockId, Place};
-use caisson_task::Port;
+use caisson_task::{Port, Task};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Bytes that are read of a batch at first; most headers are shorter.
 const FIRST: usize = 8 << 10;
 
 /// Reads the summary at `at` into the index, or tells the index that there is none any more.
 pub(crate) async fn fetch(inner: &Arc<Inner>, port: &Port, at: SummaryAt) {
-    let entries = read(inner, port, at).await;
+    let read = read(inner, port, at).await;
     let mut state = inner.lock();
-    match entries {
-        Some(entries) => state.index.loaded(at, &entries),
+    match read {
+        Some((entries, next)) => state.index.loaded(at, &entries, next),
         None => state.index.failed(at),
     }
 }
 
-async fn read(inner: &Arc<Inner>, port: &Port, at: SummaryAt) -> Option<Vec<Printed>> {
-    let opening = {
+/// Reads a summary that the index expects to need, beside whatever goes on, if not enough are being read already.
+pub(crate) async fn read_ahead(inner: &Arc<Inner>, port: &Port) {
+    if inner.counters.reading_ahead.load(Ordering::Relaxed) >= READ_AHEAD {
+        return;
+    }
+    let Some(at) = inner.lock().index.prefetch() else { return };
+    inner.counters.reading_ahead.fetch_add(1, Ordering::Relaxed);
+    let inner = Arc::clone(inner);
+    let read = move |port: Port| async move {
+        fetch(&inner, &port, at).await;
+        inner.counters.reading_ahead.fetch_sub(1, Ordering::Relaxed);
+    };
+    port.run(|cx| Task::spawn(cx, read)).await;
+}
+
+/// A summary's entries, and where the next batch of the same segment begins.
+type Summary = (Vec<Printed>, Option<SummaryAt>);
+
+async fn read(inner: &Arc<Inner>, port: &Port, at: SummaryAt) -> Option<Summary> {
+    {
         let state = inner.lock();
         if at.segment >= state.tables.geometry().segments {
             return None;
@@ -33,19 +54,26 @@ async fn read(inner: &Arc<Inner>, port: &Port, at: SummaryAt) -> Option<Vec<Prin
         if segment.sequence != at.sequence {
             return None;
         }
-        segment.opening
-    };
+    }
     let place = Place { segment: at.segment, offset: at.offset };
     let left = (inner.segment_size - at.offset.min(inner.segment_size)) as usize;
     let mut bytes = bytes_at(inner, port, place, FIRST.min(left)).await?;
     let prefix = decode_prefix(bytes.get(..PREFIX)?).ok()?;
-    if prefix.header_len() > bytes.len() {
-        bytes = bytes_at(inner, port, place, prefix.header_len().min(left)).await?;
+    let header_len = prefix.header as usize;
+    if header_len > bytes.len() {
+        bytes = bytes_at(inner, port, place, header_len.min(left)).await?;
     }
-    let nonce = At { opening, sequence: at.sequence, offset: at.offset };
-    let header = decode_header(&inner.keyring, nonce, &mut bytes).ok()?;
-    let prints = header.records.iter().filter(|r| r.record.print != [0; 16]);
-    Some(prints.map(|r| Printed { print: r.record.print, id: r.record.id, offset: at.offset + r.offset }).collect())
+    let spot = Spot { segment: at.segment, offset: at.offset };
+    let header = decode_header(&inner.keyring, spot, &bytes).ok()?;
+    if header.prefix.at.sequence != at.sequence {
+        return None;
+    }
+    let records = header.records.iter().filter(|r| r.record.print != [0; 16]);
+    let printed =
+        records.map(|r| Printed { print: r.record.print, id: r.record.id, offset: at.offset + r.offset });
+    let next =
+        Some(SummaryAt { offset: header.prefix.end(), ..at }).filter(|n| n.offset < inner.segment_size);
+    Some((printed.collect(), next))
 }
 
 /// `len` bytes from `place` on.
@@ -61,32 +89,38 @@ pub(crate) async fn bytes_at(inner: &Arc<Inner>, port: &Port, place: Place, len:
     Some(bytes)
 }
 
-/// The block that a candidate names; `None` when it is not there any more, or cannot be read.
+/// The block that the index named; `None` when it is not there any more, or cannot be read.
 ///
 /// # Errors
 /// [`BlockError::Failed`].
-pub(crate) async fn read_candidate(
+pub(crate) async fn read_known(
     inner: &Arc<Inner>,
     port: &Port,
-    candidate: Candidate,
+    known: Known,
 ) -> Result<Option<Box<Block>>, BlockError> {
-    let Some(id) = BlockId::new(candidate.id) else { return Ok(None) };
+    let number = match known {
+        Known::Pending(id) => id,
+        Known::At(candidate) => candidate.id,
+    };
+    let Some(id) = BlockId::new(number) else { return Ok(None) };
     let mut block = Box::new([0; BLOCK]);
-    let mut from_memory = None;
+    let mut from_memory = false;
     let looked = inner.with(port, |state| {
-        from_memory = None;
         if let Some((record, payload)) = state.log.pending(id) {
-            from_memory = Some(unpack(record.codec, payload, &mut block));
+            from_memory = unpack(record.codec, payload, &mut block);
             return Ok(None);
         }
-        let Some(at) = candidate.place else { return Ok(None) };
+        let Known::At(at) = known else { return Ok(None) };
         let place = Place { segment: at.segment, offset: at.offset };
         let entry = state.tables.candidate(id, place, at.sequence)?;
         let opening = state.tables.segment(at.segment).opening;
         Ok(entry.map(|entry| (entry, At { opening, sequence: at.sequence, offset: at.offset })))
     });
-    let found = looked.await.map_err(|lost| inner.lost(lost, 0));
-    if from_memory == Some(true) {
+    let found = looked.await;
+    if inner.fault().is_some() {
+        return Err(BlockError::Failed);
+    }
+    if from_memory {
         return Ok(Some(block));
     }
     let Ok(Some((entry, nonce))) = found else { return Ok(None) };

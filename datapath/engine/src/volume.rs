@@ -99,7 +99,9 @@ impl Volume for PoolVolume {
         if let Some(error) = self.0.refuses() {
             return cx.complete(tag, Err(error));
         }
-        if self.0.read_only && !matches!(op, Op::Read { .. } | Op::Compare { .. } | Op::Verify { .. } | Op::Flush) {
+        if self.0.read_only
+            && !matches!(op, Op::Read { .. } | Op::Compare { .. } | Op::Verify { .. } | Op::Flush)
+        {
             return cx.complete(tag, Err(BlockError::Unsupported));
         }
         let shared = Arc::clone(&self.0);

@@ -15,7 +15,7 @@ use caisson_codec::{Level, is_zero};
 use caisson_fingerprint::Fingerprint;
 use caisson_index::{Answer, Candidate};
 use caisson_log::{Record, RecordKind};
-use caisson_tables::{BlockId, Change, Found, Place, Slot, Stored, VolumeId};
+use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
 use caisson_task::Port;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,11 +37,24 @@ pub(crate) struct Ways {
 enum Plan {
     Zero,
     /// Found in the index; to be looked at again.
-    Known(Candidate),
+    Known(Known),
     /// The same as an earlier block of this chunk.
     Twin(usize),
     /// Stored: codec, and where its bytes are in [`Chunk::bytes`].
-    New { codec: u8, from: usize, len: usize },
+    New {
+        codec: u8,
+        from: usize,
+        len: usize,
+    },
+}
+
+/// A stored block that the index named.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Known {
+    /// In a batch that was still open.
+    Pending(u64),
+    /// At its place.
+    At(Candidate),
 }
 
 /// A chunk on its way.
@@ -96,8 +109,12 @@ impl Chunk {
         count: usize,
         ways: Ways,
     ) -> Result<Chunk, BlockError> {
-        let mut chunk =
-            Chunk { plans: Vec::with_capacity(count), prints: vec![[0; 16]; count], bytes: Vec::new(), ids: Vec::new() };
+        let mut chunk = Chunk {
+            plans: Vec::with_capacity(count),
+            prints: vec![[0; 16]; count],
+            bytes: Vec::new(),
+            ids: Vec::new(),
+        };
         let mut twins: HashMap<Print, usize> = HashMap::new();
         let mut fetches = FETCHES_PER_CHUNK;
         for turn in (0..count).step_by(TURN_BLOCKS) {
@@ -116,8 +133,8 @@ impl Chunk {
                 let twin = twins.get(&chunk.prints[index]).filter(|_| ways.dedup && !ways.verify);
                 let plan = if zero & (1 << i) != 0 {
                     Plan::Zero
-                } else if let Some(candidate) = known[i] {
-                    Plan::Known(candidate)
+                } else if let Some(known) = known[i] {
+                    Plan::Known(known)
                 } else if let Some(&twin) = twin {
                     Plan::Twin(twin)
                 } else {
@@ -163,7 +180,7 @@ impl Chunk {
         inner: &Arc<Inner>,
         port: &Port,
         turn: usize,
-        known: &mut [Option<Candidate>],
+        known: &mut [Option<Known>],
         zero: u64,
         fetches: &mut usize,
     ) {
@@ -176,7 +193,8 @@ impl Chunk {
                         continue;
                     }
                     match state.index.lookup(&self.prints[turn + i]) {
-                        Answer::Hit(candidate) => *slot = Some(candidate),
+                        Answer::Hit(candidate) => *slot = Some(Known::At(candidate)),
+                        Answer::Pending(id) => *slot = Some(Known::Pending(id)),
                         Answer::Fetch(at) => wanted = wanted.or(Some(at)),
                         Answer::Miss => {}
                     }
@@ -211,8 +229,8 @@ impl Chunk {
         ways: Ways,
     ) -> Result<(), BlockError> {
         for index in 0..self.plans.len() {
-            let Plan::Known(candidate) = self.plans[index] else { continue };
-            let stored = crate::summary::read_candidate(inner, port, candidate).await?;
+            let Plan::Known(known) = self.plans[index] else { continue };
+            let stored = crate::summary::read_known(inner, port, known).await?;
             let mut reader = Blocks::new(data);
             let block = reader.get(from + index);
             if stored.is_none_or(|stored| stored[..] != block[..]) {
@@ -267,6 +285,9 @@ impl Chunk {
         if outcome.is_ok() {
             self.count(inner);
             kick(inner, port.remote());
+            if ways.dedup {
+                crate::summary::read_ahead(inner, port).await;
+            }
         }
         outcome
     }
@@ -287,7 +308,7 @@ impl Chunk {
         volume: VolumeId,
         first: u64,
         ways: Ways,
-    ) -> Result<Published, caisson_tables::Needs> {
+    ) -> Result<Published, Needs> {
         if !state.log.has_room(inner.batch_target) {
             return Ok(Published::Wait);
         }
@@ -306,7 +327,7 @@ impl Chunk {
                     Slot::New(id) => Slot::Share(id),
                     same => same,
                 },
-                Plan::Known(candidate) => match check(state, candidate, &self.prints[index])? {
+                Plan::Known(known) => match check(state, known, &self.prints[index])? {
                     Some(id) => Slot::Share(id),
                     None => return Ok(Published::Stale(index)),
                 },
@@ -344,7 +365,7 @@ impl Chunk {
             };
             state.log.push(id, record, &self.bytes[from..from + len]);
             if print != [0; 16] {
-                state.index.pending_insert(&print, id.get());
+                state.index.pending_insert(print, id.get());
             }
         }
         self.ids.drain(..new.len());
@@ -361,12 +382,7 @@ impl Chunk {
     }
 
     /// Whether the pool takes the chunk.
-    fn admit(
-        &self,
-        state: &mut State,
-        volume: VolumeId,
-        first: u64,
-    ) -> Result<Admit, caisson_tables::Needs> {
+    fn admit(&self, state: &mut State, volume: VolumeId, first: u64) -> Result<Admit, Needs> {
         let stored = |p: &Plan| match p {
             Plan::New { len, .. } => *len as u64 + caisson_log::TAG as u64,
             _ => 0,
@@ -378,7 +394,7 @@ impl Chunk {
                 // What replaces blocks that nobody else holds needs no more room than it gives back.
                 let mut found = Vec::with_capacity(self.plans.len());
                 tables.find(volume, first, self.plans.len() as u64, &mut found)?;
-                let back: u64 = found.iter().map(|f| freed(f)).sum();
+                let back: u64 = found.iter().map(freed).sum();
                 Ok(space.admit_overwrite(tables, log, bytes, back))
             }
             other => Ok(other),
@@ -392,42 +408,48 @@ pub(crate) const EPOCH: u16 = 1;
 /// Bytes that overwriting a block gives back.
 fn freed(found: &Found) -> u64 {
     match found {
-        Found::At { entry, .. } if entry.refs == 1 => u64::from(entry.stored.length) + caisson_log::TAG as u64,
+        Found::At { entry, .. } if entry.refs == 1 => {
+            u64::from(entry.stored.length) + caisson_log::TAG as u64
+        }
         _ => 0,
     }
 }
 
-/// The block that a candidate names, if it is still that block.
-fn check(
-    state: &mut State,
-    candidate: Candidate,
-    print: &Print,
-) -> Result<Option<BlockId>, caisson_tables::Needs> {
-    let Some(id) = BlockId::new(candidate.id) else { return Ok(None) };
-    let shareable = match candidate.place {
-        Some(at) => {
+/// The block that the index named, if it is still that block and may be shared.
+fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockId>, Needs> {
+    let number = match known {
+        Known::Pending(id) => id,
+        Known::At(candidate) => candidate.id,
+    };
+    let Some(id) = BlockId::new(number) else { return Ok(None) };
+    let shareable = match known {
+        Known::At(at) => {
             let place = Place { segment: at.segment, offset: at.offset };
             state.tables.candidate(id, place, at.sequence)?.is_some()
         }
-        // Of a batch that is still open: its ids cannot have been used again.
-        None => {
+        // Of a batch that is still open: its id cannot have been used again.
+        Known::Pending(_) => {
             let most = state.tables.geometry().max_refs;
-            state.tables.entry(id)?.is_some_and(|e| e.place.is_pending() && e.refs < most)
+            state.tables.entry(id)?.is_some_and(|e| e.place.is_pending() && e.refs > 0 && e.refs < most)
         }
     };
     if !shareable {
-        state.index.forget(print, candidate.id);
+        match known {
+            Known::Pending(_) => state.index.pending_remove(print, number),
+            Known::At(_) => state.index.forget(print, number),
+        }
     }
     Ok(shareable.then_some(id))
 }
 
 /// A block of the same content that was published since this one was looked up.
-fn racing(state: &mut State, print: &Print, ways: Ways) -> Result<Option<BlockId>, caisson_tables::Needs> {
+fn racing(state: &mut State, print: &Print, ways: Ways) -> Result<Option<BlockId>, Needs> {
     if !ways.dedup || ways.verify || *print == [0; 16] {
         return Ok(None);
     }
-    match state.index.recent(print) {
-        Some(candidate) => check(state, candidate, print),
-        None => Ok(None),
+    match state.index.lookup(print) {
+        Answer::Pending(id) => check(state, Known::Pending(id), print),
+        Answer::Hit(candidate) => check(state, Known::At(candidate), print),
+        Answer::Fetch(_) | Answer::Miss => Ok(None),
     }
 }

@@ -13,6 +13,8 @@
 mod layout;
 
 mod aead;
+#[cfg(test)]
+mod aead_tests;
 mod at;
 mod batch;
 mod blobs;

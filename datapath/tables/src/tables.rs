@@ -1,22 +1,20 @@
-//! The tables of a pool: state and public calls.
+//! The tables of a pool: their state, and the calls about blocks and segments.
+//!
+//! Owns the struct that the other files add calls to, and the checks of pages that come in. Volume maps are in `map`,
+//! `write` and `unmap`, the block table in `blocks`, replay in `replay`, checkpoints in `checkpoint`.
 
-use crate::change::{Change, VolumeChange};
+use crate::alloc::{Alloc, ENTRIES, For};
+use crate::blocks::raw_in;
+use crate::cache::{Cache, IntMap};
+use crate::checkpoint::Image;
+use crate::map::{IDS, MARK, get};
 use crate::root::{Root, RootError};
-use crate::segment::{Segment, Use, Victim};
+use crate::segment::{Segment, Segments, Use, Victim};
 use crate::types::*;
-use crate::volume::{VolumeError, VolumeRecord};
+use crate::volume::VolumeRecord;
+use crate::want::Want;
+use std::collections::BTreeMap;
 use std::ops::Range;
-
-/// Why a change of the log could not be applied.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// Pages must be loaded first.
-    #[error(transparent)]
-    Needs(#[from] Needs),
-    /// It does not fit the tables: the log and the checkpoint do not belong together.
-    #[error("a change of the log does not fit the tables: {0}")]
-    Corrupt(&'static str),
-}
 
 /// Why a page was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -26,43 +24,134 @@ pub struct BadPage {
     pub key: PageKey,
 }
 
-/// What a checkpoint has to do next.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Frozen {
-    /// Write this page and say with `frozen_placed` where it went.
-    Page(PageKey, Box<Page>),
-    /// Nothing until the pages handed out are placed.
-    Wait,
-    /// All pages are placed: `frozen_root` can be taken.
-    Done,
-}
+/// The levels that a block table has at least, and at most: 256^6 is 2^48.
+pub(crate) const LEVELS: Range<u8> = 2..7;
 
 /// The tables of a pool.
 pub struct Tables {
-    geometry: Geometry,
+    pub(crate) geometry: Geometry,
+    pub(crate) cache: Cache,
+    pub(crate) segments: Segments,
+    pub(crate) alloc: Alloc,
+    pub(crate) volumes: BTreeMap<VolumeId, VolumeRecord>,
+    pub(crate) names: BTreeMap<String, VolumeId>,
+    pub(crate) next_volume: u32,
+    /// Levels of the block table, and where its top page is.
+    pub(crate) levels: u8,
+    pub(crate) top: RawEntry,
+    pub(crate) limit: u64,
+    pub(crate) stats: Stats,
+    /// Blocks that were put and have no place yet.
+    pub(crate) pending: u64,
+    /// The checkpoint under way.
+    pub(crate) image: Option<Image>,
+    /// What was inconsistent, and let be.
+    pub(crate) faults: u64,
+    /// Ids set aside for map pages, taken from the end.
+    pub(crate) stash: Vec<BlockId>,
+    /// Reused by writes.
+    pub(crate) values: Vec<u64>,
+    pub(crate) dropped: Vec<u64>,
 }
 
-#[allow(unused_variables)]
 impl Tables {
     /// The tables of an empty pool.
     pub fn create(geometry: Geometry) -> Tables {
-        unreachable!()
+        Tables {
+            cache: Cache::new(geometry.cache_pages),
+            segments: Segments::new(vec![Segment::default(); geometry.segments as usize]),
+            alloc: Alloc::new(1),
+            volumes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next_volume: 1,
+            levels: LEVELS.start,
+            top: RawEntry::FREE,
+            limit: 1,
+            stats: Stats::default(),
+            pending: 0,
+            image: None,
+            faults: 0,
+            stash: Vec::new(),
+            values: Vec::new(),
+            dropped: Vec::new(),
+            geometry,
+        }
     }
 
     /// The tables as a checkpoint left them. The geometry may have more segments than the root.
     pub fn open(geometry: Geometry, root: &Root) -> Result<Tables, RootError> {
-        unreachable!()
+        root.check(&geometry)?;
+        let mut table = root.segments.clone();
+        table.resize(geometry.segments as usize, Segment::default());
+        let volumes: BTreeMap<_, _> = root.volumes.iter().map(|v| (v.id, v.clone())).collect();
+        let named = volumes.values().filter(|v| !v.dying);
+        Ok(Tables {
+            segments: Segments::new(table),
+            alloc: Alloc::new(root.limit),
+            names: named.map(|v| (v.name.clone(), v.id)).collect(),
+            volumes,
+            next_volume: root.next_volume,
+            levels: root.levels,
+            top: root.top_record(),
+            limit: root.limit,
+            stats: root.stats,
+            ..Tables::create(Geometry { segments: 0, ..geometry })
+        }
+        .with(geometry))
     }
 
-    /// Right after `open`, before any replay: frees the segments that are closed, empty and not pinned, as
-    /// `checkpointed` did when the root became durable.
+    fn with(mut self, geometry: Geometry) -> Tables {
+        self.geometry = geometry;
+        self
+    }
+
+    /// Right after `open`, before any replay, and after what the root needs was pinned: frees the segments that are
+    /// closed, empty and not pinned, as `checkpointed` did when the root became durable.
     pub fn reclaim(&mut self) -> Vec<u32> {
-        unreachable!()
+        self.segments.checkpointed()
     }
 
     /// A page that was needed. Ignored when it is not (or no longer) wanted; `Err` when its contents are impossible.
     pub fn load(&mut self, key: PageKey, at: &Where, page: Box<Page>) -> Result<(), BadPage> {
-        unreachable!()
+        if self.cache.slot(key).is_some() {
+            return Ok(());
+        }
+        let mut none = Want::default();
+        let record = match key {
+            PageKey::Map(id) => self.read_entry(id.get(), &mut none),
+            PageKey::Blocks { level, index } if self.in_capacity(level, index) => self.pointer(level, index),
+            PageKey::Blocks { .. } => None,
+        };
+        let wanted = record.is_some_and(|r| r.live() && self.where_of(&r) == *at && !at.place.is_pending());
+        if !wanted {
+            return Ok(());
+        }
+        if !self.plausible(key, &page) {
+            return Err(BadPage { key });
+        }
+        self.cache.insert(key, page);
+        Ok(())
+    }
+
+    /// Whether a page holds what such a page can hold, so that nothing that uses it runs out of a bound.
+    fn plausible(&self, key: PageKey, page: &Page) -> bool {
+        match key {
+            PageKey::Map(_) => (0..IDS as usize).all(|i| {
+                let id = get(page, i) & MARK;
+                id < self.limit || id == MARK
+            }),
+            PageKey::Blocks { level, .. } => (0..ENTRIES as usize).all(|i| {
+                let r = raw_in(page, i);
+                let (place, length) = (r.place(), r.length.get());
+                let end = u64::from(place.offset) + u64::from(length) + u64::from(TAG);
+                let in_use = level == 0 || r.refs.get() > 0;
+                length == 0 && (level > 0 || r.refs.get() == 0)
+                    || usize::from(length) <= PAGE
+                        && place.segment < self.segments.len()
+                        && end <= u64::from(self.geometry.segment_size)
+                        && in_use
+            }),
+        }
     }
 
     /// The shape and bounds.
@@ -70,256 +159,207 @@ impl Tables {
         &self.geometry
     }
 
-    // volumes
-
-    /// A volume's record.
-    pub fn volume(&self, id: VolumeId) -> Option<&VolumeRecord> {
-        unreachable!()
+    /// How often something inconsistent was met and let be, such as a reference dropped twice. 0 in a sound pool.
+    pub fn faults(&self) -> u64 {
+        self.faults
     }
 
-    /// The volume with a name, if it is not dying.
-    pub fn volume_named(&self, name: &str) -> Option<&VolumeRecord> {
-        unreachable!()
-    }
-
-    /// All records, dying ones too, by rising number.
-    pub fn volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
-        std::iter::empty()
-    }
-
-    /// The lowest volume number that was never used.
-    pub fn next_volume(&self) -> VolumeId {
-        unreachable!()
-    }
-
-    /// Changes a volume's record, or makes or removes one.
-    pub fn change_volume(
-        &mut self,
-        change: VolumeChange,
-        journal: &mut Vec<Change>,
-    ) -> Result<(), VolumeError> {
-        unreachable!()
-    }
-
-    // reading
-
-    /// Appends what volume `v` has at each of `count` blocks. Panics if there is no such volume.
-    pub fn find(&mut self, v: VolumeId, block: u64, count: u64, out: &mut Vec<Found>) -> Result<(), Needs> {
-        unreachable!()
+    pub(crate) fn fault(&mut self, what: &str) {
+        debug_assert!(false, "{what}");
+        self.faults += 1;
     }
 
     /// What the block table says of an id; `None` where it is free.
     pub fn entry(&mut self, id: BlockId) -> Result<Option<Entry>, Needs> {
-        unreachable!()
+        let mut want = Want::default();
+        match self.read_entry(id.get(), &mut want) {
+            Some(raw) => {
+                self.cache.tick();
+                Ok(raw.entry())
+            }
+            None => want.into(),
+        }
     }
 
     /// The entry of a duplicate's candidate, if it is what the index says it is and may get another reference.
     pub fn candidate(&mut self, id: BlockId, place: Place, sequence: u64) -> Result<Option<Entry>, Needs> {
-        unreachable!()
+        let current =
+            place.segment < self.segments.len() && self.segments.get(place.segment).sequence == sequence;
+        if !current {
+            return Ok(None);
+        }
+        // Half of the maximum is left for the copies of map pages, which cannot be refused.
+        let fits = |e: &Entry, max: u32| e.place == place && !e.map && e.refs < max / 2;
+        let max = self.geometry.max_refs;
+        Ok(self.entry(id)?.filter(|e| fits(e, max)))
     }
-
-    // writing
 
     /// Appends `n` free ids, which are set aside until they are `put` or `release`d.
     pub fn allocate(&mut self, n: usize, out: &mut Vec<BlockId>) -> Result<(), Needs> {
-        unreachable!()
+        self.allocate_for(For::Blocks, n, out)?;
+        self.cache.tick();
+        Ok(())
     }
 
     /// Gives back ids that were allocated and not put.
     pub fn release(&mut self, ids: &[BlockId]) {
-        unreachable!()
+        self.release_ids(ids);
     }
 
-    /// Whether `write` with the same arguments, and `put` of its new ids, can be done now: if so, neither asks for pages
-    /// until something else is called. The new ids need not be put yet.
-    pub fn ready(&mut self, v: VolumeId, block: u64, slots: &[Slot]) -> Result<(), Needs> {
-        unreachable!()
-    }
-
-    /// The entry of an allocated id: no references, [`Place::PENDING`].
+    /// The entry of an allocated id: no references, [`Place::PENDING`]. Panics if it is in use, or `stored` is out of bounds.
     pub fn put(&mut self, id: BlockId, stored: Stored) -> Result<(), Needs> {
-        unreachable!()
+        assert!((1..=PAGE).contains(&usize::from(stored.length)) && stored.codec <= MAX_CODEC);
+        let mut want = Want::default();
+        if self.need_entry(id, &mut want) {
+            self.create_entry(id, &Entry { place: Place::PENDING, stored, refs: 0, map: false });
+        }
+        want.into()
     }
 
-    /// Writes blocks, all or nothing.
-    pub fn write(
-        &mut self,
-        v: VolumeId,
-        block: u64,
-        slots: &[Slot],
-        journal: &mut Vec<Change>,
-    ) -> Result<(), Needs> {
-        unreachable!()
-    }
-
-    /// Unmaps blocks from `block` on: a bounded piece of them, at least one. How many were handled.
-    pub fn unmap(
-        &mut self,
-        v: VolumeId,
-        block: u64,
-        count: u64,
-        journal: &mut Vec<Change>,
-    ) -> Result<u64, Needs> {
-        unreachable!()
-    }
-
-    /// Where a block that was put is. Nothing if it is free again.
+    /// Where a block that was put is. Nothing if it is free again. Panics if it has a place already.
     pub fn locate(&mut self, id: BlockId, place: Place) {
-        unreachable!()
+        let raw = self.live_raw(id.get());
+        if raw.live() {
+            assert!(raw.place().is_pending() && !raw.map(), "{id:?} is located once");
+            self.relocate(id.get(), place, raw.stored());
+        }
     }
 
     /// Makes sure that `moved` can be done until the next freeze: whether `id` is in use and at `from`.
     pub fn hold(&mut self, id: BlockId, from: Place) -> Result<bool, Needs> {
-        unreachable!()
+        let mut want = Want::default();
+        if !self.need_entry(id, &mut want) {
+            return want.into();
+        }
+        let raw = self.live_raw(id.get());
+        let there = raw.live() && raw.place() == from;
+        if there {
+            self.change_entry(id.get());
+        }
+        self.cache.tick();
+        Ok(there)
     }
 
     /// A block was copied by the cleaner: if it is still at `from`, it is at `to` now, stored so. Whether it was.
     pub fn moved(&mut self, id: BlockId, from: Place, to: Place, stored: Stored) -> Result<bool, Needs> {
-        unreachable!()
+        let mut want = Want::default();
+        if !self.need_entry(id, &mut want) {
+            return want.into();
+        }
+        let raw = self.live_raw(id.get());
+        let there = raw.live() && raw.place() == from && !raw.map();
+        if there {
+            self.relocate(id.get(), to, stored);
+        }
+        Ok(there)
     }
 
     /// Frees those of a batch's new blocks that nothing refers to.
     pub fn settle(&mut self, new: &[BlockId]) -> Result<(), Needs> {
-        unreachable!()
+        let mut want = Want::default();
+        for &id in new {
+            self.need_entry(id, &mut want);
+        }
+        if want.is_empty() {
+            for id in new {
+                let raw = self.live_raw(id.get());
+                if raw.live() && raw.refs.get() == 0 {
+                    self.free_entry(id.get(), &raw);
+                }
+            }
+            self.cache.tick();
+        }
+        want.into()
     }
-
-    // replay
-
-    /// Of a batch being replayed: a new block (before its changes are applied; `settle` comes after them).
-    pub fn apply_new(&mut self, id: BlockId, stored: Stored, place: Place) -> Result<(), ApplyError> {
-        unreachable!()
-    }
-
-    /// Of a batch being replayed: one of its changes, in order.
-    pub fn apply(&mut self, change: &Change) -> Result<(), ApplyError> {
-        unreachable!()
-    }
-
-    // segments
 
     /// A segment. Panics if there is none with that number.
     pub fn segment(&self, n: u32) -> &Segment {
-        unreachable!()
+        self.segments.get(n)
     }
 
-    /// A free or reserved segment is written from now on.
+    /// A free or reserved segment is written from now on. Panics if it is neither.
     pub fn open_segment(&mut self, n: u32, sequence: u64, opening: u32, by: Use) {
-        unreachable!()
+        self.segments.open(n, sequence, opening, by);
     }
 
-    /// An open segment is written no more. `by` as it was opened.
+    /// An open segment is written no more. `by` as it was opened. Panics if it is not open.
     pub fn close_segment(&mut self, n: u32, by: Use) {
-        unreachable!()
+        self.segments.close(n, by);
     }
 
     /// Sets up to `k` free segments aside; a checkpoint under way sees that too.
     pub fn reserve(&mut self, k: usize) -> Vec<u32> {
-        unreachable!()
+        self.segments.reserve(k)
     }
 
-    /// A reserved segment is free again.
+    /// A reserved segment is free again. Panics if it is not reserved.
     pub fn unreserve(&mut self, n: u32) {
-        unreachable!()
+        self.segments.unreserve(n);
     }
 
     /// Keeps a segment from becoming free until `unpin` was called as often.
     pub fn pin(&mut self, n: u32) {
-        unreachable!()
+        self.segments.pin(n);
     }
 
-    /// Undoes one `pin`.
+    /// Undoes one `pin`. Panics if there was none.
     pub fn unpin(&mut self, n: u32) {
-        unreachable!()
+        self.segments.unpin(n);
     }
 
     /// How many segments are free.
     pub fn free_segments(&self) -> u32 {
-        unreachable!()
+        self.segments.free()
     }
 
     /// Bytes of live records in all segments, tags included.
     pub fn live_bytes(&self) -> u64 {
-        unreachable!()
+        self.segments.live_bytes()
     }
 
-    /// The closed segments among `range` that have garbage, at most `k`, the most profitable to clean first (the
-    /// benefit-to-cost ratio of the log-structured file system: free share by age over what must be read and written).
+    /// The closed segments among `range` that hold live bytes and garbage, at most `k`, the most profitable to clean first
+    /// (the benefit-to-cost ratio of the log-structured file system: free share by age over what must be read and written).
+    /// Looks at the whole range: under a lock, ask for some ten thousand at a time.
     pub fn victims(&self, range: Range<u32>, k: usize) -> Vec<Victim> {
-        unreachable!()
+        self.segments.victims(range, k, self.geometry.segment_size)
     }
 
     /// `n` more segments at the end.
     pub fn add_segments(&mut self, n: u32) {
-        unreachable!()
+        self.segments.add(n);
+        self.geometry.segments += n;
     }
-
-    /// For the cleaner: if the page is at `place`, the next checkpoint writes it anew. Whether it is there.
-    pub fn clean_page(&mut self, key: PageKey, place: Place) -> Result<bool, Needs> {
-        unreachable!()
-    }
-
-    // checkpoint
-
-    /// Takes the state as it is as that of a checkpoint. Panics if one is under way, or if a block that was put has no
-    /// place yet.
-    pub fn freeze(&mut self) {
-        unreachable!()
-    }
-
-    /// Whether a checkpoint is under way.
-    pub fn frozen(&self) -> bool {
-        unreachable!()
-    }
-
-    /// What the checkpoint under way has to do next. Several pages may be taken before they are placed.
-    pub fn frozen_next(&mut self) -> Frozen {
-        unreachable!()
-    }
-
-    /// Where a page of the checkpoint went. Its segment must have been opened.
-    pub fn frozen_placed(&mut self, key: PageKey, place: Place, stored: Stored) {
-        unreachable!()
-    }
-
-    /// The root of the checkpoint under way, when [`Frozen::Done`] was told.
-    pub fn frozen_root(&self) -> Root {
-        unreachable!()
-    }
-
-    /// The checkpoint is durable. The segments that became free, in rising order.
-    pub fn checkpointed(&mut self) -> Vec<u32> {
-        unreachable!()
-    }
-
-    /// The checkpoint failed: its pages are to be written by the next one.
-    pub fn abandon(&mut self) {
-        unreachable!()
-    }
-
-    // figures
 
     /// How many pages have changed.
     pub fn dirty(&self) -> Dirty {
-        unreachable!()
+        let (changed, frozen) = self.cache.dirty();
+        Dirty { changed, frozen, limit: self.geometry.dirty_limit }
     }
 
     /// Pages in memory.
     pub fn resident_pages(&self) -> usize {
-        unreachable!()
+        self.cache.resident()
     }
 
     /// Bytes of memory that the tables hold, about.
     pub fn memory_bytes(&self) -> usize {
-        unreachable!()
+        let names = |v: &VolumeRecord| size_of::<VolumeRecord>() + v.name.len() * 2 + v.settings.len();
+        self.cache.memory()
+            + self.segments.memory()
+            + self.alloc.memory()
+            + self.volumes.values().map(names).sum::<usize>()
     }
 
     /// Totals.
     pub fn stats(&self) -> Stats {
-        unreachable!()
+        self.stats
     }
 
     /// The lowest id above all that were ever used.
     pub fn limit(&self) -> u64 {
-        unreachable!()
+        self.limit
     }
 }
+
+/// What volumes were at a freeze, of those that changed since.
+pub(crate) type VolumeImages = IntMap<u32, Option<VolumeRecord>>;

@@ -181,6 +181,11 @@ impl Port {
         .await;
     }
 
+    /// The thread that the task is on.
+    pub fn remote(&self) -> &Arc<dyn Remote> {
+        &self.remote
+    }
+
     /// The thread's time when it last polled this task.
     pub fn now(&self) -> Mono {
         lock(&self.mail).now

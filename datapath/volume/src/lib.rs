@@ -11,6 +11,7 @@ mod marks;
 mod sidecar;
 mod steps;
 
+pub use check::{Run, Shape};
 pub use direct::Direct;
 pub use file::FileVolume;
 pub use manage::{Manage, ManageError, OpenError, Opened, Options, open, open_memory};

@@ -22,6 +22,8 @@ pub(crate) struct Summary {
     pub next: Option<SummaryAt>,
     /// Hits in it, since it came or was kept.
     pub hits: u32,
+    /// The lookup that hit last.
+    pub last_hit: u64,
     /// Whether it was read ahead: a hit in it shows that the stream goes on.
     pub ahead: bool,
     /// Where its lines begin, counted over all that ever were in the ring.
@@ -156,7 +158,7 @@ impl Cache {
         let number = self.base + self.summaries.len() as u64;
         let (first, len) = (self.head, entries.len() as u32);
         self.addresses.insert(hash_of_address(&at), number as u32);
-        self.summaries.push_back(Summary { at, next, hits: 0, ahead: false, first, len });
+        self.summaries.push_back(Summary { at, next, hits: 0, last_hit: 0, ahead: false, first, len });
         for entry in entries {
             let Entry { print, id, offset } = *entry;
             let line = Line { print, id, offset, summary: number as u32 };
@@ -194,8 +196,7 @@ impl Cache {
         }
         self.tail += u64::from(oldest.len);
         if keep {
-            let number = self.push(oldest.at, &kept, oldest.next);
-            self.summary(number).ahead = oldest.ahead;
+            self.push(oldest.at, &kept, oldest.next);
         }
         keep
     }

@@ -15,10 +15,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 const AHEAD: u32 = 128;
 
 /// Summaries looked through to find where those end.
-const STEPS: usize = 8;
+const STEPS: usize = 32;
 
-/// In a summary, hits that are taken for a stream; and then one in how many looks ahead.
-const STREAM: u32 = 2;
+/// Two hits in one summary that are no more than this many lookups apart are taken for a stream.
+const STREAM: u64 = 128;
+
+/// In a stream, one in how many hits looks ahead, beside the first two in each summary.
 const LOOK_EVERY: u32 = 16;
 
 /// Entries that can look like one print's, and be tried, in one lookup.
@@ -66,6 +68,8 @@ pub struct Index {
     hints: Hints,
     /// The summary that was inserted last: the next one follows it.
     last: Option<SummaryAt>,
+    /// Lookups so far: the clock by which hits are near each other.
+    lookups: u64,
     stats: Stats,
 }
 
@@ -79,6 +83,7 @@ impl Index {
             sequences: Sequences::default(),
             hints: Hints::new(),
             last: None,
+            lookups: 0,
             stats: Stats::default(),
         }
     }
@@ -86,6 +91,7 @@ impl Index {
     /// Where the block with this print may be. [`Answer::Fetch`] is answered by [`Index::loaded`] or [`Index::failed`] and another
     /// lookup; that ends, as each address that was loaded or failed is not asked for again by the same print.
     pub fn lookup(&mut self, print: &Print) -> Answer {
+        self.lookups += 1;
         if let Some(id) = self.pending.get(print) {
             self.stats.pending_hits += 1;
             return Answer::Pending(*id);
@@ -117,8 +123,14 @@ impl Index {
             return None;
         }
         summary.hits = summary.hits.saturating_add(1);
-        let goes_on = summary.hits == 1 && summary.ahead;
-        if goes_on || summary.hits == STREAM || summary.hits.is_multiple_of(LOOK_EVERY) {
+        let near = self.lookups - summary.last_hit <= STREAM;
+        summary.last_hit = self.lookups;
+        let look = match summary.hits {
+            1 => summary.ahead,
+            2 => near,
+            hits => near && hits.is_multiple_of(LOOK_EVERY),
+        };
+        if look {
             self.look_ahead(found.number);
         }
         Some(Candidate { id: found.id, segment, sequence, offset: found.offset })
@@ -206,7 +218,7 @@ impl Index {
     /// where this one ends. Without it, the stream is not read ahead beyond this summary.
     pub fn loaded(&mut self, at: SummaryAt, entries: &[Entry], next: Option<SummaryAt>) {
         let credit = self.hints.loaded(&at);
-        if self.sequences.of(at.segment) != at.sequence {
+        if pointer_to(&at).is_none() || self.sequences.of(at.segment) != at.sequence {
             return;
         }
         let number = self.cache.add(at, entries, next);
@@ -246,6 +258,8 @@ impl Index {
         if !self.sequences.begin(at.segment, at.sequence) {
             return false;
         }
+        // It may have been asked for before it was written, as what follows the last batch.
+        self.hints.loaded(&at);
         self.sample.add(entries.iter().map(|e| Key::of(&e.print)), pointer, &self.sequences);
         true
     }

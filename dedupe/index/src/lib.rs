@@ -54,7 +54,7 @@ pub struct Entry {
 }
 
 /// A stored block that may be the one looked for; valid only if the block table has this id live at this very place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     /// The block's id.
     pub id: u64,
@@ -80,7 +80,7 @@ pub enum Answer {
 }
 
 /// How much memory an index may take, in bytes. Beside it there are 8 bytes for each segment of the pool, and the
-/// pending blocks (at most [`MAX_PENDING`], of some 40 bytes).
+/// pending blocks (at most [`MAX_PENDING`], of some 50 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// The sampled table: about 11 bytes for each print in the sample.

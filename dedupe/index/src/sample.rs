@@ -54,11 +54,25 @@ impl Sample {
     pub fn add(&mut self, keys: impl Iterator<Item = Key>, to: Pointer, sequences: &Sequences) {
         let mut entered = 0;
         for key in keys.filter(|key| key.level >= self.level) {
-            let worth = |level, p: Pointer| if is_stale(p, sequences) { 0 } else { 1 + level };
+            let useless = |l, p| l < self.level || is_stale(p, sequences);
+            let worth = |level, p: Pointer| if useless(level, p) { 0 } else { 1 + level };
             self.crowded_out += u64::from(self.table.insert(&key, to, worth));
             entered += 1;
         }
+        if self.probe == self.level && self.is_crowded() {
+            self.thin();
+        }
         self.sweep(1 + SWEPT_AN_ENTRY * entered, sequences);
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.table.len() > self.table.capacity() / 20 * 17 && self.level < MAX_LEVEL
+    }
+
+    /// Halves the sample: at once for what comes, by a pass of the sweep for what is there.
+    fn thin(&mut self) {
+        self.level += 1;
+        self.left = self.table.buckets();
     }
 
     fn sweep(&mut self, buckets: usize, sequences: &Sequences) {
@@ -73,16 +87,12 @@ impl Sample {
         }
     }
 
-    /// At the end of a pass: everything in the table is live and of `level`, so how full it is tells what rate fits.
+    /// At the end of a pass: everything in the table is live and of `level`, so how full it is tells whether a thicker sample fits.
     fn adjust(&mut self) {
-        let (len, capacity) = (self.table.len(), self.table.capacity());
-        self.probe = self.level;
-        if len > capacity / 20 * 17 && self.level < MAX_LEVEL {
-            self.level += 1;
-        } else if len < capacity / 5 && self.level > 0 {
+        if self.table.len() < self.table.capacity() / 5 && self.level > 0 {
             self.level -= 1;
-            self.probe = self.level;
         }
+        self.probe = self.level;
         self.left = self.table.buckets();
     }
 

@@ -88,7 +88,10 @@ impl Slots {
     }
 
     pub fn clear(&mut self) {
-        self.words = vec![0; self.words.len()];
+        // Given back first, so that there are never two.
+        let words = self.words.len();
+        self.words = Vec::new();
+        self.words = vec![0; words];
         self.len = 0;
     }
 

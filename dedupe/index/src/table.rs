@@ -88,6 +88,8 @@ impl Table {
     }
 
     pub fn clear(&mut self) {
+        // Given back first, so that there are never two.
+        self.words = Vec::new();
         *self = Table::new((self.buckets + 1) * 64);
     }
 

@@ -5,10 +5,12 @@
 //! README.md states the fault model. Nothing here knows how the subject works.
 
 pub mod content;
+pub mod format;
 pub mod linear;
 pub mod model;
 pub mod plain;
 pub mod plan;
+pub mod pool;
 pub mod run;
 pub mod subject;
 pub mod trace;

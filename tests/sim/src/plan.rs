@@ -59,6 +59,8 @@ pub struct Plan {
     pub manage: u64,
     /// Most operations under way.
     pub depth: usize,
+    /// Whether a copy of the superblock is lost now and then.
+    pub copies: bool,
 }
 
 impl Settings {
@@ -78,9 +80,7 @@ impl VolumePlan {
     pub fn some(rng: &mut Rng) -> VolumePlan {
         let block_size = if rng.below(3) == 0 { 512 } else { 4096 };
         let bytes = (1 + rng.below(16)) << 16;
-        // Not always a whole number of 4 KiB blocks.
-        let odd = if block_size == 512 { rng.below(8) } else { 0 };
-        VolumePlan { block_size, size: bytes / u64::from(block_size) - odd, settings: Settings::some(rng) }
+        VolumePlan { block_size, size: bytes / u64::from(block_size), settings: Settings::some(rng) }
     }
 }
 
@@ -129,6 +129,7 @@ impl Plan {
             steps: 30 + rng.below(250),
             manage: some(&mut rng, 60),
             depth: 1 + rng.below(24) as usize,
+            copies: rng.below(4) == 0,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is simulated, as the world sees it: volumes to submit to, and management that takes its time.
 
 use caisson_block::{Cx, Volume};
-use caisson_device::sim::SimDisk;
+use caisson_device::sim::{Rng, SimDisk};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -156,6 +156,12 @@ pub trait Subject {
     /// What is wrong.
     fn inspect(&mut self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Spoils one of the copies of what every opening begins with, while it is closed, if it has such. Nothing may be
+    /// lost by that.
+    fn lose_copy(&mut self, _rng: &mut Rng) -> Option<String> {
+        None
     }
 
     /// Its disks.

@@ -164,6 +164,12 @@ impl<S: Subject> World<S> {
             self.subject.disks().iter().for_each(|d| d.set_faults(self.plan.faults));
         }
         self.damage();
+        if self.plan.copies
+            && self.rng.below(3) == 0
+            && let Some(what) = self.subject.lose_copy(&mut self.rng)
+        {
+            self.note(|| what);
+        }
         Ok(left)
     }
 

@@ -32,7 +32,9 @@ impl<S: Subject> World<S> {
             12..40 if !full => Action::Snapshot { of: name, name: new, read_only: self.rng.below(2) == 0 },
             40..55 if open.len() > 1 && !self.model.snapshots_under_way(name) => Action::Delete { name },
             55..62 if !read_only && !self.model.snapshots_under_way(name) => {
-                let size = 1 + self.rng.below(size * 2);
+                // A whole number of 4 KiB.
+                let per = 4096 / u64::from(self.model.volume(name)?.block_size);
+                let size = (1 + self.rng.below(size * 2)).next_multiple_of(per);
                 Action::Resize { name, size: size.min(2048) }
             }
             62..68 if !read_only => Action::Set { name, settings: Settings::some(&mut self.rng) },
