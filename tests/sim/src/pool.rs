@@ -257,6 +257,15 @@ impl Subject for Simulated {
         self.nonces.repeated().map_or(Ok(()), Err)
     }
 
+    fn explain(&self) -> String {
+        let Some(pool) = self.pool() else { return String::new() };
+        let status = pool.status();
+        format!(
+            "fault {:?}, damage {:?}, {} of {} bytes live, {} free, {} checkpoints",
+            status.fault, status.damage, status.live, status.limit, status.free, status.checkpoints
+        )
+    }
+
     fn lose_copy(&mut self, rng: &mut Rng) -> Option<String> {
         let device = rng.below(self.disks.len() as u64) as usize;
         let copy = rng.below(2) as usize;

@@ -129,7 +129,7 @@ impl<S: Subject> World<S> {
             Reply::Done => true,
             Reply::Full | Reply::Unsupported => false,
             Reply::Failed(_) if broken => {
-                self.dead |= self.subject.fault().is_some();
+                self.dead |= self.subject.fault().is_some() || self.died();
                 return self.action_failed(action);
             }
             Reply::Failed(why) => return Err(format!("{action:?} failed: {why}")),
