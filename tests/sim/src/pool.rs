@@ -11,7 +11,7 @@ use caisson_engine::{
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
-use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT};
+use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT, Superblock};
 use caisson_task::{Port, Task};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -269,6 +269,9 @@ impl Subject for Simulated {
     fn lose_copy(&mut self, rng: &mut Rng) -> Option<String> {
         let device = rng.below(self.disks.len() as u64) as usize;
         let copy = rng.below(2) as usize;
+        // A power failure may have torn the other one just now: that would be two faults.
+        let other = self.disks[device].peek(SUPERBLOCK_AT[1 - copy], SUPERBLOCK);
+        Superblock::decode_plain(&other).ok()?;
         let noise: Vec<u8> = (0..SUPERBLOCK).map(|_| rng.below(256) as u8).collect();
         self.disks[device].poke(SUPERBLOCK_AT[copy], &noise);
         Some(format!("superblock copy {copy} of disk {device} is lost"))
