@@ -299,7 +299,7 @@ impl Uring {
                     conn.ended = true;
                     self.told.push(Event::Ended { key, error: 0 });
                 }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => self.stats.vain_polls += 1,
                 Err(e) => {
                     conn.ended = true;
                     self.told.push(Event::Ended { key, error: e.raw_os_error() });
