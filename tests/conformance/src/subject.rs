@@ -111,7 +111,7 @@ impl Subject {
     pub fn options(&self, nqn: &str) -> Options {
         let mut o = Options::new(self.address.clone(), nqn).host("nqn.2026-01.io.example:host");
         o.kato_ms = 0;
-        o.timeout = Duration::from_secs(5);
+        o.timeout = Duration::from_secs(20);
         o
     }
 

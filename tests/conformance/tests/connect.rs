@@ -11,7 +11,7 @@ use caisson_wire::opcode::{FABRICS, admin, fctype, io as op};
 use caisson_wire::property::{Cap, Cc, Csts, shn, shst};
 use std::time::Duration;
 
-const WAIT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(20);
 const BAD: Status = Status::CONNECT_INVALID_PARAMETERS.dnr();
 
 fn open(s: &Subject) -> Queue {
