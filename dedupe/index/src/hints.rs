@@ -1,6 +1,6 @@
 //! Which summaries are worth reading before they are asked for, and which could not be read.
 //!
-//! Owns three short lists of addresses: wanted, asked for, failed. Each has a fixed length, and loses its oldest when it is
+//! Owns short lists of addresses: wanted, asked for, failed, read. Each has a fixed length, and loses its oldest when it is
 //! full: a lost hint costs one more miss.
 
 use crate::SummaryAt;
@@ -20,6 +20,7 @@ pub(crate) struct Hints {
     wanted: VecDeque<Hint>,
     asked: VecDeque<Hint>,
     failed: VecDeque<SummaryAt>,
+    loaded: VecDeque<SummaryAt>,
 }
 
 fn push<T>(list: &mut VecDeque<T>, item: T) {
@@ -35,6 +36,7 @@ impl Hints {
             wanted: VecDeque::with_capacity(LENGTH),
             asked: VecDeque::with_capacity(LENGTH),
             failed: VecDeque::with_capacity(LENGTH),
+            loaded: VecDeque::with_capacity(LENGTH),
         }
     }
 
@@ -53,8 +55,20 @@ impl Hints {
         Some(hint.at)
     }
 
-    /// Takes `at` off the lists: it is here. What credit it had, if it was a hint.
+    /// `at` was read. What credit it had, if it was a hint.
     pub fn loaded(&mut self, at: &SummaryAt) -> Option<u32> {
+        push(&mut self.loaded, *at);
+        self.drop(at)
+    }
+
+    /// Whether `at` was among the last that were read. If it is in the cache no more, the cache is too small for reading it again
+    /// to be of use.
+    pub fn was_loaded(&self, at: &SummaryAt) -> bool {
+        self.loaded.contains(at)
+    }
+
+    /// Takes `at` off the lists of what is to be read and what failed. What credit it had, if it was a hint.
+    pub fn drop(&mut self, at: &SummaryAt) -> Option<u32> {
         self.failed.retain(|f| f != at);
         let credit = self.wanted.iter().chain(&self.asked).find(|h| h.at == *at).map(|h| h.credit);
         if credit.is_some() {
@@ -66,7 +80,7 @@ impl Hints {
 
     /// `at` could not be read: it is not asked for again while it is on the list.
     pub fn failed(&mut self, at: SummaryAt) {
-        self.loaded(&at);
+        self.drop(&at);
         push(&mut self.failed, at);
     }
 
@@ -78,6 +92,7 @@ impl Hints {
         self.wanted.clear();
         self.asked.clear();
         self.failed.clear();
+        self.loaded.clear();
     }
 }
 

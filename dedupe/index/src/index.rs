@@ -193,6 +193,7 @@ impl Index {
                 }
             }
             None if self.hints.has_failed(&at) => Judged::Remove,
+            None if self.hints.was_loaded(&at) => Judged::Keep,
             None => Judged::Fetch(at),
         }
     }
@@ -209,7 +210,7 @@ impl Index {
                 self.stats.prefetches += 1;
                 return Some(at);
             }
-            self.hints.loaded(&at);
+            self.hints.drop(&at);
         }
         None
     }
@@ -259,7 +260,7 @@ impl Index {
             return false;
         }
         // It may have been asked for before it was written, as what follows the last batch.
-        self.hints.loaded(&at);
+        self.hints.drop(&at);
         self.sample.add(entries.iter().map(|e| Key::of(&e.print)), pointer, &self.sequences);
         true
     }
