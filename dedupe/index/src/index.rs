@@ -99,6 +99,7 @@ impl Index {
         if let Some(found) = self.cache.find(print) {
             if let Some(candidate) = self.hit(&found) {
                 self.stats.hits += 1;
+                self.hints.found(print);
                 return Answer::Hit(candidate);
             }
             self.cache.forget(print, found.id);
@@ -171,8 +172,8 @@ impl Index {
         self.sample.matches(&key).zip(&mut tries).for_each(|(found, to)| *to = Some(found));
         for (spot, pointer) in tries.into_iter().flatten() {
             match self.judge(&key, pointer) {
-                Judged::Fetch(at) => return Some(at),
-                Judged::Keep => {}
+                Judged::Fetch(at) if self.hints.fetch(print, at) => return Some(at),
+                Judged::Fetch(_) | Judged::Keep => {}
                 Judged::Remove => self.sample.remove(spot),
             }
         }
@@ -193,7 +194,6 @@ impl Index {
                 }
             }
             None if self.hints.has_failed(&at) => Judged::Remove,
-            None if self.hints.was_loaded(&at) => Judged::Keep,
             None => Judged::Fetch(at),
         }
     }
