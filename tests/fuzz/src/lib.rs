@@ -12,6 +12,7 @@
 //! everything sent is whole PDUs; no more commands are in hand than slots; what the loopback carries comes out as it
 //! went in; and of the controller model (`queue`) that each command is answered once and none is forgotten.
 
+mod codec;
 mod controller;
 mod host;
 mod input;
@@ -19,6 +20,7 @@ mod loopback;
 mod queue;
 mod wire;
 
+pub use codec::codec;
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
 pub use loopback::{loopback, loopback_completed};
@@ -31,7 +33,8 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 6] = [
+pub const BODIES: [(&str, Body); 7] = [
+    ("codec", codec),
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),

@@ -94,17 +94,42 @@ struct Pass {
 
 #[derive(Default)]
 struct Times {
-    fingerprint: Duration,
-    lz4: Duration,
-    estimate: Duration,
-    zstd: [Duration; LEVELS.len()],
-    let_through: Duration,
+    fingerprint: Spent,
+    lz4: Spent,
+    estimate: Spent,
+    zstd: [Spent; LEVELS.len()],
+    /// Of level 1, on what the estimate lets through, and nothing for the rest.
+    let_through: Spent,
 }
 
-fn timed<T>(total: &mut Duration, what: impl FnOnce() -> T) -> T {
+/// No block takes this long: the thread was interrupted, and the time is not the block's.
+const INTERRUPTED: Duration = Duration::from_millis(1);
+
+/// Time spent on blocks, without those that were interrupted.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    time: Duration,
+    blocks: u64,
+}
+
+impl Spent {
+    fn add(&mut self, taken: Duration) {
+        if taken < INTERRUPTED {
+            self.time += taken;
+            self.blocks += 1;
+        }
+    }
+
+    /// Nanoseconds for a block.
+    fn each(&self) -> f64 {
+        self.time.as_nanos() as f64 / self.blocks.max(1) as f64
+    }
+}
+
+fn timed<T>(total: &mut Spent, what: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = what();
-    *total += start.elapsed();
+    total.add(start.elapsed());
     result
 }
 
@@ -152,9 +177,10 @@ impl Pass {
     fn unique(&mut self, id: u64, block: &Block) {
         let exits = timed(&mut self.times.estimate, || looks_incompressible(block));
         for (at, level) in LEVELS.into_iter().enumerate() {
-            let mut taken = Duration::ZERO;
-            let length = timed(&mut taken, || self.compressors[at].compressed(block).map(<[u8]>::len));
-            self.times.zstd[at] += taken;
+            let start = Instant::now();
+            let length = self.compressors[at].compressed(block).map(<[u8]>::len);
+            let taken = start.elapsed();
+            self.times.zstd[at].add(taken);
             let tried = length.unwrap_or(block.len());
             let stored = if exits { block.len() } else { tried };
             for (_, _, ours) in self.ours.iter_mut().filter(|o| o.0 == level) {
@@ -164,7 +190,7 @@ impl Pass {
                 self.exit.exits += u64::from(exits);
                 self.exit.bytes_lost += (stored - tried) as u64;
                 self.stored += tried as u64;
-                self.times.let_through += if exits { Duration::ZERO } else { taken };
+                self.times.let_through.add(if exits { Duration::ZERO } else { taken });
             }
         }
         // Every so many, so that they come from all over the set: thinned by half whenever there are too many.
@@ -196,7 +222,6 @@ pub fn measure(set: &Set, limit: u64, dictionaries: bool) -> Report {
     pass.vdo.flush();
     let trained = if dictionaries { dictionary::measure(&pass.kept, &LEVELS) } else { Vec::new() };
     let unique = pass.ids.len() as u64;
-    let each = |time: Duration| time.as_nanos() as f64 / unique.max(1) as f64;
     let vdo_bytes = pass.vdo.bytes();
     let ours = pass.ours.into_iter().map(|(level, batch, ours)| {
         let bytes = ours.finish();
@@ -220,14 +245,14 @@ pub fn measure(set: &Set, limit: u64, dictionaries: bool) -> Report {
         zstd_files_bytes: zstd_files,
         early_exit: EarlyExitReport {
             share_lost: pass.exit.bytes_lost as f64 / pass.stored.max(1) as f64,
-            estimate_ns: each(pass.times.estimate),
-            off_ns: each(pass.times.zstd[0]),
-            on_ns: each(pass.times.estimate + pass.times.let_through),
+            estimate_ns: pass.times.estimate.each(),
+            off_ns: pass.times.zstd[0].each(),
+            on_ns: pass.times.estimate.each() + pass.times.let_through.each(),
             ..pass.exit
         },
-        fingerprint_ns: pass.times.fingerprint.as_nanos() as f64 / (unique + pass.duplicates).max(1) as f64,
-        lz4_ns: each(pass.times.lz4),
-        zstd_ns: pass.times.zstd.map(each).to_vec(),
+        fingerprint_ns: pass.times.fingerprint.each(),
+        lz4_ns: pass.times.lz4.each(),
+        zstd_ns: pass.times.zstd.map(|t| t.each()).to_vec(),
         dictionaries: trained,
     }
 }
