@@ -2,10 +2,10 @@
 //!
 //! Owns the split: half of the blocks train it, and only the other half is measured.
 
+use crate::spent::{Spent, timed};
 use crate::stream::Block;
 use caisson_codec::MAX_COMPRESSED;
 use serde::Serialize;
-use std::time::Instant;
 use zstd_safe::{CCtx, CDict, CParameter, FrameFormat};
 
 /// Size of a dictionary.
@@ -65,11 +65,11 @@ fn compress(blocks: &[&Block], level: i32, dictionary: Option<&[u8]>) -> (u64, f
         context.ref_cdict(dictionary).expect("no frame is under way");
     }
     let mut out = vec![0; zstd_safe::compress_bound(4096)];
-    let start = Instant::now();
-    let stored = |block: &&Block| match context.compress2(&mut out[..], &block[..]) {
+    let mut spent = Spent::default();
+    let stored = |block: &&Block| match timed(&mut spent, || context.compress2(&mut out[..], &block[..])) {
         Ok(length) if length <= MAX_COMPRESSED => length as u64,
         _ => 4096,
     };
     let bytes = blocks.iter().map(stored).sum();
-    (bytes, start.elapsed().as_nanos() as f64 / blocks.len().max(1) as f64)
+    (bytes, spent.each())
 }

@@ -6,6 +6,7 @@ mod dictionary;
 mod measure;
 mod ours;
 mod sets;
+mod spent;
 mod stream;
 mod vdo;
 

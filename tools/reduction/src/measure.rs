@@ -5,6 +5,7 @@
 use crate::dictionary::{self, Trained};
 use crate::ours::Ours;
 use crate::sets::Set;
+use crate::spent::{Spent, timed};
 use crate::stream::{self, Block};
 use crate::vdo::{self, Vdo};
 use caisson_codec::{Compressor, EarlyExit, Level, is_zero, looks_incompressible};
@@ -100,37 +101,6 @@ struct Times {
     zstd: [Spent; LEVELS.len()],
     /// Of level 1, on what the estimate lets through, and nothing for the rest.
     let_through: Spent,
-}
-
-/// No block takes this long: the thread was interrupted, and the time is not the block's.
-const INTERRUPTED: Duration = Duration::from_millis(1);
-
-/// Time spent on blocks, without those that were interrupted.
-#[derive(Clone, Copy, Default)]
-struct Spent {
-    time: Duration,
-    blocks: u64,
-}
-
-impl Spent {
-    fn add(&mut self, taken: Duration) {
-        if taken < INTERRUPTED {
-            self.time += taken;
-            self.blocks += 1;
-        }
-    }
-
-    /// Nanoseconds for a block.
-    fn each(&self) -> f64 {
-        self.time.as_nanos() as f64 / self.blocks.max(1) as f64
-    }
-}
-
-fn timed<T>(total: &mut Spent, what: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let result = what();
-    total.add(start.elapsed());
-    result
 }
 
 impl Pass {
