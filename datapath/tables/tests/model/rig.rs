@@ -66,6 +66,8 @@ pub struct Rig {
     at: Option<(u32, u32)>,
     to: Option<(u32, u32)>,
     reserved: Vec<u32>,
+    /// Whether a checkpoint was given up since the last durable one: pages have other places then than after a replay.
+    abandoned: bool,
     pub asked: u64,
 }
 
@@ -116,6 +118,7 @@ impl Rig {
             at: None,
             to: None,
             reserved: Vec::new(),
+            abandoned: false,
             asked: 0,
         };
         rig.freeze();
@@ -255,6 +258,7 @@ impl Rig {
         let pieces = root.encode(1 + self.rng.below(5000) as usize);
         assert_eq!(Root::decode(&pieces).unwrap(), root);
         self.base = Base { pieces };
+        self.abandoned = false;
         self.log.drain(..self.frozen_at.take().expect("a checkpoint is under way"));
         let free = self.tables.free_segments();
         let freed = self.tables.checkpointed();
@@ -268,6 +272,7 @@ impl Rig {
         }
         self.tables.abandon();
         self.frozen_at = None;
+        self.abandoned = true;
     }
 
     /// Reads the last durable checkpoint and checks all it says of itself.
@@ -296,6 +301,7 @@ impl Rig {
             at: None,
             to: None,
             reserved: Vec::new(),
+            abandoned: false,
             asked: 0,
         };
         rig.tables.reclaim();
@@ -354,10 +360,10 @@ impl Rig {
     /// That replay leads to the very state that live changes led to.
     pub fn compare(&mut self) {
         assert!(self.open.new.is_empty() && self.open.journal.is_empty());
-        let clean = self.frozen_at.is_none();
-        if !clean {
+        if self.frozen_at.is_some() {
             self.abandon();
         }
+        let clean = !self.abandoned;
         let (mut replayed, _) = self.recovered(self.log.len());
         assert_eq!(self.tables.stats(), replayed.tables.stats());
         assert_eq!(self.tables.limit(), replayed.tables.limit());
