@@ -68,6 +68,8 @@ pub struct Rig {
     reserved: Vec<u32>,
     /// Whether a checkpoint was given up since the last durable one: pages have other places then than after a replay.
     abandoned: bool,
+    /// How many ids far away may still be used.
+    pub far: u32,
     pub asked: u64,
 }
 
@@ -119,6 +121,7 @@ impl Rig {
             to: None,
             reserved: Vec::new(),
             abandoned: false,
+            far: 0,
             asked: 0,
         };
         rig.freeze();
@@ -135,6 +138,14 @@ impl Rig {
     pub fn new_block(&mut self, content: u64) -> BlockId {
         let mut ids = Vec::new();
         sure!(self, self.tables.allocate(1, &mut ids));
+        if self.far > 0 && self.rng.one_in(40) {
+            // An id far away, as a much larger pool would have, so that the block table grows.
+            self.far -= 1;
+            self.tables.release(&ids);
+            let reach = [17, 26, 34, 43][self.rng.below(4) as usize];
+            let far = self.tables.limit() + 512 + self.rng.below(1 << reach);
+            ids = vec![BlockId::new(far).unwrap()];
+        }
         let stored = stored(&mut self.rng);
         sure!(self, self.tables.put(ids[0], stored));
         self.open.new.push((ids[0], stored, content));
@@ -302,6 +313,7 @@ impl Rig {
             to: None,
             reserved: Vec::new(),
             abandoned: false,
+            far: self.far,
             asked: 0,
         };
         rig.tables.reclaim();
