@@ -59,8 +59,11 @@ impl Parked for Opener {
             lane.taken = next.is_some();
             next
         });
-        if let Some(Waiter { who, token, .. }) = next {
-            who.woken(cx, token);
+        match next {
+            Some(Waiter { remote, who, token }) if Arc::ptr_eq(&remote, cx.remote) => who.woken(cx, token),
+            // Simulated threads share a real one, and so its lane.
+            Some(other) => other.wake(),
+            None => {}
         }
     }
 }
