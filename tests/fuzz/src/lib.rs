@@ -13,6 +13,7 @@
 //! went in; of the controller model (`queue`) that each command is answered once and none is forgotten; and of the pool's
 //! format (`log`) that nothing authenticates that was not sealed.
 
+mod codec;
 mod controller;
 mod host;
 mod input;
@@ -21,6 +22,7 @@ mod loopback;
 mod queue;
 mod wire;
 
+pub use codec::codec;
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
 pub use log::log;
@@ -34,7 +36,8 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 7] = [
+pub const BODIES: [(&str, Body); 8] = [
+    ("codec", codec),
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),

@@ -96,7 +96,8 @@ impl World {
             dirty_limit: 1000,
             max_refs: if saturates { 4 + rng.below(6) as u32 } else { u32::MAX },
         };
-        let rig = Rig::new(geometry, Rng(rng.next()));
+        let mut rig = Rig::new(geometry, Rng(rng.next()));
+        rig.far = [0, 0, 1, 5][rng.below(4) as usize];
         World {
             rig,
             rng,
