@@ -97,7 +97,8 @@ fn main() {
     let blocks = gib << 18;
     let segment_size = 32 << 20;
     let segments = (gib * 32 * 8 + 64) as u32;
-    let geometry = Geometry { segment_size, segments, cache_pages: 1 << 20, dirty_limit: 1 << 20, max_refs: u32::MAX };
+    let geometry =
+        Geometry { segment_size, segments, cache_pages: 1 << 20, dirty_limit: 1 << 20, max_refs: u32::MAX };
     let mut tables = Tables::create(geometry);
     let (volume, mut journal) = (VolumeId(1), Vec::new());
     let create = VolumeChange::Create { id: volume, name: "v".into(), bytes: 1 << 40, settings: vec![] };

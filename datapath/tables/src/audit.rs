@@ -96,9 +96,10 @@ impl Audit {
     pub fn percent(&self) -> u8 {
         let at = match self.phase {
             Phase::Directories(..) => 0,
-            Phase::Count(at) => (u128::from(self.first) * u128::from(self.limit)
-                + u128::from(at) * self.counts.len() as u128)
-                / u128::from(self.limit),
+            Phase::Count(at) => {
+                (u128::from(self.first) * u128::from(self.limit) + u128::from(at) * self.counts.len() as u128)
+                    / u128::from(self.limit)
+            }
             Phase::Compare(at) => u128::from(at),
             Phase::Done => return 100,
         };
@@ -228,7 +229,8 @@ impl Audit {
         let page = id / ENTRIES;
         let slot = t.read_blocks(0, page, want)?;
         let end = present(t, (page + 1) * ENTRIES, false, want)?;
-        let next = |i: &u64| slot.is_some_and(|s| t.raw_at(s, *i as usize).live() && t.raw_at(s, *i as usize).map());
+        let next =
+            |i: &u64| slot.is_some_and(|s| t.raw_at(s, *i as usize).live() && t.raw_at(s, *i as usize).map());
         let found = (id % ENTRIES..ENTRIES).find(next);
         let after = match found {
             None => end,
@@ -247,7 +249,13 @@ impl Audit {
     }
 
     /// Compares a page of entries with what was counted.
-    fn compare(&mut self, t: &mut Tables, id: u64, want: &mut Want, findings: &mut Vec<Finding>) -> Option<Phase> {
+    fn compare(
+        &mut self,
+        t: &mut Tables,
+        id: u64,
+        want: &mut Want,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Phase> {
         let slot = t.read_blocks(0, id / ENTRIES, want)?;
         let (after, end) = (id + ENTRIES, self.first + self.counts.len() as u64);
         let next = present(t, end, false, want)?.min((self.limit - 1) / ENTRIES * ENTRIES).max(end);

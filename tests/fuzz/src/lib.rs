@@ -17,12 +17,14 @@ mod host;
 mod input;
 mod loopback;
 mod queue;
+mod tables;
 mod wire;
 
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
 pub use loopback::{loopback, loopback_completed};
 pub use queue::queue;
+pub use tables::{table_changes, table_root};
 pub use wire::wire;
 
 use input::Input;
@@ -31,13 +33,15 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 6] = [
+pub const BODIES: [(&str, Body); 8] = [
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),
     ("loopback", loopback),
     ("queue", queue),
     ("wire", wire),
+    ("table_changes", table_changes),
+    ("table_root", table_root),
 ];
 
 /// Checks that `bytes` are whole PDUs whose lengths agree, all of types in `kinds`; with one of type `term` only last.

@@ -201,9 +201,13 @@ impl Rig {
         let mut changes = Vec::new();
         open.journal.iter().for_each(|c| c.encode(&mut changes));
         assert_eq!(Change::decode(&changes).unwrap(), open.journal);
-        let new: Vec<_> = open.new.iter().map(|&(id, stored, _)| (id, stored, place(stored.length))).collect();
-        let moved: Vec<_> =
-            open.moved.iter().map(|&(id, from, stored, _)| (id, from, place(stored.length), stored)).collect();
+        let new: Vec<_> =
+            open.new.iter().map(|&(id, stored, _)| (id, stored, place(stored.length))).collect();
+        let moved: Vec<_> = open
+            .moved
+            .iter()
+            .map(|&(id, from, stored, _)| (id, from, place(stored.length), stored))
+            .collect();
         for (n, content) in new.iter().zip(open.new.iter().map(|n| n.2)) {
             self.store.put(n.2, sequence, Held::Block(content));
             self.tables.locate(n.0, n.2);

@@ -104,7 +104,15 @@ impl Image {
     }
 
     /// Reads a page of the block table; how much is in use below it, as its directory counts.
-    fn blocks(&mut self, root: &Root, store: &Store, level: u8, index: u64, place: Place, length: u32) -> u32 {
+    fn blocks(
+        &mut self,
+        root: &Root,
+        store: &Store,
+        level: u8,
+        index: u64,
+        place: Place,
+        length: u32,
+    ) -> u32 {
         self.account(place, length);
         let page = self.fetch(root, store, PageKey::Blocks { level, index }, place);
         let mut used = 0;
