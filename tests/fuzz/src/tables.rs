@@ -2,7 +2,8 @@
 
 use crate::Input;
 use caisson_tables::{
-    ApplyError, BlockId, Change, Geometry, Needs, PAGE, Place, Root, Stored, Tables, Use, VolumeChange, VolumeId,
+    ApplyError, BlockId, Change, Geometry, Needs, PAGE, Place, Root, Stored, Tables, Use, VolumeChange,
+    VolumeId,
 };
 
 /// Changes of the log: what decodes encodes to the same bytes, and tables take or refuse it without a panic.
@@ -59,10 +60,9 @@ pub fn table_root(data: &[u8]) {
             }
         }
     }
-    if let Some(id) = BlockId::new(u64::from(input.word())) {
-        if let Err(needs) = tables.entry(id) {
-            feed(&mut tables, &needs, &mut input);
-        }
+    let id = BlockId::new(u64::from(input.word()));
+    if let Some(Err(needs)) = id.map(|id| tables.entry(id)) {
+        feed(&mut tables, &needs, &mut input);
     }
 }
 
