@@ -533,6 +533,7 @@ impl World {
     /// The durable checkpoint is the state at its freeze, read from bytes.
     fn check_image(&mut self) {
         let (root, image) = self.rig.image();
+        self.rig.barred = image.entries.keys().copied().collect();
         let then = self.past[0].clone();
         assert_eq!(root.volumes.len(), then.len());
         for v in &root.volumes {
