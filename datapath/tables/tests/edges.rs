@@ -235,6 +235,30 @@ fn a_block_is_moved_only_from_where_it_is() {
 }
 
 #[test]
+fn the_cleaner_has_pages_written_anew() {
+    let mut t = tables(1 << 30, u32::MAX);
+    let a = block(&mut t);
+    write(&mut t, V, 0, &[Slot::New(a)]);
+    let (root, _) = checkpoint(&mut t);
+    let (top, _) = root.top.unwrap();
+    let map = t.volume(V).unwrap().root.unwrap();
+    let at = t.entry(map).unwrap().unwrap().place;
+    let (key, blocks) = (PageKey::Map(map), PageKey::Blocks { level: 1, index: 0 });
+    assert!(!t.clean_page(key, top).unwrap() && !t.clean_page(blocks, at).unwrap());
+    assert!(!t.clean_page(PageKey::Blocks { level: 3, index: 0 }, top).unwrap());
+    assert_eq!(t.dirty().changed, 0);
+    assert!(t.clean_page(blocks, top).unwrap());
+    assert_eq!(t.dirty().changed, 1);
+    assert!(t.clean_page(key, at).unwrap());
+    assert_eq!(t.dirty().changed, 3, "with the page of its entry");
+    let (again, freed) = checkpoint(&mut t);
+    assert_ne!(again.top, root.top);
+    // The leaf, and the page with the entry of the block, stay where they were.
+    assert_eq!(freed, []);
+    assert_eq!(t.segment(top.segment).live, 2 * 116);
+}
+
+#[test]
 fn a_pinned_segment_is_not_freed() {
     let mut t = tables(1 << 30, u32::MAX);
     t.close_segment(0, Use::Log);

@@ -200,7 +200,7 @@ impl Image {
 
     /// The pages without what only tells where pages are stored.
     pub fn logical(&self) -> BTreeMap<PageKey, Vec<u8>> {
-        let strip = |(key, page): (&PageKey, &Box<Page>)| {
+        let strip = |key: &PageKey, page: &Page| {
             let mut bytes = page.to_vec();
             assert_eq!(bytes.len(), PAGE);
             for r in bytes.chunks_mut(16) {
@@ -216,6 +216,6 @@ impl Image {
             }
             (*key, bytes)
         };
-        self.pages.iter().map(strip).collect()
+        self.pages.iter().map(|(key, page)| strip(key, page)).collect()
     }
 }

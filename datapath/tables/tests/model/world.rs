@@ -647,10 +647,9 @@ impl World {
     fn clean_pages(&mut self) {
         let (_, image) = self.rig.image();
         for (key, _) in image.pages.iter().step_by(3) {
-            if let PageKey::Map(id) = key {
-                if let Some(raw) = image.entries.get(&id.get()) {
-                    sure!(self.rig, self.rig.tables.clean_page(*key, raw.place));
-                }
+            let PageKey::Map(id) = key else { continue };
+            if let Some(raw) = image.entries.get(&id.get()) {
+                sure!(self.rig, self.rig.tables.clean_page(*key, raw.place));
             }
         }
     }
