@@ -310,11 +310,13 @@ fn present(t: &mut Tables, mut id: u64, stored: bool, want: &mut Want) -> Option
                 return Some(id);
             }
             let slot = t.read_blocks(level, index, want)?;
-            let used = |i: &u64| {
-                let raw = slot.map(|s| t.raw_at(s, *i as usize));
-                raw.is_some_and(|r| r.refs.get() > 0 || stored && r.live())
+            let mut used = |i: &u64| {
+                let raw = slot.map_or(RawEntry::FREE, |s| t.raw_at(s, *i as usize));
+                // A page in memory that is stored nowhere yet may point at some that are.
+                let page = PageKey::Blocks { level: level - 1, index: index * ENTRIES + i };
+                raw.refs.get() > 0 || stored && (raw.live() || t.cache.slot(page).is_some())
             };
-            match (below % ENTRIES..ENTRIES).find(used) {
+            match (below % ENTRIES..ENTRIES).find(&mut used) {
                 Some(i) if i == below % ENTRIES => {}
                 Some(i) => id = (index * ENTRIES + i) << reach,
                 None => {
