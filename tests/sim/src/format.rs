@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes of a sealed header that are compared.
 const COMPARED: usize = 192;
 
+/// Fewer say nothing.
+const LEAST: usize = 32;
+
 /// What a nonce is made of: opening, sequence of the segment's use, and offset in it.
 type Nonce = (u32, u64, u32);
 
 #[derive(Default)]
 struct Seen {
-    batches: HashMap<Nonce, Vec<[u8; COMPARED]>>,
+    batches: HashMap<Nonce, Vec<Box<[u8]>>>,
     repeated: Option<String>,
 }
 
@@ -30,6 +33,23 @@ impl Nonces {
     pub fn watch(&self, disk: &SimDisk) {
         let own = self.clone();
         let watch: Watch = Box::new(move |event| {
+            if std::env::var_os("CAISSON_TRACE").is_some() {
+                match event {
+                    Event::Write(at, bytes) => {
+                        eprintln!(
+                            "         write {at:#x}+{:#x} {:?}",
+                            bytes.len(),
+                            bytes
+                                .get(..PREFIX)
+                                .map(decode_prefix)
+                                .and_then(Result::ok)
+                                .map(|p| (p.kind, p.batch, p.segment, p.at))
+                        );
+                    }
+                    Event::Zero(at, len) => eprintln!("         zero {at:#x}+{len:#x}"),
+                    other => eprintln!("         {other:?}"),
+                }
+            }
             if let Event::Write(_, bytes) = event {
                 own.wrote(bytes);
             }
@@ -44,18 +64,20 @@ impl Nonces {
 
     fn wrote(&self, bytes: &[u8]) {
         let Some(Ok(prefix)) = bytes.get(..PREFIX).map(decode_prefix) else { return };
-        let Some(head) = bytes[PREFIX..].first_chunk::<COMPARED>() else { return };
+        // Only what is sealed: records that are short are padded with zeroes.
+        let sealed = bytes.get(PREFIX..(prefix.header as usize).min(PREFIX + COMPARED));
+        let Some(head) = sealed.filter(|s| s.len() >= LEAST) else { return };
         let nonce = (prefix.at.opening, prefix.at.sequence, prefix.at.offset);
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let others = seen.batches.entry(nonce).or_default();
-        if others.contains(head) {
+        if others.iter().any(|o| **o == *head) {
             return;
         }
         // Chance makes one byte in 256 agree; structure makes many.
-        let agree = |a: &[u8; COMPARED]| a.iter().zip(head).filter(|(a, b)| a == b).count();
-        let most = others.iter().map(agree).max().unwrap_or(0);
-        others.push(*head);
-        if most > COMPARED / 16 {
+        let agree = |a: &[u8]| a.iter().zip(head).filter(|(a, b)| a == b).count();
+        let most = others.iter().map(|o| agree(o)).max().unwrap_or(0);
+        others.push(head.into());
+        if most > 4 + head.len() / 16 {
             seen.repeated = Some(format!(
                 "batch {} in segment {} was sealed with the nonces of another one: opening {}, sequence {}, offset {}",
                 prefix.batch, prefix.segment, nonce.0, nonce.1, nonce.2

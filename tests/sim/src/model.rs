@@ -196,14 +196,13 @@ impl Model {
         }
     }
 
-    /// The resize is over, well or not.
-    pub fn resized(&mut self, name: u32, ok: bool) {
-        let now = self.time;
+    /// The resize that began at `start` is over, well or not.
+    pub fn resized(&mut self, name: u32, start: u64, ok: bool) {
         let Some(v) = self.volumes.get_mut(&name) else { return };
         let Some(size) = v.sizes.pop() else { return };
         if ok {
             v.sizes = vec![size];
-            v.blocks.resize_with(size as usize, || Block::new(Value::Of(ZERO), now));
+            v.blocks.resize_with(size as usize, || Block::new(Value::Of(ZERO), start));
         }
     }
 

@@ -11,7 +11,7 @@ use caisson_engine::{
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
-use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT};
+use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT, Superblock};
 use caisson_task::{Port, Task};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -257,9 +257,21 @@ impl Subject for Simulated {
         self.nonces.repeated().map_or(Ok(()), Err)
     }
 
+    fn explain(&self) -> String {
+        let Some(pool) = self.pool() else { return String::new() };
+        let status = pool.status();
+        format!(
+            "fault {:?}, damage {:?}, {} of {} bytes live, {} free, {} checkpoints",
+            status.fault, status.damage, status.live, status.limit, status.free, status.checkpoints
+        )
+    }
+
     fn lose_copy(&mut self, rng: &mut Rng) -> Option<String> {
         let device = rng.below(self.disks.len() as u64) as usize;
         let copy = rng.below(2) as usize;
+        // A power failure may have torn the other one just now: that would be two faults.
+        let other = self.disks[device].peek(SUPERBLOCK_AT[1 - copy], SUPERBLOCK);
+        Superblock::decode_plain(&other).ok()?;
         let noise: Vec<u8> = (0..SUPERBLOCK).map(|_| rng.below(256) as u8).collect();
         self.disks[device].poke(SUPERBLOCK_AT[copy], &noise);
         Some(format!("superblock copy {copy} of disk {device} is lost"))

@@ -97,7 +97,11 @@ pub fn run_seed<S: Subject>(plan: Plan, make: impl FnOnce(&Plan) -> S) -> Result
             let (judged, tangled, digest) = (world.model.judged, world.model.tangled, world.trace.digest());
             return Ok(Counts { judged, tangled, digest, ..world.counts });
         }
-        Ok(Err(what)) => what,
+        Ok(Err(what)) => {
+            let explained = world.as_ref().map(|w| w.subject.explain()).unwrap_or_default();
+            let plan = world.as_ref().map(|w| format!("{:?}", w.plan)).unwrap_or_default();
+            format!("{what}\n         {explained}\n         {plan}")
+        }
         Err(_) => format!("it panicked: {}", PANIC.take().unwrap_or_default()),
     };
     let (steps, trace) = match &world {

@@ -158,6 +158,11 @@ pub trait Subject {
         Ok(())
     }
 
+    /// What it says of itself, for whoever looks at a failed run.
+    fn explain(&self) -> String {
+        String::new()
+    }
+
     /// Spoils one of the copies of what every opening begins with, while it is closed, if it has such. Nothing may be
     /// lost by that.
     fn lose_copy(&mut self, _rng: &mut Rng) -> Option<String> {

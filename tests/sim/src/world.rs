@@ -190,6 +190,12 @@ impl<S: Subject> World<S> {
         self.collect(thread as usize)
     }
 
+    /// Whether a device of the plan has died.
+    fn died(&self) -> bool {
+        let dies = self.plan.faults.dies_at.filter(|_| self.plan.weather == Weather::Dying);
+        dies.is_some_and(|n| self.subject.disks().iter().any(|d| d.operations() >= n))
+    }
+
     fn collect(&mut self, thread: usize) -> Result<(), String> {
         let done: Vec<(Tag, Outcome)> = self.threads[thread].completions().collect();
         for (tag, outcome) in done {
@@ -228,8 +234,8 @@ impl<S: Subject> World<S> {
             BlockError::Failed | BlockError::WriteFault { .. } | BlockError::Unreadable { .. }
                 if dying || lenient =>
             {
-                self.dead |= self.subject.fault().is_some();
                 unsure(self);
+                self.dead |= self.subject.fault().is_some() || self.died();
             }
             BlockError::Unreadable { lba } => {
                 let allowed = self.model.allowed(p.volume, lba, p.start, end, p.id);
@@ -242,6 +248,10 @@ impl<S: Subject> World<S> {
                 unsure(self);
             }
             BlockError::Interrupted if self.nature.manages => unsure(self),
+            // A pool keeps whole 4 KiB blocks, and knows nothing smaller to be unreadable.
+            BlockError::Unsupported if p.kind == Kind::Mark && self.nature.manages => {
+                self.model.never(p.volume, &p.writes, p.id);
+            }
             BlockError::Miscompare { lba } => self.judge_miscompare(p, lba, end)?,
             e => return Err(format!("an error that cannot be: {e}")),
         }

@@ -131,6 +131,7 @@ impl<S: Subject> World<S> {
 
     /// Ends the life, and leaves nothing of it but the disks.
     fn end_life(&mut self) -> Result<Leave, String> {
+        self.dead |= self.died();
         let ending = match self.rng.below(8) {
             0..3 => Ending::Power,
             3 => Ending::Kill,
@@ -148,6 +149,7 @@ impl<S: Subject> World<S> {
                 self.subject.inspect().map_err(|e| format!("seen from within: {e}"))?;
             }
         }
+        self.dead |= self.died();
         if ending == Ending::Close && !self.dead {
             match self.act_alone(Action::Close)? {
                 Reply::Done => left = Leave::Closed,
@@ -155,6 +157,7 @@ impl<S: Subject> World<S> {
                 other => return Err(format!("it cannot be closed: {other:?}")),
             }
         }
+        self.dead |= self.died();
         self.fall(ending)?;
         if self.dead {
             // A new device with the contents of the old.
@@ -276,6 +279,7 @@ impl<S: Subject> World<S> {
                     let contents = bytes.chunks(block_size as usize).zip(lba..);
                     all.extend(contents.map(|(b, lba)| content::recognise(b, lba % slots)));
                 }
+                Err(BlockError::Unreadable { .. }) if self.died() => return Ok(None),
                 Err(BlockError::Unreadable { .. }) if blocks == 1 => all.push(Some(UNREADABLE)),
                 Err(BlockError::Unreadable { .. }) => {
                     most = 1;
@@ -301,7 +305,8 @@ impl<S: Subject> World<S> {
             for (lba, value) in (0..).zip(blocks) {
                 let value = value.ok_or_else(|| format!("block {lba} of volume {name} is torn"))?;
                 let allowed = self.model.allowed(name, lba, start, end, 0);
-                if !(allowed.contains(&value) || value == UNREADABLE && self.model.lenient) {
+                let lost = value == UNREADABLE && self.model.lenient;
+                if !(allowed.contains(&value) || lost) {
                     return Err(format!(
                         "block {lba} of volume {name} is {value:x}, not one of {allowed:x?}"
                     ));

@@ -129,7 +129,7 @@ impl<S: Subject> World<S> {
             Reply::Done => true,
             Reply::Full | Reply::Unsupported => false,
             Reply::Failed(_) if broken => {
-                self.dead |= self.subject.fault().is_some();
+                self.dead |= self.subject.fault().is_some() || self.died();
                 return self.action_failed(action);
             }
             Reply::Failed(why) => return Err(format!("{action:?} failed: {why}")),
@@ -139,7 +139,7 @@ impl<S: Subject> World<S> {
             Action::Make { name, .. } | Action::Snapshot { name, .. } => self.model.gone(name),
             Action::Delete { name } if done => self.model.gone(name),
             Action::Delete { name } => self.model.undelete(name),
-            Action::Resize { name, .. } => self.model.resized(name, done),
+            Action::Resize { name, .. } => self.model.resized(name, start, done),
             Action::Set { name, settings } if done => {
                 self.model.write_through(name, !settings.write_cache);
             }
