@@ -431,7 +431,8 @@ fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockI
         }
         // Of a batch that is still open: its id cannot have been used again.
         Known::Pending(_) => {
-            let most = state.tables.geometry().max_refs;
+            // As `candidate` has it: what is far from the maximum cannot reach it by snapshots either.
+            let most = state.tables.geometry().max_refs / 2;
             state.tables.entry(id)?.is_some_and(|e| e.place.is_pending() && e.refs > 0 && e.refs < most)
         }
     };

@@ -38,7 +38,7 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 8] = [
+pub const BODIES: [(&str, Body); 10] = [
     ("codec", codec),
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
