@@ -121,8 +121,7 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             }
             // One at a time: who comes meanwhile waits for the end of it.
             let busy = state.tables.frozen();
-            let closed =
-                if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
+            let closed = if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
             if busy {
                 state.checkpoint_waiters.push(port.waiter(ticket));
                 None

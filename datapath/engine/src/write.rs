@@ -5,8 +5,8 @@
 //! another writer may have published the same content first. What a crash leaves of a chunk is all of it or nothing.
 
 use crate::append::kick;
-use crate::lane;
 use crate::bounds::{FETCHES_PER_CHUNK, TURN_BLOCKS};
+use crate::lane;
 use crate::read::TENANT;
 use crate::space::Admit;
 use crate::state::{Inner, State};
