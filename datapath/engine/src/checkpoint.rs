@@ -349,6 +349,7 @@ impl<'a> Writer<'a> {
         // Segments that the root stands in must be in its own segment table: they are taken before that is, by the sizes
         // that a first picture has.
         let per = self.batch_bytes();
+        self.forget_openings();
         let first = self.blobs(reserved);
         let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
         let groups = pieces(&borrowed(&first), per);
@@ -405,8 +406,9 @@ impl<'a> Writer<'a> {
         self.write(load, &plan, place).await
     }
 
-    /// The root's parts, by rising kind.
-    fn blobs(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+    /// Forgets openings that no segment was written in. Once a root: taking segments for it may make more of them
+    /// idle, and the root's size must stay what it was.
+    fn forget_openings(&self) {
         let mut state = self.inner.lock();
         let root = state.tables.frozen_root();
         let current = state.log.opening;
@@ -417,6 +419,12 @@ impl<'a> Writer<'a> {
             .checkpoints
             .openings
             .retain(|o| o.number == current || numbers.binary_search(&o.number).is_ok());
+    }
+
+    /// The root's parts, by rising kind.
+    fn blobs(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+        let state = self.inner.lock();
+        let root = state.tables.frozen_root();
         let openings = encode_openings(&state.checkpoints.openings);
         drop(state);
         vec![

@@ -280,11 +280,19 @@ impl Pool {
         name: &str,
         read_only: bool,
     ) -> Result<VolumeId, ChangeError> {
-        let (id, settings) = {
+        let (id, settings, tail) = {
             let state = self.0.lock();
             let record = named(&state, of)?;
-            (record.id, record.settings.clone())
+            (record.id, record.settings.clone(), record.tail > record.blocks)
         };
+        if tail {
+            // A resize was cut short by a crash. What it left is unmapped first.
+            let volume = self.volume(of)?;
+            let range =
+                caisson_task::Range { from: volume.0.bytes.load(Ordering::Acquire), to: u64::MAX, alone: true };
+            let _claim = port.claim(&volume.0.claims, [range, caisson_task::Range::default()]).await;
+            self.trim_tail(port, id).await?;
+        }
         self.change(port, |next| {
             let (name, settings) = (name.to_owned(), settings.clone());
             VolumeChange::Snapshot { of: id, id: next, name, settings, read_only }
