@@ -59,7 +59,9 @@ pub enum OpenError {
         path: String,
     },
     /// A device was left behind: an old copy of it, or one that another was taken into the pool instead of.
-    #[error("{path} is not what the pool left there: {behind} checkpoints are missing on it. Is it an old copy?")]
+    #[error(
+        "{path} is not what the pool left there: {behind} checkpoints are missing on it. Is it an old copy?"
+    )]
     Stale {
         /// Which.
         path: String,

@@ -128,12 +128,7 @@ async fn settle(inner: &Arc<Inner>, port: &Port) -> Result<(), ChangeError> {
 }
 
 /// Sees that nothing would be lost with what stands on a device.
-async fn vacant(
-    inner: &Inner,
-    port: &Port,
-    store: &Arc<FileStore>,
-    device: u32,
-) -> Result<(), ChangeError> {
+async fn vacant(inner: &Inner, port: &Port, store: &Arc<FileStore>, device: u32) -> Result<(), ChangeError> {
     let refused = |what: String| ChangeError::Device { path: store.path().display().to_string(), what };
     let own = inner.devices().stores().iter().any(|s| s.path() == store.path() && Arc::ptr_eq(s, store));
     if own {
@@ -142,7 +137,8 @@ async fn vacant(
     match empty(port, store).await {
         Ok(()) => Ok(()),
         Err(CreateError::InUse { .. }) => {
-            let copies = superblocks(port, &inner.page_buffers, store).await.map_err(|e| refused(e.to_string()))?;
+            let copies =
+                superblocks(port, &inner.page_buffers, store).await.map_err(|e| refused(e.to_string()))?;
             // One that this pool announced itself to and never listed holds nothing.
             let left = |l: &Superblock| l.pool == inner.keyring.pool() && l.device == device;
             match label(&copies) {
@@ -186,11 +182,7 @@ async fn announce(
         superblock.seal(&inner.keyring, &choice.anchor, nonce, &mut bytes).map_err(|e| e.to_string())?;
         write_copy(inner, port, joining, at, &bytes).await.map_err(|e| format!("writing it failed: {e}"))?;
     }
-    let sync = Io {
-        store: Arc::clone(joining),
-        kind: IoKind::Sync,
-        offset: 0,
-        bufs: caisson_block::BufList::new(),
-    };
+    let sync =
+        Io { store: Arc::clone(joining), kind: IoKind::Sync, offset: 0, bufs: caisson_block::BufList::new() };
     port.io(sync).await.map(drop).map_err(|e| format!("syncing it failed: {e}"))
 }
