@@ -17,7 +17,7 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
-use caisson_task::Waiter;
+use caisson_task::{Claims, Waiter};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     /// The fingerprint key of the default domain.
     pub(crate) prints: FingerprintKey,
     pub(crate) devices: ArcSwap<Devices>,
+    /// Claimed by the checkpoint under way, and by who changes what checkpoints write.
+    pub(crate) checkpointing: Arc<Claims>,
     /// For reading user data.
     pub(crate) buffers: Buffers,
     /// For reading table pages: apart, so that those who hold buffers never wait for each other.
@@ -143,6 +145,7 @@ impl Inner {
             keyring,
             prints,
             devices: ArcSwap::from_pointee(devices),
+            checkpointing: Claims::new(),
             buffers,
             page_buffers,
             bulk,
