@@ -128,7 +128,7 @@ impl Chunk {
             if ways.dedup {
                 chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await;
             }
-            let _slice = if count > TURN_BLOCKS { Some(lane::slice(port).await) } else { None };
+            let _slice = if count > TURN_BLOCKS { Some(lane::slice(inner, port).await) } else { None };
             let mut reader = Blocks::new(data);
             for i in 0..blocks {
                 let index = turn + i;
