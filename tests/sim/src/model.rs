@@ -56,6 +56,8 @@ pub struct Model {
     pub ordered: bool,
     /// A device has lied: what was durable may be gone after a crash, and blocks may be unreadable; nothing may be wrong.
     pub lenient: bool,
+    /// A device may come to lie, so that what was replaced durably may be back after a crash.
+    pub remember: bool,
     /// Histories that were too tangled for the checker of linearisability.
     pub tangled: u64,
     /// Operations that it judged.
@@ -295,7 +297,7 @@ impl Model {
     /// Forgets of these blocks what can never be seen again by an operation that began at `oldest` or later, nor after a
     /// crash.
     pub fn prune(&mut self, volume: u32, extents: &[Extent], oldest: u64) {
-        if self.lenient {
+        if self.remember {
             return;
         }
         let Some(v) = self.volumes.get_mut(&volume) else { return };
