@@ -1,6 +1,8 @@
 //! What a pool and its volumes hold: the figures for people, scripts and metrics.
 
 use crate::pool::Pool;
+use crate::rebuild::RebuildStatus;
+use crate::scrub::ScrubStatus;
 use crate::settings::Settings;
 use crate::state::Damage;
 use caisson_block::BLOCK;
@@ -51,6 +53,12 @@ pub struct Status {
     pub damage: Vec<Damage>,
     /// How many were found in all.
     pub damaged: u64,
+    /// The scrub that runs, or the last that did since the pool was opened.
+    pub scrub: Option<ScrubStatus>,
+    /// The rebuilding of the index of duplicates, likewise.
+    pub rebuild: Option<RebuildStatus>,
+    /// Bytes of freed segments that were given back to the file system.
+    pub punched: u64,
     /// Why the pool is not used any more.
     pub fault: Option<String>,
     /// The volumes, by number.
@@ -121,6 +129,9 @@ impl Pool {
             dying: tables.volumes().filter(|v| v.dying).count(),
             damage: state.faults.iter().cloned().collect(),
             damaged: get(&c.damaged),
+            scrub: state.chores.scrub.clone(),
+            rebuild: state.chores.rebuilt,
+            punched: state.chores.punched,
             fault: inner.fault().map(str::to_owned),
             volumes,
         }

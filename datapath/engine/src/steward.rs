@@ -42,6 +42,7 @@ impl Stewardship {
 /// Runs until the pool is closed or has failed.
 pub(crate) async fn run(inner: Arc<Inner>, port: Port) {
     inner.lock().steward.runs = true;
+    crate::chores::start(&inner, &port).await;
     let mut steward = Steward { inner: &inner, port: &port, cleaning: None, reaper: Reaper::default() };
     loop {
         let calls = inner.lock().steward.calls;
