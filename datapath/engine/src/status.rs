@@ -33,6 +33,12 @@ pub struct Status {
     pub map_pages: u64,
     /// Memory of tables and index.
     pub memory: u64,
+    /// Of these: pages of the tables, in memory because they changed or were used, and the segment table.
+    pub tables_memory: u64,
+    /// Of these: the index of deduplication and its summaries.
+    pub index_memory: u64,
+    /// The index knows one fingerprint in so many by itself.
+    pub sample: u64,
     /// Blocks written by hosts since the pool was opened, and how many of them were zero or found again.
     pub written_blocks: u64,
     /// All zero.
@@ -119,6 +125,9 @@ impl Pool {
             stored: stats.stored_bytes + stats.blocks * TAG as u64,
             map_pages: stats.map_pages,
             memory: (tables.memory_bytes() + state.index.memory_bytes()) as u64,
+            tables_memory: tables.memory_bytes() as u64,
+            index_memory: state.index.memory_bytes() as u64,
+            sample: 1 << state.index.stats().sample_shift,
             written_blocks: get(&c.written),
             zero_blocks: get(&c.zero),
             duplicate_blocks: get(&c.duplicate),
