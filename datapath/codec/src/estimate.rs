@@ -16,19 +16,22 @@ const FIRST: usize = 4;
 const FEW: u32 = 130;
 
 /// Pieces of the whole sample.
-const PIECES: usize = 16;
+const PIECES: usize = 8;
 const SAMPLE: usize = PIECES * PIECE;
 
 /// Collisions (ordered pairs of equal bytes in the sample) from which the bytes count as unevenly used. Even ones give
-/// `SAMPLE * (SAMPLE - 1) / 256` = 4092, give or take 90. 4600 stands for a collision entropy of 7.83 bits a byte: a code for
+/// `SAMPLE * (SAMPLE - 1) / 256` = 1022, give or take 45. 1160 stands for a collision entropy of 7.82 bits a byte: a code for
 /// single bytes could then save a fortieth or so.
-const UNEVEN: u32 = 4600;
+const UNEVEN: u32 = 1160;
 
 /// Repeated strings from which a block counts as repetitive. Of random blocks, one in ten thousand has so many.
 const REPEATS: u32 = 2;
 
 /// Slots of the table of four-byte strings: four for each string, so that few push out another.
-const SLOTS: usize = 4096;
+const SLOTS: usize = 2048;
+
+/// Distance of the strings that are kept in it.
+const STRIDE: usize = 8;
 
 /// Whether zstd would most likely save less than [`crate::LEAST_SAVING`] on `block`.
 #[inline]
@@ -38,13 +41,14 @@ pub fn looks_incompressible(block: &[u8; BLOCK]) -> bool {
 
 /// How many byte values the first sample has.
 fn different_bytes(block: &[u8; BLOCK]) -> u32 {
-    let mut seen = [0u64; 4];
+    // A byte for each value: stores that wait for nothing, and a sum that the compiler makes vectors of.
+    let mut seen = [0u8; 256];
     for part in block.chunks_exact(BLOCK / FIRST) {
         for byte in &part[..PIECE] {
-            seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+            seen[usize::from(*byte)] = 1;
         }
     }
-    seen.iter().map(|s| s.count_ones()).sum()
+    seen.iter().map(|s| u32::from(*s)).sum()
 }
 
 /// Sum over all byte values of n * (n - 1), n being how often the sample has it.
@@ -62,19 +66,19 @@ fn collisions(block: &[u8; BLOCK]) -> u32 {
     squares - SAMPLE as u32
 }
 
-/// How many of the four-byte strings looked at stand earlier in the block, at a multiple of four bytes. Looked at are those
-/// at multiples of four, and in each piece three neighbours of the first one: so a repeated string of two pieces is found
-/// at whatever distance it is repeated.
+/// How many of the four-byte strings looked at stand earlier in the block, at a multiple of eight bytes. Looked at are those
+/// at multiples of eight, and the seven neighbours of one in each 128 bytes: so a repeated string of some hundred bytes is found,
+/// but for slots that were taken since, at whatever distance it is repeated.
 fn repeats(block: &[u8; BLOCK]) -> u32 {
     let mut tags = [0u16; SLOTS];
     let mut found = 0;
-    for piece in block.as_chunks::<PIECE>().0 {
-        for at in 1..4 {
-            let (slot, tag) = hash([piece[at], piece[at + 1], piece[at + 2], piece[at + 3]]);
+    for part in block.as_chunks::<128>().0 {
+        for at in 1..STRIDE {
+            let (slot, tag) = hash([part[at], part[at + 1], part[at + 2], part[at + 3]]);
             found += u32::from(tags[slot] == tag);
         }
-        for word in piece.as_chunks::<4>().0 {
-            let (slot, tag) = hash(*word);
+        for word in part.as_chunks::<STRIDE>().0 {
+            let (slot, tag) = hash([word[0], word[1], word[2], word[3]]);
             found += u32::from(tags[slot] == tag);
             tags[slot] = tag;
         }
@@ -115,11 +119,12 @@ mod tests {
         let mut uneven = random(2);
         uneven.iter_mut().step_by(8).for_each(|b| *b = 9);
         assert!(collisions(&uneven) > UNEVEN && !looks_incompressible(&uneven));
-        // A random string that comes again once, at any distance.
-        for distance in 1000..2100 {
-            let mut repeated = random(distance as u64);
-            repeated.copy_within(100..500, 100 + distance);
-            assert!(!looks_incompressible(&repeated), "at a distance of {distance}");
-        }
+        // A random string that comes again once, at any distance; few are missed because their slots were taken.
+        let missed = (1000..2100).filter(|distance| {
+            let mut repeated = random(*distance as u64);
+            repeated.copy_within(100..700, 100 + distance);
+            looks_incompressible(&repeated)
+        });
+        assert!(missed.count() <= 5);
     }
 }

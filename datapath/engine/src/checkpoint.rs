@@ -12,12 +12,13 @@ use crate::state::{Inner, State};
 use crate::work;
 use caisson_block::{BLOCK, BufList, IoKind};
 use caisson_codec::Level;
+use caisson_device::{FileStore, StoreError};
 use caisson_log::{
     Anchor, At, BatchKind, BatchPlan, BatchRef, BatchSize, Blob, BlobKind, Opening, Record, RootHead,
     SUPERBLOCK, SUPERBLOCK_AT, Stamp, Superblock, XNONCE, copy_for, encode_openings, encode_reserved, pieces,
 };
 use caisson_tables::{Frozen, PageKey, Place, Stored, Use};
-use caisson_task::{Io, Port, Task, Waiter};
+use caisson_task::{Claim, Io, Port, Range, Task, Waiter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,6 +37,8 @@ pub(crate) struct Checkpoints {
     pub(crate) covers: u64,
     /// The superblocks as they are written, but for device, counter and anchor.
     pub(crate) superblock: Superblock,
+    /// How many devices the durable superblocks list.
+    pub(crate) listed: usize,
 }
 
 /// Why there is no checkpoint.
@@ -51,6 +54,17 @@ pub(crate) enum Failure {
 /// # Errors
 /// [`Failure`]; the pool's latch is set where it has failed.
 pub(crate) async fn checkpoint(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
+    let _alone = alone(inner, port).await;
+    checkpoint_held(inner, port, clean).await
+}
+
+/// Keeps checkpoints from beginning, when none is under way.
+pub(crate) async fn alone(inner: &Inner, port: &Port) -> Claim {
+    port.claim(&inner.checkpointing, [Range { from: 0, to: 1, alone: true }, Range::default()]).await
+}
+
+/// As [`checkpoint`], for who has kept others from beginning.
+pub(crate) async fn checkpoint_held(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
     let result = attempt(inner, port, clean).await;
     match &result {
         Ok(()) => {
@@ -95,6 +109,7 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     finish(&mut state, segments, tail, reserve.more, log_batch);
     let mut waiters = std::mem::take(&mut state.room);
     waiters.append(&mut state.checkpoint_waiters);
+    waiters.extend(state.chores.call());
     drop(state);
     waiters.into_iter().for_each(Waiter::wake);
     kick(inner, port.remote());
@@ -121,8 +136,7 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             }
             // One at a time: who comes meanwhile waits for the end of it.
             let busy = state.tables.frozen();
-            let closed =
-                if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
+            let closed = if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
             if busy {
                 state.checkpoint_waiters.push(port.waiter(ticket));
                 None
@@ -169,9 +183,10 @@ async fn durable_batches(inner: &Arc<Inner>, port: &Port, log_batch: u64) -> Res
 }
 
 fn finish(state: &mut State, segments: Vec<u32>, tail: Option<Tail>, more: Vec<u32>, log_batch: u64) {
-    let State { tables, log, checkpoints, index, space, .. } = state;
+    let State { tables, log, checkpoints, index, space, chores, .. } = state;
     for freed in tables.checkpointed() {
         index.forget_segment(freed, tables.segment(freed).sequence);
+        chores.freed.insert(freed);
     }
     for old in std::mem::replace(&mut checkpoints.pinned, segments) {
         tables.unpin(old);
@@ -440,14 +455,16 @@ fn borrowed(blobs: &[(BlobKind, Vec<u8>)]) -> Vec<(BlobKind, &[u8])> {
     blobs.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect()
 }
 
-/// Writes the superblocks, each device's older copy, and makes them durable.
+/// Writes the superblocks: each device's older copy, and when those are durable the other, so that the loss of either
+/// leaves one that names this root and no older one, of which parts may be written over from now on. A device that no
+/// durable superblock lists comes last: on its own it must not stand for the pool.
 pub(crate) async fn write_superblocks(
     inner: &Arc<Inner>,
     port: &Port,
     root: BatchRef,
     clean: bool,
 ) -> Result<(), Failure> {
-    let (mut superblock, anchor) = {
+    let (mut superblock, anchor, listed) = {
         let mut state = inner.lock();
         let State { checkpoints, log, .. } = &mut *state;
         checkpoints.counter += 1;
@@ -461,25 +478,42 @@ pub(crate) async fn write_superblocks(
             next_opening: log.opening + 1,
             clean,
         };
-        (checkpoints.superblock.clone(), anchor)
+        (checkpoints.superblock.clone(), anchor, checkpoints.listed)
     };
-    let at = SUPERBLOCK_AT[copy_for(superblock.counter)];
+    let older = copy_for(superblock.counter);
     let stores = inner.devices().stores().to_vec();
-    for (device, store) in stores.iter().enumerate() {
-        superblock.device = device as u32;
-        let nonce: [u8; XNONCE] = inner.random();
-        let [mut bufs, ..] = port.buffers(&inner.page_buffers, [SUPERBLOCK, 0, 0]).await;
-        let mut bytes = vec![0; SUPERBLOCK];
-        let sealed = superblock.seal(&inner.keyring, &anchor, nonce, &mut bytes);
-        sealed.map_err(|e| Failure::Failed(format!("a superblock could not be sealed: {e}")))?;
-        fill(&mut bufs, &bytes);
-        let kind = IoKind::Write { dsync: false };
-        let io = Io { store: Arc::clone(store), kind, offset: at, bufs };
-        let written = port.io(io).await;
-        written
-            .map_err(|e| Failure::Failed(format!("writing the superblock of device {device} failed: {e}")))?;
+    for (round, copy) in [older, 1 - older].into_iter().enumerate() {
+        for (device, store) in stores.iter().enumerate() {
+            if round == 0 && device == listed {
+                sync_devices(inner, port).await.map_err(Failure::Failed)?;
+            }
+            superblock.device = device as u32;
+            let nonce: [u8; XNONCE] = inner.random();
+            let mut bytes = vec![0; SUPERBLOCK];
+            let sealed = superblock.seal(&inner.keyring, &anchor, nonce, &mut bytes);
+            sealed.map_err(|e| Failure::Failed(format!("a superblock could not be sealed: {e}")))?;
+            let written = write_copy(inner, port, store, SUPERBLOCK_AT[copy], &bytes).await;
+            let failed = |e| format!("writing the superblock of device {device} failed: {e}");
+            written.map_err(|e| Failure::Failed(failed(e)))?;
+        }
+        sync_devices(inner, port).await.map_err(Failure::Failed)?;
     }
-    sync_devices(inner, port).await.map_err(Failure::Failed)
+    inner.lock().checkpoints.listed = stores.len();
+    Ok(())
+}
+
+/// Writes one copy of a superblock.
+pub(crate) async fn write_copy(
+    inner: &Inner,
+    port: &Port,
+    store: &Arc<FileStore>,
+    at: u64,
+    bytes: &[u8],
+) -> Result<(), StoreError> {
+    let [mut bufs, ..] = port.buffers(&inner.page_buffers, [bytes.len(), 0, 0]).await;
+    fill(&mut bufs, bytes);
+    let io = Io { store: Arc::clone(store), kind: IoKind::Write { dsync: false }, offset: at, bufs };
+    port.io(io).await.map(drop)
 }
 
 /// Copies `bytes` into unshared buffers.

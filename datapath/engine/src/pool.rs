@@ -6,6 +6,7 @@
 use crate::append::{durable, kick};
 use crate::bounds::{FRONT, MIN_SEGMENTS, SEGMENT_SIZES};
 use crate::checkpoint::{Checkpoints, Failure, checkpoint};
+use crate::chores::Chores;
 use crate::devices::Devices;
 use crate::error::{ChangeError, CreateError, OpenError};
 use crate::log::{From as LogFrom, Log, POOL_EPOCH};
@@ -188,6 +189,8 @@ impl Pool {
         let opened = opened(port, stores, secrets, options).await?;
         let Opened { inner, next_opening, last } = opened;
         begin(&inner, port, next_opening, last).await?;
+        // The index is in memory only.
+        inner.lock().chores.rebuild = true;
         Ok(Pool(inner))
     }
 
@@ -211,12 +214,13 @@ impl Pool {
     pub async fn close(&self, port: &Port) -> Result<(), ChangeError> {
         self.0.closing.store(true, Ordering::Release);
         self.0.call_steward();
+        self.0.call_chores();
         let open: Vec<Arc<Shared>> = self.0.volumes().values().filter_map(Weak::upgrade).collect();
         open.iter().for_each(|v| v.gone.store(true, Ordering::Release));
         while open.iter().any(|v| v.in_flight() > 0) {
             port.pause().await;
         }
-        while self.0.lock().steward.runs {
+        while self.0.tended() {
             port.pause().await;
         }
         checkpoint(&self.0, port, true).await.map_err(change_failure)
@@ -452,7 +456,7 @@ pub(crate) fn named<'a>(state: &'a State, name: &str) -> Result<&'a VolumeRecord
     state.tables.volume_named(name).ok_or_else(|| ChangeError::NoVolume(name.to_owned()))
 }
 
-fn change_failure(failure: Failure) -> ChangeError {
+pub(crate) fn change_failure(failure: Failure) -> ChangeError {
     match failure {
         Failure::NoSpace => ChangeError::Full,
         Failure::Failed(reason) => ChangeError::Failed(reason),
@@ -502,6 +506,7 @@ fn take(
     if let Some(distance) = options.checkpoint_distance {
         sizes.distance = distance;
     }
+    let listed = stores.len();
     let devices = Devices::new(stores, extents.list().to_vec(), segment);
     let buffers = match options.buffers {
         Some(buffers) => buffers,
@@ -528,9 +533,11 @@ fn take(
             openings: start.openings,
             covers: 0,
             superblock: start.superblock,
+            listed,
         },
         room: Vec::new(),
         steward: Stewardship::default(),
+        chores: Chores::default(),
         checkpoint_waiters: Vec::new(),
         faults: std::collections::VecDeque::new(),
     };
@@ -617,6 +624,9 @@ async fn opened(
     Ok(Opened { inner, next_opening: anchor.next_opening, last: replayed.last })
 }
 
+/// How far the superblocks of devices are apart at most: one for a crash between two devices, one for a damaged copy.
+const APART: u64 = 2;
+
 /// The stores in the order of the pool's devices, with both superblock copies of each.
 async fn sorted(
     port: &Port,
@@ -630,11 +640,19 @@ async fn sorted(
         labelled.push((plain.device, store, copies, plain));
     }
     labelled.sort_by_key(|l| l.0);
-    let newest = labelled.iter().max_by_key(|l| l.3.counter).map(|l| l.3.clone());
+    // Between equals the lower device counts: one that was to join has the others' counter.
+    let newest = labelled.iter().rev().max_by_key(|l| l.3.counter).map(|l| l.3.clone());
     let newest = newest.ok_or(OpenError::Nothing)?;
     if let Some((_, store, _, plain)) = labelled.iter().find(|l| l.3.pool != newest.pool) {
         let path = store.path().display().to_string();
         return Err(OpenError::OtherPool { path, pool: plain.pool });
+    }
+    if let Some(l) = labelled.iter().find(|l| l.0 >= newest.devices) {
+        return Err(OpenError::NotListed { path: l.1.path().display().to_string() });
+    }
+    if let Some(l) = labelled.iter().find(|l| l.3.counter + APART < newest.counter) {
+        let behind = newest.counter - l.3.counter;
+        return Err(OpenError::Stale { path: l.1.path().display().to_string(), behind });
     }
     let in_order = labelled.iter().enumerate().all(|(i, l)| l.0 as usize == i);
     if labelled.len() != newest.devices as usize || !in_order {
@@ -673,7 +691,7 @@ async fn begin(inner: &Arc<Inner>, port: &Port, opening: u32, last: u64) -> Resu
 }
 
 /// Sees that a device is empty.
-async fn empty(port: &Port, store: &Arc<FileStore>) -> Result<(), CreateError> {
+pub(crate) async fn empty(port: &Port, store: &Arc<FileStore>) -> Result<(), CreateError> {
     let buffers = Buffers::shared().map_err(OpenError::Memory)?;
     let [bufs, ..] = port.buffers(&buffers, [FRONT as usize, 0, 0]).await;
     let kind = caisson_block::IoKind::Read;
@@ -700,7 +718,6 @@ impl Pool {
     /// Lets go of everything that waits for something of the pool: for after the threads that used it have ended, as in a
     /// simulated crash. Without it, what waits would keep the pool in memory.
     pub fn abandon(&self) {
-        crate::lane::forget();
         self.0.abandon();
     }
 

@@ -5,7 +5,9 @@
 
 use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS, FAULTS_KEPT};
 use crate::checkpoint::Checkpoints;
+use crate::chores::Chores;
 use crate::devices::Devices;
+use crate::lane::Lanes;
 use crate::log::Log;
 use crate::pages::Lost;
 use crate::space::Space;
@@ -17,7 +19,7 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
-use caisson_task::Waiter;
+use caisson_task::{Claims, Waiter};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,6 +30,8 @@ pub(crate) struct Inner {
     /// The fingerprint key of the default domain.
     pub(crate) prints: FingerprintKey,
     pub(crate) devices: ArcSwap<Devices>,
+    /// Claimed by the checkpoint under way, and by who changes what checkpoints write.
+    pub(crate) checkpointing: Arc<Claims>,
     /// For reading user data.
     pub(crate) buffers: Buffers,
     /// For reading table pages: apart, so that those who hold buffers never wait for each other.
@@ -42,11 +46,14 @@ pub(crate) struct Inner {
     /// Bytes of log between two checkpoints.
     pub(crate) distance: u64,
     random: Mutex<Random>,
+    pub(crate) lanes: Lanes,
     /// The volumes that are in use.
     open: Mutex<HashMap<VolumeId, Weak<Shared>>>,
     state: Mutex<State>,
     fault: OnceLock<String>,
     pub(crate) closing: AtomicBool,
+    /// When the chores want to be called again, in nanoseconds of [`caisson_block::Mono`].
+    pub(crate) alarm: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -80,6 +87,7 @@ pub(crate) struct State {
     /// Who waits for space to be made.
     pub(crate) room: Vec<Waiter>,
     pub(crate) steward: Stewardship,
+    pub(crate) chores: Chores,
     /// Who waits for a checkpoint, and for which.
     pub(crate) checkpoint_waiters: Vec<Waiter>,
     pub(crate) faults: VecDeque<Damage>,
@@ -143,6 +151,7 @@ impl Inner {
             keyring,
             prints,
             devices: ArcSwap::from_pointee(devices),
+            checkpointing: Claims::new(),
             buffers,
             page_buffers,
             bulk,
@@ -151,10 +160,12 @@ impl Inner {
             segment_size: sizes.segment,
             distance: sizes.distance,
             random: Mutex::new(random),
+            lanes: Lanes::default(),
             open: Mutex::default(),
             state: Mutex::new(state),
             fault: OnceLock::new(),
             closing: AtomicBool::new(false),
+            alarm: AtomicU64::new(u64::MAX),
             counters: Counters::default(),
         }
     }
@@ -198,12 +209,14 @@ impl Inner {
         waiters.append(&mut state.room);
         waiters.append(&mut state.checkpoint_waiters);
         waiters.extend(state.steward.call());
+        waiters.extend(state.chores.call());
         waiters
     }
 
     /// Lets go of everybody who waits, without waking them: their threads have ended. What waits holds the pool, so
     /// without this neither would ever be freed.
     pub(crate) fn abandon(&self) {
+        self.lanes.forget();
         drop(self.waiters());
     }
 

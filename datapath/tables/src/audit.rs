@@ -96,9 +96,10 @@ impl Audit {
     pub fn percent(&self) -> u8 {
         let at = match self.phase {
             Phase::Directories(..) => 0,
-            Phase::Count(at) => (u128::from(self.first) * u128::from(self.limit)
-                + u128::from(at) * self.counts.len() as u128)
-                / u128::from(self.limit),
+            Phase::Count(at) => {
+                (u128::from(self.first) * u128::from(self.limit) + u128::from(at) * self.counts.len() as u128)
+                    / u128::from(self.limit)
+            }
             Phase::Compare(at) => u128::from(at),
             Phase::Done => return 100,
         };
@@ -148,7 +149,7 @@ impl Audit {
     ) -> Option<Phase> {
         let slot = t.read_blocks(level, index, want)?;
         let reach = 8 * (u32::from(level) + 1);
-        let next = present(t, (index + 1) << reach, want)? >> reach;
+        let next = present(t, (index + 1) << reach, true, want)? >> reach;
         if let Some(slot) = slot {
             let base = index * ENTRIES;
             let mut below = Vec::new();
@@ -227,8 +228,9 @@ impl Audit {
     fn count(&mut self, t: &mut Tables, id: u64, want: &mut Want) -> Option<Phase> {
         let page = id / ENTRIES;
         let slot = t.read_blocks(0, page, want)?;
-        let end = present(t, (page + 1) * ENTRIES, want)?;
-        let next = |i: &u64| slot.is_some_and(|s| t.raw_at(s, *i as usize).live() && t.raw_at(s, *i as usize).map());
+        let end = present(t, (page + 1) * ENTRIES, false, want)?;
+        let next =
+            |i: &u64| slot.is_some_and(|s| t.raw_at(s, *i as usize).live() && t.raw_at(s, *i as usize).map());
         let found = (id % ENTRIES..ENTRIES).find(next);
         let after = match found {
             None => end,
@@ -247,10 +249,16 @@ impl Audit {
     }
 
     /// Compares a page of entries with what was counted.
-    fn compare(&mut self, t: &mut Tables, id: u64, want: &mut Want, findings: &mut Vec<Finding>) -> Option<Phase> {
+    fn compare(
+        &mut self,
+        t: &mut Tables,
+        id: u64,
+        want: &mut Want,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Phase> {
         let slot = t.read_blocks(0, id / ENTRIES, want)?;
         let (after, end) = (id + ENTRIES, self.first + self.counts.len() as u64);
-        let next = present(t, end, want)?.min((self.limit - 1) / ENTRIES * ENTRIES).max(end);
+        let next = present(t, end, false, want)?.min((self.limit - 1) / ENTRIES * ENTRIES).max(end);
         for i in 0..ENTRIES {
             let counted = self.counts[(id + i - self.first) as usize];
             let raw = slot.map_or(RawEntry::FREE, |s| t.raw_at(s, i as usize));
@@ -290,13 +298,33 @@ impl Audit {
     }
 }
 
-/// The first id from `id` on, both at the start of a page, whose page of entries is not known to be empty by a directory.
-fn present(t: &mut Tables, mut id: u64, want: &mut Want) -> Option<u64> {
-    for level in (1..t.levels).rev() {
-        let reach = 8 * (u32::from(level) + 1);
-        while t.in_capacity(level, id >> reach) && t.read_blocks(level, id >> reach, want)?.is_none() {
-            id = ((id >> reach) + 1) << reach;
+/// The first id from `id` on, both at the start of a page, whose page of entries is not empty as its directory says; or, with
+/// `stored`, is stored nevertheless, as one is that became empty since the last checkpoint.
+fn present(t: &mut Tables, mut id: u64, stored: bool, want: &mut Want) -> Option<u64> {
+    'down: loop {
+        for level in (1..t.levels).rev() {
+            let reach = 8 * u32::from(level);
+            let below = id >> reach;
+            let index = below / ENTRIES;
+            if !t.in_capacity(level, index) {
+                return Some(id);
+            }
+            let slot = t.read_blocks(level, index, want)?;
+            let mut used = |i: &u64| {
+                let raw = slot.map_or(RawEntry::FREE, |s| t.raw_at(s, *i as usize));
+                // A page in memory that is stored nowhere yet may point at some that are.
+                let page = PageKey::Blocks { level: level - 1, index: index * ENTRIES + i };
+                raw.refs.get() > 0 || stored && (raw.live() || t.cache.slot(page).is_some())
+            };
+            match (below % ENTRIES..ENTRIES).find(&mut used) {
+                Some(i) if i == below % ENTRIES => {}
+                Some(i) => id = (index * ENTRIES + i) << reach,
+                None => {
+                    id = ((index + 1) * ENTRIES) << reach;
+                    continue 'down;
+                }
+            }
         }
+        return Some(id);
     }
-    Some(id)
 }

@@ -353,16 +353,13 @@ impl Tables {
         let path = self.sure_path(v, block, 0);
         let leaf = *path.node(0);
         let first = index(block, 0);
-        let mut old = [0; IDS as usize];
         self.change_map(leaf.id, leaf.slot);
         let page = self.cache.page_mut(leaf.slot);
-        let mut delta = 0;
-        for i in first..first + count {
-            old[i] = get(page, i);
-            delta -= i64::from(is_id(old[i]));
-        }
+        let old = *page;
         page[first * 8..(first + count) * 8].fill(0);
-        for n in old.into_iter().filter(|n| is_id(*n)) {
+        let mut delta = 0;
+        for n in (first..first + count).map(|i| get(&old, i)).filter(|n| is_id(*n)) {
+            delta -= 1;
             self.drop_ref(n);
         }
         self.count_mapped(v, &path, block, delta);

@@ -20,6 +20,7 @@ mod input;
 mod log;
 mod loopback;
 mod queue;
+mod tables;
 mod wire;
 
 pub use codec::codec;
@@ -28,6 +29,7 @@ pub use host::host_stream;
 pub use log::log;
 pub use loopback::{loopback, loopback_completed};
 pub use queue::queue;
+pub use tables::{table_changes, table_root};
 pub use wire::wire;
 
 use input::Input;
@@ -36,7 +38,7 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 8] = [
+pub const BODIES: [(&str, Body); 10] = [
     ("codec", codec),
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
@@ -45,6 +47,8 @@ pub const BODIES: [(&str, Body); 8] = [
     ("loopback", loopback),
     ("queue", queue),
     ("wire", wire),
+    ("table_changes", table_changes),
+    ("table_root", table_root),
 ];
 
 /// Checks that `bytes` are whole PDUs whose lengths agree, all of types in `kinds`; with one of type `term` only last.

@@ -91,7 +91,7 @@ fn mib(bytes: u64) -> f64 {
 
 fn print(reports: &[Report]) {
     println!(
-        "Logical size over stored size; dm-vdo's lead to ours in brackets. Ours: batches of 64 .. 256 blocks.\n"
+        "Logical size over stored size. Ours: batches of 64 .. 256 blocks; in brackets, how many times more dm-vdo takes.\n"
     );
     println!(
         "| set | files | logical MiB | zero | duplicate | dm-vdo | ours, level 1 | ours, level 3 | `zstd -1` by the file |"

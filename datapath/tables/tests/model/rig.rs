@@ -2,7 +2,7 @@
 
 use crate::store::{Held, Image, Store};
 use caisson_tables::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// splitmix64.
 #[derive(Clone)]
@@ -68,6 +68,8 @@ pub struct Rig {
     reserved: Vec<u32>,
     /// Whether a checkpoint was given up since the last durable one: pages have other places then than after a replay.
     abandoned: bool,
+    /// Ids that the last durable checkpoint has in use.
+    pub barred: HashSet<u64>,
     /// How many ids far away may still be used.
     pub far: u32,
     pub asked: u64,
@@ -121,6 +123,7 @@ impl Rig {
             to: None,
             reserved: Vec::new(),
             abandoned: false,
+            barred: HashSet::new(),
             far: 0,
             asked: 0,
         };
@@ -146,6 +149,7 @@ impl Rig {
             let far = self.tables.limit() + 512 + self.rng.below(1 << reach);
             ids = vec![BlockId::new(far).unwrap()];
         }
+        assert!(!self.barred.contains(&ids[0].get()), "an id is reused only after a checkpoint");
         let stored = stored(&mut self.rng);
         sure!(self, self.tables.put(ids[0], stored));
         self.open.new.push((ids[0], stored, content));
@@ -201,9 +205,13 @@ impl Rig {
         let mut changes = Vec::new();
         open.journal.iter().for_each(|c| c.encode(&mut changes));
         assert_eq!(Change::decode(&changes).unwrap(), open.journal);
-        let new: Vec<_> = open.new.iter().map(|&(id, stored, _)| (id, stored, place(stored.length))).collect();
-        let moved: Vec<_> =
-            open.moved.iter().map(|&(id, from, stored, _)| (id, from, place(stored.length), stored)).collect();
+        let new: Vec<_> =
+            open.new.iter().map(|&(id, stored, _)| (id, stored, place(stored.length))).collect();
+        let moved: Vec<_> = open
+            .moved
+            .iter()
+            .map(|&(id, from, stored, _)| (id, from, place(stored.length), stored))
+            .collect();
         for (n, content) in new.iter().zip(open.new.iter().map(|n| n.2)) {
             self.store.put(n.2, sequence, Held::Block(content));
             self.tables.locate(n.0, n.2);
@@ -273,6 +281,8 @@ impl Rig {
         self.log.drain(..self.frozen_at.take().expect("a checkpoint is under way"));
         let free = self.tables.free_segments();
         let freed = self.tables.checkpointed();
+        let empty = |n: &u32| root.segments[*n as usize].live == 0;
+        assert!(freed.iter().all(empty), "what the root refers to is not freed");
         assert_eq!(self.tables.free_segments(), free + freed.len() as u32);
     }
 
@@ -313,6 +323,7 @@ impl Rig {
             to: None,
             reserved: Vec::new(),
             abandoned: false,
+            barred: HashSet::new(),
             far: self.far,
             asked: 0,
         };
