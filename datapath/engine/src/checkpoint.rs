@@ -17,6 +17,7 @@ use caisson_log::{
     Anchor, At, BatchKind, BatchPlan, BatchRef, BatchSize, Blob, BlobKind, Opening, Record, RootHead,
     SUPERBLOCK, SUPERBLOCK_AT, Stamp, Superblock, XNONCE, copy_for, encode_openings, encode_reserved, pieces,
 };
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{Frozen, PageKey, Place, Stored, Use};
 use caisson_task::{Claim, Io, Port, Range, Task, Waiter};
 use std::sync::Arc;
@@ -101,10 +102,14 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     };
     let Writer { segments, tail, .. } = writer;
     durable_batches(inner, port, log_batch).await?;
-    sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    if !on(Bug::SuperblockFirst) {
+        sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    }
     // Both copies, one after the other: whichever is lost later, the other names this root.
     write_superblocks(inner, port, root, clean).await?;
-    write_superblocks(inner, port, root, clean).await?;
+    if !on(Bug::OneSuperblock) {
+        write_superblocks(inner, port, root, clean).await?;
+    }
     let mut state = inner.lock();
     finish(&mut state, segments, tail, reserve.more, log_batch);
     let mut waiters = std::mem::take(&mut state.room);
@@ -143,7 +148,7 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             } else if state.log.open_is_empty() {
                 state.tables.freeze();
                 state.log.since_checkpoint = 0;
-                Some((state.log.next - 1, reserve(state, inner), closed))
+                Some((state.log.next - u64::from(!on(Bug::OneMoreBatch)), reserve(state, inner), closed))
             } else {
                 // No buffer is free: a batch under way will give one back.
                 state.room.push(port.waiter(ticket));
@@ -171,7 +176,9 @@ fn reserve(state: &mut State, inner: &Inner) -> Reserve {
     let want = inner.reserve_segments(tables.geometry().segments).saturating_sub(log.reserved.len());
     let free = tables.free_segments().saturating_sub(space.kept_for_checkpoints(log));
     let more = tables.reserve(want.min(free as usize));
-    all.extend(&more);
+    if !on(Bug::ReserveUnlisted) {
+        all.extend(&more);
+    }
     Reserve { all, more }
 }
 

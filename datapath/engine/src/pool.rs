@@ -21,6 +21,7 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::{Budget, Index};
 use caisson_keys::Secret;
 use caisson_log::{Cipher, Extent, Extents, KeySlot, Keyring, Opening, PoolId, Superblock};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{
     Geometry, SegmentState, Tables, Use, VolumeChange, VolumeError, VolumeId, VolumeRecord,
 };
@@ -693,7 +694,7 @@ fn check_lengths(stores: &[Arc<FileStore>], extents: &Extents) -> Result<(), Ope
 
 /// Opens a pool for writing: a new opening, and a checkpoint that says so.
 async fn begin(inner: &Arc<Inner>, port: &Port, opening: u32, last: u64) -> Result<(), OpenError> {
-    let salt: [u8; 32] = inner.random();
+    let salt: [u8; 32] = if on(Bug::ReusedSalt) { [0; 32] } else { inner.random() };
     inner.keyring.add_opening(opening, salt).map_err(|e| OpenError::Keys(e.to_string()))?;
     {
         let mut state = inner.lock();

@@ -9,6 +9,7 @@ use crate::space::Who;
 use crate::volume::{InFlight, Shared};
 use crate::{map, read, write};
 use caisson_block::{BLOCK, BlockError, BufList, Extent, Op, Outcome};
+use caisson_tables::planted::{Bug, on};
 use caisson_task::{Claim, Port, Range};
 use caisson_volume::Run;
 use std::sync::Arc;
@@ -79,6 +80,7 @@ impl Steps<'_> {
     /// Claims the blocks of `run`, and judges it again: the volume may have been made smaller while this waited.
     async fn claim(&self, run: Run, alone: bool) -> Result<Claim, BlockError> {
         let frame = Frame::of(run.from, run.len);
+        let alone = alone && !on(Bug::SharedClaim);
         let range = Range { from: frame.from(), to: frame.to(), alone };
         let claim = self.port.claim(&self.v.claims, [range, Range::default()]).await;
         self.v.shape().run(run.at)?;
@@ -101,7 +103,7 @@ impl Steps<'_> {
 
     /// Waits for durability where it is asked for.
     async fn end(&self, batch: u64, fua: bool) -> Result<(), BlockError> {
-        if fua || !self.v.settings.load().write_cache {
+        if fua && !on(Bug::FuaIgnored) || !self.v.settings.load().write_cache {
             durable(&self.v.pool, self.port, batch).await
         } else {
             Ok(())

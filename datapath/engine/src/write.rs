@@ -16,6 +16,7 @@ use caisson_codec::{Level, is_zero};
 use caisson_fingerprint::Fingerprint;
 use caisson_index::{Answer, Candidate};
 use caisson_log::{Record, RecordKind};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
 use caisson_task::Port;
 use std::collections::HashMap;
@@ -429,6 +430,7 @@ fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockI
     };
     let Some(id) = BlockId::new(number) else { return Ok(None) };
     let shareable = match known {
+        Known::At(_) if on(Bug::UncheckedCandidate) => state.tables.entry(id)?.is_some(),
         Known::At(at) => {
             let place = Place { segment: at.segment, offset: at.offset };
             state.tables.candidate(id, place, at.sequence)?.is_some()

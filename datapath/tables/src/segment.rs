@@ -3,6 +3,7 @@
 //! Owns the states of segments and their accounting, live and as of a freeze. It does not know what the bytes are.
 
 use crate::cache::IntMap;
+use crate::planted::{Bug, on};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -113,6 +114,9 @@ impl Segments {
         }
         let before = *s;
         f(s);
+        if on(Bug::EarlySegment) && s.state == SegmentState::Closed && s.live == 0 {
+            s.state = SegmentState::Free;
+        }
         let now = *s;
         self.live = self.live - u64::from(before.live) + u64::from(now.live);
         let empty = |s: &Segment| s.state == SegmentState::Closed && s.live == 0;
