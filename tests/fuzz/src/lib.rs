@@ -15,12 +15,14 @@
 mod controller;
 mod host;
 mod input;
+mod keys;
 mod loopback;
 mod queue;
 mod wire;
 
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
+pub use keys::key_file;
 pub use loopback::{loopback, loopback_completed};
 pub use queue::queue;
 pub use wire::wire;
@@ -31,10 +33,11 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 6] = [
+pub const BODIES: [(&str, Body); 7] = [
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),
+    ("key_file", key_file),
     ("loopback", loopback),
     ("queue", queue),
     ("wire", wire),
