@@ -77,6 +77,17 @@ impl PoolSecrets {
         )
     }
 
+    /// Takes the unlocked epochs' secrets out, for the keyring that seals with them; [`PoolSecrets::open_epoch`] derives one
+    /// again.
+    pub fn take_epochs(&mut self) -> Vec<((u32, u16), Secret)> {
+        let mut taken = Vec::new();
+        for (domain, d) in &mut self.domains {
+            let epochs = std::mem::take(&mut d.epochs);
+            taken.extend(epochs.into_iter().map(|(epoch, secret)| ((*domain, epoch), secret)));
+        }
+        taken
+    }
+
     /// Forgets an epoch's secret, once nothing is sealed under it any more.
     pub fn close_epoch(&mut self, domain: u32, epoch: u16) {
         if let Some(d) = self.domains.get_mut(&domain) {
@@ -252,8 +263,7 @@ mod tests {
             slots.iter().map(|s| (s.purpose, s.domain, s.epoch)).collect::<Vec<_>>(),
             [(Purpose::Pool, 0, 0), (Purpose::Domain, 1, 0)]
         );
-        let stored = KeySlot::decode_all(&KeySlot::encode_all(&slots).unwrap()).unwrap();
-        let opened = unlock(&[&provider], POOL, &stored).unwrap();
+        let opened = unlock(&[&provider], POOL, &slots).unwrap();
         assert!(same(&made, &opened));
         assert_eq!(made.domains().collect::<Vec<_>>(), [0, 1]);
         assert!(made.fingerprint(0).is_none() && made.fingerprint(1).is_some());
@@ -282,6 +292,10 @@ mod tests {
         assert!(made.epoch(1, 2).is_none());
         assert_eq!(made.open_epoch(1, 2).unwrap().expose(), second);
         assert!(made.open_epoch(1, 0).is_none() && made.open_epoch(9, 1).is_none());
+        let taken: Vec<_> = made.take_epochs().into_iter().map(|(at, _)| at).collect();
+        assert_eq!(taken, [(0, 1), (1, 1), (1, 2)]);
+        assert_eq!(made.epochs().count(), 0);
+        assert_eq!(made.open_epoch(1, 2).unwrap().expose(), second);
     }
 
     #[test]

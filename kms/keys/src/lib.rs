@@ -22,4 +22,4 @@ pub use hierarchy::{
 };
 pub use provider::{KeyError, KeyProvider, ProviderStatus, Wrapped};
 pub use secret::Secret;
-pub use slot::{KeySlot, MAX_SLOTS};
+pub use slot::KeySlot;
