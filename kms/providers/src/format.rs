@@ -70,10 +70,10 @@ pub enum FormatError {
     #[error("it is not a sealed key file of Caisson")]
     NotAKeyFile,
     /// A version that this program does not know.
-    #[error("it is of version {0}, and this program knows version {VERSION}: use a newer one")]
+    #[error("it is of version {0}, and this program knows version {VERSION}")]
     Version(u16),
     /// Bytes are missing, too many or changed.
-    #[error("it is damaged ({what}): put a copy of it back")]
+    #[error("it is damaged ({what})")]
     Damaged {
         /// What was found.
         what: &'static str,
@@ -81,7 +81,7 @@ pub enum FormatError {
     /// It asks for more than this program gives, or for what Argon2id cannot do.
     #[error(
         "it asks for Argon2id with {memory_kib} KiB, {passes} passes and {lanes} lanes, which is beyond what is allowed \
-         (1 GiB, 16 passes, 16 lanes): put a copy of it back"
+         (1 GiB, 16 passes, 16 lanes)"
     )]
     Cost {
         /// Memory in KiB.
@@ -95,13 +95,28 @@ pub enum FormatError {
     #[error("the passphrase is wrong: it is not the one that the file was sealed with")]
     WrongPassphrase,
     /// The passphrase is right, and yet the contents do not authenticate: somebody changed them on purpose.
-    #[error(
-        "it was tampered with: the passphrase is right and the contents do not authenticate; put a copy of it back"
-    )]
+    #[error("it was tampered with: the passphrase is right and the contents do not authenticate")]
     Tampered,
     /// Stretching the passphrase failed.
     #[error(transparent)]
     Key(#[from] KeyError),
+}
+
+impl FormatError {
+    /// What a person can do about it, as one sentence.
+    pub fn remedy(&self) -> String {
+        match self {
+            FormatError::NotAKeyFile => "name a file that Caisson made with --key-file".into(),
+            FormatError::Version(_) => "use a newer caisson".into(),
+            FormatError::Damaged { .. } | FormatError::Cost { .. } | FormatError::Tampered => {
+                "put back a copy of the key file".into()
+            }
+            FormatError::WrongPassphrase => {
+                "give the passphrase that it was sealed with; letters, case and spaces count".into()
+            }
+            FormatError::Key(cause) => cause.remedy(),
+        }
+    }
 }
 
 /// One root key.

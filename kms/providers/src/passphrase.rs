@@ -45,10 +45,7 @@ pub enum Ask<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassphraseError {
     /// Nobody to ask and nothing set.
-    #[error(
-        "no passphrase: there is no terminal to ask at; set {VARIABLE}, or give a file with --passphrase-file, or a systemd \
-         credential called {CREDENTIAL}"
-    )]
+    #[error("no passphrase is given, and there is no terminal to ask at")]
     NoSource,
     /// A file could not be read.
     #[error("passphrase file {path}: {cause}", path = .path.display())]
@@ -82,6 +79,24 @@ pub enum PassphraseError {
         /// Where it came from.
         from: String,
     },
+}
+
+impl PassphraseError {
+    /// What a person can do about it, as one sentence.
+    pub fn remedy(&self) -> String {
+        match self {
+            PassphraseError::NoSource => format!(
+                "give --passphrase-file FILE, set {VARIABLE}, or add a systemd credential called {CREDENTIAL}"
+            ),
+            PassphraseError::File { .. } => "check the path, the owner and the permissions".into(),
+            PassphraseError::Terminal { .. } => {
+                "give the passphrase with --passphrase-file FILE instead".into()
+            }
+            PassphraseError::Cancelled | PassphraseError::Differ => "try again".into(),
+            PassphraseError::Empty { .. } => "choose a passphrase of several words".into(),
+            PassphraseError::TooLong { .. } => format!("use at most {MAX_PASSPHRASE} bytes"),
+        }
+    }
 }
 
 impl PassphraseSource {
@@ -173,7 +188,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let choose = PassphraseSource::choose_from;
         let none = choose(None, Some(dir.clone()), false, false).unwrap_err();
-        assert!(none.to_string().contains("--passphrase-file") && none.to_string().contains(VARIABLE));
+        assert!(none.remedy().contains("--passphrase-file") && none.remedy().contains(VARIABLE));
         assert_eq!(choose(None, None, false, true), Ok(PassphraseSource::Prompt));
         assert_eq!(choose(None, Some(dir.clone()), true, true), Ok(PassphraseSource::Environment));
         let credential = dir.join(CREDENTIAL);

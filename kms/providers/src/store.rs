@@ -16,19 +16,19 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
     /// There is none.
-    #[error("key file {path}: there is no such file; name the one that the pool was created with", path = .path.display())]
+    #[error("key file {path}: there is no such file", path = .path.display())]
     Missing {
         /// The path.
         path: PathBuf,
     },
     /// There is one already, or something else of that name.
-    #[error("key file {path}: exists already, and is never overwritten; choose another name, or move it away", path = .path.display())]
+    #[error("key file {path}: exists already, and is never overwritten", path = .path.display())]
     Exists {
         /// The path.
         path: PathBuf,
     },
     /// Others than its owner could read or change it.
-    #[error("key file {path}: its mode {mode:04o} lets others read or change it; run: chmod 600 {path}", path = .path.display())]
+    #[error("key file {path}: its mode {mode:04o} lets others read or change it", path = .path.display())]
     Open {
         /// The path.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum KeyFileError {
         cause: FormatError,
     },
     /// Somebody else changed it since it was opened.
-    #[error("key file {path}: changed since it was opened; open it again", path = .path.display())]
+    #[error("key file {path}: changed since it was opened", path = .path.display())]
     Changed {
         /// The path.
         path: PathBuf,
@@ -72,16 +72,16 @@ pub enum KeyFileError {
         path: PathBuf,
     },
     /// What a root key should be called cannot be.
-    #[error("{label:?} cannot name a root key: use 1 to {} letters, digits, -, _ and .", format::MAX_LABEL)]
+    #[error("{label:?} cannot name a root key")]
     Label {
         /// What was asked for.
         label: String,
     },
     /// An empty passphrase protects nothing.
-    #[error("the passphrase is empty; choose one of several words")]
+    #[error("the passphrase is empty")]
     EmptyPassphrase,
     /// Argon2 parameters out of their bounds were asked for.
-    #[error("Argon2id takes 8 KiB a lane to 1 GiB, 1 to 16 passes, and 1 to 16 lanes")]
+    #[error("these costs of Argon2id are out of bounds")]
     Cost,
     /// No random bytes.
     #[error(transparent)]
@@ -89,6 +89,26 @@ pub enum KeyFileError {
 }
 
 impl KeyFileError {
+    /// What a person can do about it, as one sentence.
+    pub fn remedy(&self) -> String {
+        match self {
+            KeyFileError::Missing { .. } => "name the key file that the pool was created with".into(),
+            KeyFileError::Exists { .. } => "choose another name, or move the file away".into(),
+            KeyFileError::Open { path, .. } => format!("chmod 600 {}", path.display()),
+            KeyFileError::NotAFile { .. } => "name a regular file".into(),
+            KeyFileError::Io { .. } => "check the path, its folder, the owner and the permissions".into(),
+            KeyFileError::Contents { cause, .. } => cause.remedy(),
+            KeyFileError::Changed { .. } => "open it again, and repeat what was to be done".into(),
+            KeyFileError::Full { .. } => "make another key file, and wrap the pools' keys with that".into(),
+            KeyFileError::Label { .. } => {
+                format!("use 1 to {} letters, digits, dashes, underscores and dots", format::MAX_LABEL)
+            }
+            KeyFileError::EmptyPassphrase => "choose a passphrase of several words".into(),
+            KeyFileError::Cost => "use 8 KiB a lane to 1 GiB, 1 to 16 passes, and 1 to 16 lanes".into(),
+            KeyFileError::Key(cause) => cause.remedy(),
+        }
+    }
+
     /// Whether it is the passphrase, and only that, so that asking again makes sense.
     pub fn is_wrong_passphrase(&self) -> bool {
         matches!(self, KeyFileError::Contents { cause: FormatError::WrongPassphrase, .. })

@@ -107,7 +107,7 @@ fn what_cannot_be_a_key_file_says_so() {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         let error = open(&path);
         assert_eq!(error, KeyFileError::Open { path: path.clone(), mode });
-        assert!(error.to_string().contains("chmod 600"), "{error}");
+        assert!(error.remedy().contains("chmod 600"), "{error}");
     }
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o440)).unwrap();
     SealedFile::open(&path, &pass("correct horse")).unwrap();
@@ -121,7 +121,10 @@ fn a_wrong_passphrase_is_told_from_a_damaged_file() {
     for wrong in ["", "correct hors", "correct horse ", "Correct horse"] {
         let error = SealedFile::open(&path, &pass(wrong)).unwrap_err();
         assert!(error.is_wrong_passphrase(), "{wrong:?}: {error}");
-        assert!(error.to_string().contains("passphrase is wrong"), "{error}");
+        assert!(
+            error.to_string().contains("passphrase is wrong") && error.remedy().contains("case"),
+            "{error}"
+        );
     }
     let empty = SealedFile::create(&dir.file("e"), &pass(""), "first", CHEAP).unwrap_err();
     assert_eq!(empty, KeyFileError::EmptyPassphrase);
