@@ -25,6 +25,7 @@ impl Items {
         if let Some(first) = self.places.get(&key) {
             let (line, _) = super::problem::line_column(text, first.start);
             let what = match &item {
+                Item::Pool(p) => format!("pool {}", p.name),
                 Item::Volume(v) => format!("volume {}", v.name),
                 Item::Subsystem(s) => format!("subsystem {}", s.nqn),
                 Item::Namespace(n) => format!("namespace {} of {}", n.nsid, n.nqn),
@@ -280,7 +281,7 @@ fn volumes(
         };
         if let (Some(name), Some(backing)) = (name, backing) {
             let size = size.map_or(0, |s| s.value);
-            let volume = model::Volume { name: name.value, backing, size, block_size };
+            let volume = model::Volume::new(name.value, backing, size, block_size);
             items.add(Item::Volume(volume), span, text, out);
         }
         t.finish(out);

@@ -99,7 +99,7 @@ impl Files for Fake {
 const FILE: &str = "/data/state.json";
 
 fn volume(name: &str, size: u64) -> Item {
-    Item::Volume(Volume { name: name.into(), backing: Backing::Ram, size, block_size: 4096 })
+    Item::Volume(Volume::new(name, Backing::Ram, size, 4096))
 }
 
 fn set(item: &Item) -> Change {
