@@ -1,34 +1,35 @@
-//! Checks of addresses that every plain volume makes before it does anything.
+//! Checks of addresses that every volume makes before it does anything.
 
 use caisson_block::{BlockError, BufList, Extent};
 
 /// A run of blocks that lies inside the volume, in bytes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) at: Extent,
+pub struct Run {
+    /// The run in blocks.
+    pub at: Extent,
     /// First byte.
-    pub(crate) from: u64,
+    pub from: u64,
     /// Length in bytes.
-    pub(crate) len: u64,
+    pub len: u64,
 }
 
 /// The most bytes that one read, write or compare moves: what fits the buffers' lengths, and far more than any
 /// controller lets through.
-pub(crate) const MAX_TRANSFER: u64 = 256 << 20;
+pub const MAX_TRANSFER: u64 = 256 << 20;
 
 /// The shape that addresses are judged by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// log2 of the logical block size.
-    pub(crate) shift: u32,
+    pub shift: u32,
     /// Size in logical blocks.
-    pub(crate) blocks: u64,
+    pub blocks: u64,
 }
 
 impl Shape {
     /// `at`, if it lies inside. A size in bytes fits 64 bits, so nothing overflows after that.
     #[inline]
-    pub(crate) fn run(self, at: Extent) -> Result<Run, BlockError> {
+    pub fn run(self, at: Extent) -> Result<Run, BlockError> {
         if !at.within(self.blocks) {
             return Err(BlockError::OutOfRange { lba: at.lba });
         }
@@ -37,7 +38,7 @@ impl Shape {
 
     /// `at`, if it lies inside and is not more than one command may move.
     #[inline]
-    pub(crate) fn transfer(self, at: Extent) -> Result<Run, BlockError> {
+    pub fn transfer(self, at: Extent) -> Result<Run, BlockError> {
         let run = self.run(at)?;
         if run.len > MAX_TRANSFER { Err(BlockError::Unsupported) } else { Ok(run) }
     }
@@ -45,13 +46,13 @@ impl Shape {
     /// `at`, if it lies inside and `data` is as long. The caller of the volume has checked the latter; that no byte
     /// beside the run is touched does not depend on it.
     #[inline]
-    pub(crate) fn with_data(self, at: Extent, data: &BufList) -> Result<Run, BlockError> {
+    pub fn with_data(self, at: Extent, data: &BufList) -> Result<Run, BlockError> {
         let run = self.transfer(at)?;
         if data.len() as u64 == run.len { Ok(run) } else { Err(BlockError::Unsupported) }
     }
 
     /// All sources of a copy, and its destination.
-    pub(crate) fn copy(self, to: u64, from: &[Extent]) -> Result<Run, BlockError> {
+    pub fn copy(self, to: u64, from: &[Extent]) -> Result<Run, BlockError> {
         let mut total = 0u64;
         for source in from {
             self.run(*source)?;
@@ -61,7 +62,7 @@ impl Shape {
     }
 
     /// The block that the byte `at` of a run belongs to.
-    pub(crate) fn lba_of(self, run: Run, at: u64) -> u64 {
+    pub fn lba_of(self, run: Run, at: u64) -> u64 {
         run.at.lba + (at >> self.shift)
     }
 }

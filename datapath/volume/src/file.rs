@@ -1,18 +1,17 @@
 //! The plain volume over a file or block device: what all requests on it share, and the way in.
 //!
-//! A request becomes a [job](crate::job) whose [steps](crate::steps) claim their blocks and use the ring of the thread
+//! A request becomes a [task](caisson_task) whose [steps](crate::steps) claim their blocks and use the ring of the thread
 //! that submitted it. A plain write completes when the device has taken it: it may be in the device's cache, so the
 //! volume says that it has a volatile write cache, and Flush and FUA make durable.
 
 use crate::check::Shape;
-use crate::claims::{Claim, Claims, Range, Standing, Waiter};
-use crate::job::Job;
 use crate::manage::{Manage, ManageError};
 use crate::marks::Marks;
 use crate::sidecar::Keeper;
 use crate::steps;
 use caisson_block::{BlockError, Cx, Extent, Geometry, Op, Parked, Remote, Request, Volume};
 use caisson_device::{Buffers, FileKind, FileStore, Size};
+use caisson_task::{Claim, Claims, Range, Standing, Task, Waiter};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -24,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A plain volume over a file or block device.
 pub struct FileVolume(Arc<Inner>);
 
-/// What all jobs of a volume share.
+/// What all requests of a volume share.
 pub(crate) struct Inner {
     pub(crate) store: Arc<FileStore>,
     pub(crate) buffers: Buffers,
@@ -186,7 +185,7 @@ impl Volume for FileVolume {
             return cx.complete(tag, Err(BlockError::Failed));
         }
         let inner = Arc::clone(&self.0);
-        Job::start(Arc::clone(&self.0), cx, tag, move |port| steps::run(inner, port, op, in_flight));
+        Task::request(cx, tag, move |port| steps::run(inner, port, op, in_flight));
     }
 
     fn allocated_bytes(&self) -> Option<u64> {

@@ -4,15 +4,14 @@
 //! [`Manage`] handle that the management plane keeps. Volumes of other kinds come in by the same pair.
 
 mod check;
-mod claims;
 mod direct;
 mod file;
-mod job;
 mod manage;
 mod marks;
 mod sidecar;
 mod steps;
 
+pub use check::{Run, Shape};
 pub use direct::Direct;
 pub use file::FileVolume;
 pub use manage::{Manage, ManageError, OpenError, Opened, Options, open, open_memory};

@@ -5,12 +5,11 @@
 //! takes. What is not aligned is read, merged and written under the claim. Reads claim together, all else alone.
 
 use crate::check::Run;
-use crate::claims::Range;
 use crate::direct::pieces;
 use crate::file::{InFlight, Inner};
-use crate::job::Port;
 use caisson_block::{BlockError, BufList, Extent, IoKind, Op, Outcome};
 use caisson_device::StoreError;
+use caisson_task::{Claim, Io, Port, Range};
 use std::sync::Arc;
 
 /// Bytes that verifying, copying and writing zeroes do at once.
@@ -83,11 +82,16 @@ fn other(e: StoreError, lba: u64) -> BlockError {
 }
 
 struct Steps<'a> {
-    v: &'a Inner,
+    v: &'a Arc<Inner>,
     port: &'a Port,
 }
 
 impl Steps<'_> {
+    /// One operation on the store, and its buffers back.
+    async fn io(&self, kind: IoKind, offset: u64, bufs: BufList) -> Result<BufList, StoreError> {
+        self.port.io(Io { store: Arc::clone(&self.v.store), kind, offset, bufs }).await
+    }
+
     fn frame(&self, run: Run) -> Frame {
         let unit = u64::from(self.v.store.alignment().offset);
         // A run lies inside the store, whose size is a multiple of the unit: this cannot overflow.
@@ -106,8 +110,8 @@ impl Steps<'_> {
     }
 
     /// Claims the frame of `at`, and judges `at` again: the volume may have been made smaller while this waited.
-    async fn claim(&self, run: Run, alone: bool) -> Result<crate::claims::Claim, BlockError> {
-        let claim = self.port.claim([self.frame(run).claim(alone), Range::default()]).await;
+    async fn claim(&self, run: Run, alone: bool) -> Result<Claim, BlockError> {
+        let claim = self.port.claim(&self.v.claims, [self.frame(run).claim(alone), Range::default()]).await;
         self.v.shape().run(run.at)?;
         Ok(claim)
     }
@@ -115,7 +119,7 @@ impl Steps<'_> {
     /// Reads the frame of `run` into `bufs` and cuts out the run.
     async fn read_into(&self, run: Run, bufs: BufList) -> Result<BufList, BlockError> {
         let frame = self.frame(run);
-        let read = self.port.io(IoKind::Read, frame.from, bufs).await;
+        let read = self.io(IoKind::Read, frame.from, bufs).await;
         let mut list = read.map_err(reading(run.at.lba))?;
         list.split_to((run.from - frame.from) as usize);
         Ok(list.split_to(run.len as usize))
@@ -126,7 +130,7 @@ impl Steps<'_> {
         if run.len == 0 {
             return Ok(BufList::new());
         }
-        let [bufs, ..] = self.port.buffers([self.frame(run).len(), 0, 0]).await;
+        let [bufs, ..] = self.port.buffers(&self.v.buffers, [self.frame(run).len(), 0, 0]).await;
         self.read_into(run, bufs).await
     }
 
@@ -165,11 +169,11 @@ impl Steps<'_> {
             return Ok(());
         }
         if self.fits(run, &data) {
-            let wrote = self.port.io(IoKind::Write { dsync }, run.from, data).await;
+            let wrote = self.io(IoKind::Write { dsync }, run.from, data).await;
             return wrote.map(drop).map_err(writing(run.at.lba));
         }
         let [all, edges] = self.spare_for(run);
-        let [all, edges, _] = self.port.buffers([all, edges, 0]).await;
+        let [all, edges, _] = self.port.buffers(&self.v.buffers, [all, edges, 0]).await;
         self.put_copied(run, &data, dsync, all, edges).await
     }
 
@@ -190,18 +194,18 @@ impl Steps<'_> {
         let mut last = edges.split_to(if edges.is_empty() { 0 } else { unit });
         let mut first = edges;
         if head > 0 {
-            first = self.port.io(IoKind::Read, frame.from, first).await.map_err(reading(run.at.lba))?;
+            first = self.io(IoKind::Read, frame.from, first).await.map_err(reading(run.at.lba))?;
         }
         if tail > 0 && head > 0 && frame.len() == unit {
             last = first.clone();
         } else if tail > 0 {
             let at = frame.to - unit as u64;
             let lba = run.at.lba + run.at.blocks - 1;
-            last = self.port.io(IoKind::Read, at, last).await.map_err(reading(lba))?;
+            last = self.io(IoKind::Read, at, last).await.map_err(reading(lba))?;
         }
         last.split_to(unit - tail.min(unit));
         let merged = merge(all, &first, head, data, &last);
-        let wrote = self.port.io(IoKind::Write { dsync }, frame.from, merged).await;
+        let wrote = self.io(IoKind::Write { dsync }, frame.from, merged).await;
         wrote.map(drop).map_err(writing(run.at.lba))
     }
 
@@ -225,15 +229,30 @@ impl Steps<'_> {
     /// contents were lost in it.
     async fn keep_marks(&self) -> Result<(), BlockError> {
         let (runs, version) = self.v.marks.snapshot();
-        self.port.io(IoKind::Sync, 0, BufList::new()).await.map_err(writing(0))?;
-        if self.v.kept() >= version { Ok(()) } else { self.port.keep(runs, version).await }
+        self.io(IoKind::Sync, 0, BufList::new()).await.map_err(writing(0))?;
+        if self.v.kept() >= version { Ok(()) } else { self.keep(runs, version).await }
+    }
+
+    /// Makes a set of unreadable blocks durable, if none newer is. That may wait for a disk, and is rare.
+    async fn keep(&self, runs: Vec<Extent>, version: u64) -> Result<(), BlockError> {
+        let lba = runs.first().map_or(0, |r| r.lba);
+        let inner = Arc::clone(self.v);
+        let kept = if self.v.keeper.as_ref().is_some_and(|k| k.blocks()) {
+            self.port.blocking(move || inner.keep_blocking(&runs, version)).await.and_then(|kept| kept)
+        } else {
+            inner.keep_blocking(&runs, version)
+        };
+        kept.map_err(|e| {
+            tracing::error!("cannot keep the unreadable blocks of {}: {e}", self.v.store.path().display());
+            BlockError::WriteFault { lba }
+        })
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
         if self.v.kept() < self.v.marks.version() {
             return self.keep_marks().await;
         }
-        self.port.io(IoKind::Sync, 0, BufList::new()).await.map(drop).map_err(writing(0))
+        self.io(IoKind::Sync, 0, BufList::new()).await.map(drop).map_err(writing(0))
     }
 
     /// Makes the run, which is claimed alone, read as zeroes.
@@ -265,7 +284,7 @@ impl Steps<'_> {
             (false, false) => None,
         };
         if let Some(kind) = kind {
-            match self.port.io(kind, from, BufList::new()).await {
+            match self.io(kind, from, BufList::new()).await {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Unsupported) => {}
                 Err(e) => return Err(writing(lba)(e)),
@@ -275,7 +294,7 @@ impl Steps<'_> {
         while at < to {
             let n = PIECE.min(to - at);
             let zeroes = BufList::zeroes(n as usize);
-            self.port.io(IoKind::Write { dsync: false }, at, zeroes).await.map_err(writing(lba))?;
+            self.io(IoKind::Write { dsync: false }, at, zeroes).await.map_err(writing(lba))?;
             at += n;
         }
         Ok(())
@@ -337,12 +356,13 @@ impl Steps<'_> {
             return Ok(());
         }
         let [all, edges] = self.spare_for(run);
-        let [bufs, all, edges] = self.port.buffers([self.frame(run).len(), all, edges]).await;
+        let [bufs, all, edges] =
+            self.port.buffers(&self.v.buffers, [self.frame(run).len(), all, edges]).await;
         let now = self.read_into(run, bufs).await?;
         self.judge(run, &now, expect)?;
         if self.fits(run, data) {
             let data = data.clone();
-            let wrote = self.port.io(IoKind::Write { dsync: durable }, run.from, data).await;
+            let wrote = self.io(IoKind::Write { dsync: durable }, run.from, data).await;
             wrote.map_err(writing(at.lba))?;
         } else {
             self.put_copied(run, data, durable, all, edges).await?;
@@ -384,17 +404,17 @@ impl Steps<'_> {
         let target = Extent { lba: to, blocks: source.blocks };
         let (source, target) = (self.v.shape().run(source)?, self.v.shape().run(target)?);
         let (reads, writes) = (self.frame(source), self.frame(target));
-        let _claim = self.port.claim([reads.claim(false), writes.claim(true)]).await;
+        let _claim = self.port.claim(&self.v.claims, [reads.claim(false), writes.claim(true)]).await;
         self.v.shape().run(source.at)?;
         self.v.shape().run(target.at)?;
         self.v.marks.check(source.at)?;
         // Both sides' buffers at once. When both runs are aligned, what is read is what is written.
         let aligned = reads.len() as u64 == source.len && writes.len() as u64 == target.len;
         let [all, edges] = if aligned { [0, 0] } else { self.spare_for(target) };
-        let [bufs, all, edges] = self.port.buffers([reads.len(), all, edges]).await;
+        let [bufs, all, edges] = self.port.buffers(&self.v.buffers, [reads.len(), all, edges]).await;
         let data = self.read_into(source, bufs).await?;
         if aligned {
-            let wrote = self.port.io(IoKind::Write { dsync: durable }, target.from, data).await;
+            let wrote = self.io(IoKind::Write { dsync: durable }, target.from, data).await;
             wrote.map_err(writing(target.at.lba))?;
         } else {
             self.put_copied(target, &data, durable, all, edges).await?;

@@ -276,7 +276,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
         ("caisson_pool_zero_blocks_total", "Of these: all zero.", |p| p.activity.zero_blocks),
         ("caisson_pool_duplicate_blocks_total", "Of these: stored already.", |p| p.activity.duplicate_blocks),
         ("caisson_pool_device_bytes_total", "Bytes written to the devices.", |p| p.activity.device_bytes),
-        ("caisson_pool_moved_blocks_total", "Blocks that the cleaner moved.", |p| p.activity.moved_blocks),
+        ("caisson_pool_moved_bytes_total", "Bytes that the cleaner moved.", |p| p.activity.moved_bytes),
         ("caisson_pool_checkpoints_total", "Checkpoints.", |p| p.activity.checkpoints),
         ("caisson_pool_damaged_total", "Blocks and pages that could not be read.", |p| p.activity.damaged),
     ];

@@ -10,12 +10,14 @@
 //!
 //! What they check beside the absence of panics: nothing is sent or told after a fatal error but one termination request;
 //! everything sent is whole PDUs; no more commands are in hand than slots; what the loopback carries comes out as it
-//! went in; and of the controller model (`queue`) that each command is answered once and none is forgotten.
+//! went in; of the controller model (`queue`) that each command is answered once and none is forgotten; and of the pool's
+//! format (`log`) that nothing authenticates that was not sealed.
 
 mod controller;
 mod host;
 mod input;
 mod keys;
+mod log;
 mod loopback;
 mod queue;
 mod wire;
@@ -23,6 +25,7 @@ mod wire;
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
 pub use keys::key_file;
+pub use log::log;
 pub use loopback::{loopback, loopback_completed};
 pub use queue::queue;
 pub use wire::wire;
@@ -33,11 +36,12 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 7] = [
+pub const BODIES: [(&str, Body); 8] = [
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),
     ("key_file", key_file),
+    ("log", log),
     ("loopback", loopback),
     ("queue", queue),
     ("wire", wire),

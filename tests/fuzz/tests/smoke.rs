@@ -53,6 +53,26 @@ fn the_loopback_carries_commands() {
     assert!(total > 1000, "{total} commands");
 }
 
+/// The same of the pool's format: its seeds are what the decoders accept, so that changes to them go deep.
+#[test]
+fn the_log_seeds_decode() {
+    let seed = |name: &str| {
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/log").join(name)).unwrap()
+    };
+    assert_eq!(caisson_log::decode_body(&seed("body"), 300, 4096).unwrap().0.len(), 3);
+    assert_eq!(caisson_log::RootHead::decode(&seed("head")).unwrap().blobs.len(), 2);
+    assert_eq!(caisson_log::decode_openings(&seed("lists")).unwrap().len(), 2);
+    assert!(
+        caisson_log::Anchor::decode(&seed("anchor")).is_ok()
+            && caisson_log::decode_prefix(&seed("batch")).is_ok()
+    );
+    let mut copy = seed("superblock-front");
+    copy.resize(caisson_log::SUPERBLOCK, 0);
+    let sum = caisson_log::superblock_sum(&copy);
+    copy[224..256].copy_from_slice(&sum);
+    assert_eq!(caisson_log::Superblock::decode_plain(&copy).unwrap().slots.len(), 3);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

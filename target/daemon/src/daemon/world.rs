@@ -8,7 +8,7 @@ use super::plane::DataPlane;
 use super::store::{Store, fit, open_alone};
 use crate::model::text::DISCOVERY_NQN;
 use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
-use crate::pools::open::{Want, remove};
+use crate::pools::open::{Want, lengthen, remove};
 use crate::pools::{Engine, LogPool, Made};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
@@ -16,7 +16,7 @@ use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, Subsys
 use caisson_volume::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A listener in force.
@@ -153,6 +153,8 @@ impl World {
             if let Err(error) = open.opened.manage.close() {
                 tracing::warn!(%error, volume = name, "a volume was taken away before all its requests had ended");
             }
+            // A pool deletes only what nobody holds.
+            drop(open);
             if let Some(pool) = volume.pool().and_then(|p| self.pools.get(p)) {
                 pool.end_delete(&name);
             }
@@ -216,6 +218,7 @@ impl World {
             }
             Err(e) => {
                 let _ = opened.manage.close();
+                drop(opened);
                 if let Some(pool) = fresh.and_then(|p| self.pools.get(&p)) {
                     pool.unmake(&v.name);
                 }
@@ -230,6 +233,7 @@ impl World {
         if let Some(pool) = v.pool().and_then(|p| self.pools.get(p)) {
             if open.fresh.is_some() {
                 let _ = open.opened.manage.close();
+                drop(open);
                 pool.unmake(&v.name);
                 return Ok(());
             }
@@ -344,7 +348,7 @@ impl World {
         }
         for (old, new) in from.devices.iter().zip(&to.devices) {
             if new.size > old.size {
-                lengthen(&new.path, new.size)?;
+                let _ = lengthen(&new.path, new.size)?;
             }
         }
         for device in &to.devices[from.devices.len()..] {
@@ -515,15 +519,4 @@ fn stranger(pool: &str, volume: &str) {
         "pool {pool} holds a volume {volume} that is not configured: take it over with `caisson volume create {volume} --adopt \
          --pool {pool}`"
     );
-}
-
-/// Gives a pool's file a larger size; a block device has the size that it has.
-fn lengthen(path: &Path, size: u64) -> Result<(), Refusal> {
-    let fail = |e: &std::io::Error| Refusal::system(format!("{} cannot be made larger", path.display()), e);
-    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| fail(&e))?;
-    let meta = file.metadata().map_err(|e| fail(&e))?;
-    if meta.is_file() && meta.len() < size {
-        file.set_len(size).and_then(|()| file.sync_all()).map_err(|e| fail(&e))?;
-    }
-    Ok(())
 }

@@ -187,7 +187,6 @@ impl PoolHandle for Pool {
         };
         PoolStatus {
             id: uuid::Uuid::from_bytes(inner.id).to_string(),
-            cipher: "chacha20-poly1305".into(),
             size: 1 << 30,
             used: 1 << 20,
             free: 1 << 29,

@@ -6,9 +6,15 @@
 
 use super::{PoolHandle, Record};
 use crate::model::{Services, Volume};
-use crate::refusal::Refusal;
+use crate::refusal::{Cause, Refusal};
 use caisson_volume::Opened;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long deleting waits for those who still hold the volume.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it waits between two tries.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// An open pool under its configured name.
 #[derive(Clone)]
@@ -158,10 +164,18 @@ impl LogPool {
     /// Ends a deletion, after the state has forgotten the volume.
     pub fn end_delete(&self, volume: &str) {
         let doubtful = doubtful(volume);
-        if self.has(&doubtful)
-            && let Err(error) = self.handle.delete(&doubtful)
-        {
-            tracing::warn!(%error, volume, "a deleted volume stays in its pool until the next start");
+        if !self.has(&doubtful) {
+            return;
         }
+        // Queues let go of a removed namespace's volume at their next turn.
+        let end = Instant::now() + PATIENCE;
+        let error = loop {
+            match self.handle.delete(&doubtful) {
+                Ok(()) => return,
+                Err(e) if e.cause == Cause::Busy && Instant::now() < end => std::thread::sleep(PAUSE),
+                Err(e) => break e,
+            }
+        };
+        tracing::warn!(%error, volume, "a deleted volume stays in its pool until the next start");
     }
 }

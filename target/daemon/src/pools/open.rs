@@ -2,7 +2,7 @@
 
 use super::{Engine, Found, Plain, PoolHandle, Setup, keys};
 use crate::model::{self, Device};
-use crate::refusal::{Cause, Refusal};
+use crate::refusal::Refusal;
 use std::sync::Arc;
 
 /// How a pool may be come by.
@@ -132,6 +132,10 @@ fn existing(
         ));
     }
     devices.sort_by_key(|(_, number)| *number);
+    let mut longer = false;
+    for (device, _) in &devices {
+        longer |= lengthen(&device.path, device.size)?;
+    }
     let secrets = keys::unlock(pool, plain.pool, &plain.slots)?;
     let devices = devices.into_iter().map(|(device, _)| device).collect();
     let handle = engine.open(Setup { devices, secrets, memory: pool.memory })?;
@@ -140,13 +144,25 @@ fn existing(
         for device in &new {
             handle.add_device(device)?;
         }
-        handle.grow().map(drop)
+        if longer { handle.grow().map(drop) } else { Ok(()) }
     };
     if let Err(e) = finish() {
         let _ = handle.close();
         return Err(e);
     }
     Ok(Opening { handle, made: Made::default(), files: Vec::new() })
+}
+
+/// Gives a pool's file a larger size, and says whether it did; a block device has the size that it has.
+pub fn lengthen(path: &std::path::Path, size: u64) -> Result<bool, Refusal> {
+    let fail = |e: &std::io::Error| Refusal::system(format!("{} cannot be made larger", path.display()), e);
+    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| fail(&e))?;
+    let meta = file.metadata().map_err(|e| fail(&e))?;
+    let longer = meta.is_file() && meta.len() < size;
+    if longer {
+        file.set_len(size).and_then(|()| file.sync_all()).map_err(|e| fail(&e))?;
+    }
+    Ok(longer)
 }
 
 /// Removes files that were made for a pool that is not kept.
@@ -158,12 +174,5 @@ pub fn remove(files: &[std::path::PathBuf]) {
             }
             _ => {}
         }
-    }
-}
-
-impl Refusal {
-    /// What the pool's engine cannot do in this build or at this time.
-    pub fn engine(what: impl std::fmt::Display, remedy: &str) -> Refusal {
-        Refusal::new(Cause::System, what.to_string(), remedy)
     }
 }

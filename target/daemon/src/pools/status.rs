@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 pub struct PoolStatus {
     /// Its UUID.
     pub id: String,
-    /// What its blocks are sealed with.
-    pub cipher: String,
     /// Its devices.
     pub devices: Vec<DeviceStatus>,
     /// Room for data, of all devices.
@@ -73,8 +71,8 @@ pub struct Activity {
     pub duplicate_blocks: u64,
     /// Bytes that were written to the devices.
     pub device_bytes: u64,
-    /// Blocks that the cleaner moved.
-    pub moved_blocks: u64,
+    /// Bytes that the cleaner moved.
+    pub moved_bytes: u64,
     /// Checkpoints.
     pub checkpoints: u64,
     /// Blocks and pages that could not be read.

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A range that is claimed, `from..to`, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Range {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
+pub struct Range {
+    /// The first byte.
+    pub from: u64,
+    /// One past the last.
+    pub to: u64,
     /// Claimed alone; otherwise together with other readers.
-    pub(crate) alone: bool,
+    pub alone: bool,
 }
 
 impl Range {
@@ -23,10 +25,13 @@ impl Range {
 }
 
 /// Whom to wake when a claim is granted.
-pub(crate) struct Waiter {
-    pub(crate) remote: Arc<dyn Remote>,
-    pub(crate) who: Arc<dyn Parked>,
-    pub(crate) token: u64,
+pub struct Waiter {
+    /// The thread that it waits on.
+    pub remote: Arc<dyn Remote>,
+    /// Who waits.
+    pub who: Arc<dyn Parked>,
+    /// What it is woken with.
+    pub token: u64,
 }
 
 /// log2 of the bytes of an address region that claims are looked up by.
@@ -37,7 +42,7 @@ const BUCKETS: usize = 256;
 const MAX_REGIONS: u64 = 4;
 
 /// All claims on one volume.
-pub(crate) struct Claims(Mutex<Table>);
+pub struct Claims(Mutex<Table>);
 
 struct Table {
     slots: Vec<Slot>,
@@ -62,13 +67,13 @@ struct Slot {
 }
 
 /// A claim; given up when dropped, granted or not.
-pub(crate) struct Claim {
+pub struct Claim {
     claims: Arc<Claims>,
     slot: u32,
 }
 
 /// How a new claim stands.
-pub(crate) enum Standing {
+pub enum Standing {
     /// It is ours.
     Granted(Claim),
     /// The waiter is woken when it is.
@@ -76,7 +81,8 @@ pub(crate) enum Standing {
 }
 
 impl Claims {
-    pub(crate) fn new() -> Arc<Claims> {
+    /// None yet.
+    pub fn new() -> Arc<Claims> {
         Arc::new(Claims(Mutex::new(Table {
             slots: Vec::new(),
             free: Vec::new(),
@@ -92,7 +98,7 @@ impl Claims {
 
     /// Claims one or two ranges together (an empty one counts for nothing; they may overlap each other). `waiter` is
     /// asked for only when it has to wait.
-    pub(crate) fn claim(self: &Arc<Self>, ranges: [Range; 2], waiter: impl FnOnce() -> Waiter) -> Standing {
+    pub fn claim(self: &Arc<Self>, ranges: [Range; 2], waiter: impl FnOnce() -> Waiter) -> Standing {
         let mut table = self.lock();
         let slot = table.insert(ranges);
         let waits = table.slots[slot as usize].waits_for > 0;

@@ -1,0 +1,152 @@
+//! Writes closed batches to the devices and makes them durable.
+//!
+//! Whoever publishes gives a [kick](kick): at its thread's next turn the open batch is closed, if it is due, sealed there
+//! and written. So all that one turn of a thread publishes goes into one batch, and what comes while a batch is
+//! under way goes into the next: nobody waits longer than a write takes, and load makes batches large by itself.
+
+use crate::log::Closed;
+use crate::state::{Inner, State};
+use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
+use caisson_tables::Place;
+use caisson_task::{Port, Task};
+use std::sync::Arc;
+
+/// Tokens that the pool is woken with.
+const CLOSE: u64 = 0;
+const SYNC: u64 = 1;
+
+/// Has the log looked at on this thread, at its next turn.
+pub(crate) fn kick(inner: &Arc<Inner>, remote: &Arc<dyn Remote>) {
+    remote.wake(Arc::clone(inner) as _, CLOSE);
+}
+
+impl Parked for Inner {
+    fn woken(self: Arc<Self>, cx: &mut Cx<'_>, token: u64) {
+        if token == SYNC {
+            let inner = Arc::clone(&self);
+            Task::spawn(cx, |port| async move { sync_round(&inner, &port).await });
+            return;
+        }
+        while let Some(closed) = self.close_due() {
+            let inner = Arc::clone(&self);
+            Task::spawn(cx, |port| async move { write(&inner, &port, closed).await });
+        }
+    }
+}
+
+impl Inner {
+    fn close_due(&self) -> Option<Closed> {
+        if self.fault().is_some() {
+            return None;
+        }
+        let mut state = self.lock();
+        let State { tables, index, log, .. } = &mut *state;
+        if log.due(self.batch_target) { log.close(tables, index) } else { None }
+    }
+}
+
+/// Seals a batch and writes it; then whatever waited for that goes on.
+pub(crate) async fn write(inner: &Arc<Inner>, port: &Port, closed: Closed) {
+    let sequence = closed.stamp.batch;
+    let result = put(inner, port, closed).await;
+    if let Err(reason) = result {
+        inner.fail(reason);
+        return;
+    }
+    let (waiters, more) = {
+        let mut state = inner.lock();
+        state.log.wrote(sequence);
+        (std::mem::take(&mut state.room), state.log.due(inner.batch_target))
+    };
+    waiters.into_iter().for_each(caisson_task::Waiter::wake);
+    if more {
+        kick(inner, port.remote());
+    }
+    sync_round(inner, port).await;
+}
+
+async fn put(inner: &Arc<Inner>, port: &Port, closed: Closed) -> Result<(), String> {
+    let Closed { load, plan, stamp, mut out } = closed;
+    let payloads: Vec<&[u8]> = (0..load.records.len()).map(|i| load.payload(i)).collect();
+    let sealed = plan.seal(&inner.keyring, &stamp, &payloads, &mut out);
+    sealed.map_err(|e| format!("a batch could not be sealed: {e}"))?;
+    let place = Place { segment: stamp.segment, offset: stamp.at.offset };
+    store(inner, port, place, BufList::from(out.freeze())).await
+}
+
+/// Writes whole pages at `place`.
+pub(crate) async fn store(inner: &Inner, port: &Port, place: Place, bytes: BufList) -> Result<(), String> {
+    let devices = inner.devices();
+    let window = devices.window(place, bytes.len()).filter(|w| w.skip == 0 && w.len == bytes.len());
+    let io = window.and_then(|w| devices.io(w, IoKind::Write { dsync: false }, bytes));
+    let io = io.ok_or_else(|| format!("something was placed outside of the pool, at {place:?}"))?;
+    port.io(io).await.map(drop).map_err(|e| format!("writing failed: {e}"))
+}
+
+/// Makes what is written durable, as long as somebody waits for that. One round at a time; who comes meanwhile shares
+/// the next.
+pub(crate) async fn sync_round(inner: &Arc<Inner>, port: &Port) {
+    loop {
+        let target = {
+            let mut state = inner.lock();
+            if inner.fault().is_some() || !state.log.sync_due() {
+                return;
+            }
+            state.log.syncing = true;
+            state.log.written
+        };
+        let result = sync_devices(inner, port).await;
+        let waiters = {
+            let mut state = inner.lock();
+            state.log.syncing = false;
+            if result.is_ok() { state.log.synced(target) } else { Vec::new() }
+        };
+        waiters.into_iter().for_each(caisson_task::Waiter::wake);
+        if let Err(reason) = result {
+            return inner.fail(reason);
+        }
+    }
+}
+
+/// Syncs all devices.
+pub(crate) async fn sync_devices(inner: &Inner, port: &Port) -> Result<(), String> {
+    let ends = port.ios(inner.devices().syncs()).await;
+    match ends.into_iter().find_map(Result::err) {
+        None => Ok(()),
+        Some(e) => Err(format!("syncing failed: {e}")),
+    }
+}
+
+/// Waits until batch `sequence` and all before it are durable.
+///
+/// # Errors
+/// [`BlockError::Failed`] when the pool has failed.
+pub(crate) async fn durable(inner: &Arc<Inner>, port: &Port, sequence: u64) -> Result<(), BlockError> {
+    loop {
+        let ticket = port.ticket();
+        {
+            let mut state = inner.lock();
+            if state.log.durable >= sequence {
+                return Ok(());
+            }
+            if inner.fault().is_some() {
+                return Err(BlockError::Failed);
+            }
+            state.log.wait(sequence, port.waiter(ticket));
+            if state.log.written >= sequence && !state.log.syncing {
+                port.remote().wake(Arc::clone(inner) as _, SYNC);
+            }
+        }
+        kick(inner, port.remote());
+        port.parked(ticket).await;
+    }
+}
+
+/// Makes everything that was published before durable.
+///
+/// # Errors
+/// [`BlockError::Failed`] when the pool has failed.
+pub(crate) async fn flush(inner: &Arc<Inner>, port: &Port) -> Result<(), BlockError> {
+    let last = inner.lock().log.last();
+    durable(inner, port, last).await
+}

@@ -1,0 +1,52 @@
+//! Every bound of a pool, in one place. None of them is in the disk format.
+
+/// User blocks that one publication may carry: what a crash keeps or loses together. Longer writes are several.
+pub(crate) const CHUNK_BLOCKS: usize = 64;
+
+/// Payload bytes at which the open batch is written although others are under way.
+pub(crate) const BATCH_TARGET: usize = 256 << 10;
+
+/// Bytes of a batch beside its payload: descriptors and changes of one publication.
+pub(crate) const BATCH_SLACK: usize = 64 << 10;
+
+/// Batches that are being written at once.
+pub(crate) const BATCHES_IN_FLIGHT: usize = 4;
+
+/// Blocks that a command may hash, compress, open or unpack before others have a turn on its thread.
+pub(crate) const TURN_BLOCKS: usize = 8;
+
+/// Summaries that the deduplication of one chunk may read from the device.
+pub(crate) const FETCHES_PER_CHUNK: usize = 4;
+
+/// Summaries that are read ahead at once.
+pub(crate) const READ_AHEAD: u64 = 4;
+
+/// Table pages that are read from the device at once for one task.
+pub(crate) const PAGES_AT_ONCE: usize = 32;
+
+/// Times that a read is tried again because what it looked for was moved meanwhile.
+pub(crate) const MOVED_RETRIES: usize = 8;
+
+/// Bytes of a checkpoint's batch.
+pub(crate) const CHECKPOINT_BATCH: usize = 128 << 10;
+
+/// Bytes that the log may write between two checkpoints: what recovery reads at most.
+pub(crate) const CHECKPOINT_DISTANCE: u64 = 1 << 30;
+
+/// Superblock region at the front of each device; segments begin behind it.
+pub(crate) const FRONT: u64 = 1 << 20;
+
+/// The smallest and the largest segment that a pool chooses by itself.
+pub(crate) const SEGMENT_SIZES: (u32, u32) = (1 << 20, 128 << 20);
+
+/// Segments that a pool has at least.
+pub(crate) const MIN_SEGMENTS: u32 = 24;
+
+/// Damaged blocks that are remembered for the status.
+pub(crate) const FAULTS_KEPT: usize = 256;
+
+/// The most bytes that one read or write moves.
+pub(crate) const MAX_TRANSFER: u64 = 4 << 20;
+
+/// Bytes of the buffers that the background reads and writes with.
+pub(crate) const BULK: usize = 256 << 10;

@@ -1,0 +1,479 @@
+//! Checkpoints: a picture of the tables as of one batch, from which recovery begins.
+//!
+//! The open batch is closed and the tables are frozen in one step; while the picture is written, the log goes on. What is
+//! frozen goes into segments of its own, then everything is synced, then the superblocks name the new root, then they
+//! are synced. Only then may anything that the old root needs be written over.
+
+use crate::append::{self, kick, store, sync_devices};
+use crate::bounds::CHECKPOINT_BATCH;
+use crate::log::{Load, POOL_EPOCH, Tail};
+use crate::pages::{POOL_DOMAIN, record_of};
+use crate::state::{Inner, State};
+use crate::work;
+use caisson_block::{BLOCK, BufList, IoKind};
+use caisson_codec::Level;
+use caisson_log::{
+    Anchor, At, BatchKind, BatchPlan, BatchRef, BatchSize, Blob, BlobKind, Opening, Record, RootHead,
+    SUPERBLOCK, SUPERBLOCK_AT, Stamp, Superblock, XNONCE, copy_for, encode_openings, encode_reserved, pieces,
+};
+use caisson_tables::{Frozen, PageKey, Place, Stored, Use};
+use caisson_task::{Io, Port, Task, Waiter};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What checkpoints keep from one to the next.
+pub(crate) struct Checkpoints {
+    /// The number of the last.
+    pub(crate) number: u64,
+    /// Where the next one's batches go on.
+    pub(crate) tail: Option<Tail>,
+    /// Segments that hold the durable root and its blobs.
+    pub(crate) pinned: Vec<u32>,
+    /// How often the superblocks were written.
+    pub(crate) counter: u64,
+    pub(crate) openings: Vec<Opening>,
+    /// The first batch that the durable root does not cover.
+    pub(crate) covers: u64,
+    /// The superblocks as they are written, but for device, counter and anchor.
+    pub(crate) superblock: Superblock,
+}
+
+/// Why there is no checkpoint.
+pub(crate) enum Failure {
+    /// No free segment to write it to. It may be tried again.
+    NoSpace,
+    /// The pool has failed.
+    Failed(String),
+}
+
+/// Writes a checkpoint. `clean` when nothing will be written behind it.
+///
+/// # Errors
+/// [`Failure`]; the pool's latch is set where it has failed.
+pub(crate) async fn checkpoint(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
+    let result = attempt(inner, port, clean).await;
+    match &result {
+        Ok(()) => {
+            inner.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(failure) => {
+            let mut state = inner.lock();
+            if state.tables.frozen() {
+                state.tables.abandon();
+            }
+            drop(state);
+            if let Failure::Failed(reason) = failure {
+                inner.fail(reason.clone());
+            }
+        }
+    }
+    result
+}
+
+async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
+    let (log_batch, reserve) = freeze(inner, port).await?;
+    let mut writer = Writer::new(inner, port);
+    let written = writer.all(log_batch, &reserve.all).await;
+    let root = match written {
+        Ok(root) => root,
+        Err(failure) => {
+            let mut state = inner.lock();
+            reserve.more.iter().for_each(|&segment| state.tables.unreserve(segment));
+            writer.segments.iter().for_each(|&segment| state.tables.unpin(segment));
+            return Err(failure);
+        }
+    };
+    let Writer { segments, tail, .. } = writer;
+    durable_batches(inner, port, log_batch).await?;
+    sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    write_superblocks(inner, port, root, clean).await?;
+    let mut state = inner.lock();
+    finish(&mut state, segments, tail, reserve.more, log_batch);
+    let mut waiters = std::mem::take(&mut state.room);
+    waiters.append(&mut state.checkpoint_waiters);
+    drop(state);
+    waiters.into_iter().for_each(Waiter::wake);
+    kick(inner, port.remote());
+    Ok(())
+}
+
+/// Segments that the log may use until the next checkpoint.
+struct Reserve {
+    /// All of them in order, the one it is filling first.
+    all: Vec<u32>,
+    /// Those that this checkpoint adds.
+    more: Vec<u32>,
+}
+
+/// Closes the open batch and freezes the tables in one step.
+async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failure> {
+    loop {
+        let ticket = port.ticket();
+        let frozen = {
+            let mut guard = inner.lock();
+            let state = &mut *guard;
+            if let Some(fault) = inner.fault() {
+                return Err(Failure::Failed(fault.to_owned()));
+            }
+            let closed = state.log.close(&mut state.tables, &mut state.index);
+            if state.log.open_is_empty() {
+                state.tables.freeze();
+                state.log.since_checkpoint = 0;
+                Some((state.log.next - 1, reserve(state, inner), closed))
+            } else {
+                // No buffer is free: a batch under way will give one back.
+                state.room.push(port.waiter(ticket));
+                None
+            }
+        };
+        let Some((log_batch, reserve, closed)) = frozen else {
+            port.parked(ticket).await;
+            continue;
+        };
+        if let Some(closed) = closed {
+            let inner = Arc::clone(inner);
+            let write = move |port| async move { append::write(&inner, &port, closed).await };
+            port.run(|cx| Task::spawn(cx, write)).await;
+        }
+        return Ok((log_batch, reserve));
+    }
+}
+
+/// Sets segments aside for the time until the next checkpoint.
+fn reserve(state: &mut State, inner: &Inner) -> Reserve {
+    let State { tables, log, space, .. } = state;
+    let mut all: Vec<u32> = log.tail.iter().map(|t| t.segment).collect();
+    all.extend(&log.reserved);
+    let want = inner.reserve_segments(tables.geometry().segments).saturating_sub(log.reserved.len());
+    let free = tables.free_segments().saturating_sub(space.checkpoint_segments);
+    let more = tables.reserve(want.min(free as usize));
+    all.extend(&more);
+    Reserve { all, more }
+}
+
+/// Waits until every batch up to `log_batch` is on the devices.
+async fn durable_batches(inner: &Arc<Inner>, port: &Port, log_batch: u64) -> Result<(), Failure> {
+    append::durable(inner, port, log_batch)
+        .await
+        .map_err(|_| Failure::Failed(inner.fault().unwrap_or("the pool has failed").to_owned()))
+}
+
+fn finish(state: &mut State, segments: Vec<u32>, tail: Option<Tail>, more: Vec<u32>, log_batch: u64) {
+    let State { tables, log, checkpoints, index, space, .. } = state;
+    for freed in tables.checkpointed() {
+        index.forget_segment(freed, tables.segment(freed).sequence);
+    }
+    for old in std::mem::replace(&mut checkpoints.pinned, segments) {
+        tables.unpin(old);
+    }
+    checkpoints.tail = tail;
+    checkpoints.number += 1;
+    checkpoints.covers = log_batch;
+    log.reserved.extend(more);
+    space.exhausted = false;
+}
+
+/// Writes the batches of a checkpoint.
+struct Writer<'a> {
+    inner: &'a Arc<Inner>,
+    port: &'a Port,
+    load: Load,
+    size: BatchSize,
+    /// The pages in `load`, in its order.
+    pages: Vec<(PageKey, Stored)>,
+    tail: Option<Tail>,
+    /// Segments that were pinned for the root and its blobs.
+    segments: Vec<u32>,
+    batch: u64,
+}
+
+impl<'a> Writer<'a> {
+    fn new(inner: &'a Arc<Inner>, port: &'a Port) -> Writer<'a> {
+        let tail = inner.lock().checkpoints.tail;
+        Writer {
+            inner,
+            port,
+            load: Load::default(),
+            size: BatchSize::default(),
+            pages: Vec::new(),
+            tail,
+            segments: Vec::new(),
+            batch: 0,
+        }
+    }
+
+    /// Bytes of one batch.
+    fn batch_bytes(&self) -> usize {
+        CHECKPOINT_BATCH.min(self.inner.segment_size as usize / 2)
+    }
+
+    async fn all(&mut self, log_batch: u64, reserved: &[u32]) -> Result<BatchRef, Failure> {
+        loop {
+            let next = self.inner.lock().tables.frozen_next();
+            match next {
+                Frozen::Page(key, page) => self.page(key, &page).await?,
+                Frozen::Wait => self.write_pages().await?,
+                Frozen::Again => self.port.pause().await,
+                Frozen::Done => break,
+            }
+        }
+        self.write_pages().await?;
+        self.root(log_batch, reserved).await
+    }
+
+    async fn page(&mut self, key: PageKey, page: &[u8; BLOCK]) -> Result<(), Failure> {
+        let (kind, id) = record_of(key);
+        let (record, payload) = work::pack(page, Some(Level::default()), |codec, bytes| {
+            let record = Record {
+                kind,
+                id,
+                length: bytes.len() as u16,
+                codec: codec.number(),
+                domain: POOL_DOMAIN,
+                epoch: POOL_EPOCH,
+                print: [0; 16],
+                from: None,
+            };
+            (record, bytes.to_vec())
+        });
+        let mut with = self.size;
+        with.add(&record);
+        if with.total(0) > self.batch_bytes() {
+            self.write_pages().await?;
+            self.port.pause().await;
+            with = BatchSize::default();
+            with.add(&record);
+        }
+        self.size = with;
+        self.load.push(record, &payload);
+        self.pages.push((key, Stored { length: record.length, codec: record.codec, epoch: record.epoch }));
+        Ok(())
+    }
+
+    /// Writes the pages that were collected, and tells the tables where they are.
+    async fn write_pages(&mut self) -> Result<(), Failure> {
+        if self.load.is_empty() {
+            return Ok(());
+        }
+        let load = std::mem::take(&mut self.load);
+        let pages = std::mem::take(&mut self.pages);
+        self.size = BatchSize::default();
+        let (plan, place) = self.plan(&load, &[])?;
+        {
+            let mut state = self.inner.lock();
+            for (i, (key, stored)) in pages.into_iter().enumerate() {
+                let at = Place { segment: place.segment, offset: plan.offset(i, place.offset) };
+                state.tables.frozen_placed(key, at, stored);
+            }
+        }
+        self.write(&load, &plan, place).await.map(drop)
+    }
+
+    /// Sizes of a batch, and its place.
+    fn plan(&mut self, load: &Load, changes: &[u8]) -> Result<(BatchPlan, Tail), Failure> {
+        let plan = BatchPlan::new(&load.records, changes)
+            .map_err(|e| Failure::Failed(format!("a checkpoint's batch cannot be made: {e}")))?;
+        let place = self.take(plan.total_len() as u32)?;
+        Ok((plan, place))
+    }
+
+    /// `len` bytes in the checkpoint's segments.
+    fn take(&mut self, len: u32) -> Result<Tail, Failure> {
+        let size = self.inner.segment_size;
+        if self.tail.is_none_or(|t| size - t.offset < len) {
+            let mut state = self.inner.lock();
+            let State { tables, log, checkpoints, .. } = &mut *state;
+            let Some(&segment) = tables.reserve(1).first() else { return Err(Failure::NoSpace) };
+            if let Some(old) = self.tail.take() {
+                tables.close_segment(old.segment, Use::Checkpoint);
+            }
+            let sequence = log.next_segment_sequence;
+            log.next_segment_sequence += 1;
+            tables.open_segment(segment, sequence, log.opening, Use::Checkpoint);
+            self.tail = Some(Tail { segment, sequence, offset: 0 });
+            // Also if this checkpoint fails: what it wrote must not be written over under the same sequence.
+            checkpoints.tail = self.tail;
+        }
+        let Some(tail) = self.tail.as_mut() else { return Err(Failure::NoSpace) };
+        let placed = *tail;
+        tail.offset += len;
+        let mut state = self.inner.lock();
+        state.checkpoints.tail = self.tail;
+        Ok(placed)
+    }
+
+    async fn write(&mut self, load: &Load, plan: &BatchPlan, tail: Tail) -> Result<BatchRef, Failure> {
+        let opening = self.inner.lock().log.opening;
+        let at = At { opening, sequence: tail.sequence, offset: tail.offset };
+        self.batch += 1;
+        let stamp = Stamp {
+            kind: BatchKind::Checkpoint,
+            batch: self.batch,
+            epoch: POOL_EPOCH,
+            segment: tail.segment,
+            at,
+        };
+        let mut out = self.buffer(plan.total_len()).await;
+        let payloads: Vec<&[u8]> = (0..load.records.len()).map(|i| load.payload(i)).collect();
+        let sealed = plan.seal(&self.inner.keyring, &stamp, &payloads, &mut out);
+        sealed.map_err(|e| Failure::Failed(format!("a checkpoint could not be sealed: {e}")))?;
+        let length = out.len() as u32;
+        self.inner.counters.checkpoint_bytes.fetch_add(u64::from(length), Ordering::Relaxed);
+        let place = Place { segment: tail.segment, offset: tail.offset };
+        let bytes = BufList::from(out.freeze());
+        store(self.inner, self.port, place, bytes).await.map_err(Failure::Failed)?;
+        Ok(BatchRef { segment: tail.segment, at, length, batch: self.batch })
+    }
+
+    async fn buffer(&self, len: usize) -> caisson_block::BufMut {
+        loop {
+            if let Some(mut buf) = self.inner.bulk.alloc() {
+                buf.truncate(len);
+                return buf;
+            }
+            self.port.pause().await;
+        }
+    }
+
+    /// Writes the blobs and the root.
+    async fn root(&mut self, log_batch: u64, reserved: &[u32]) -> Result<BatchRef, Failure> {
+        // Segments that the root stands in must be in its own segment table: they are taken before that is, by the sizes
+        // that a first picture has.
+        let per = self.batch_bytes();
+        let first = self.blobs(reserved);
+        let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
+        let groups = pieces(&borrowed(&first), per);
+        let mut places = Vec::with_capacity(groups.len() + 1);
+        for group in &groups {
+            let mut size = BatchSize::default();
+            group.iter().for_each(|piece| size.add(&piece.record(POOL_EPOCH)));
+            places.push(self.pinned(size.total(0))?);
+        }
+        let head = RootHead::encoded_len(first.len(), groups.len());
+        places.push(self.pinned(BatchSize::default().total(head))?);
+        let blobs = self.blobs(reserved);
+        if lengths.iter().zip(&blobs).any(|(&length, (_, bytes))| length != bytes.len()) {
+            return Err(Failure::Failed("a root changed its size while it was written".into()));
+        }
+        let mut places = places.into_iter();
+        let mut batches = Vec::new();
+        for group in groups {
+            let mut load = Load::default();
+            for piece in group {
+                let blob = blobs.iter().find(|b| b.0 == piece.kind);
+                let Some((_, bytes)) = blob else { continue };
+                load.push(piece.record(POOL_EPOCH), &bytes[piece.range.clone()]);
+            }
+            let batch = self.write_at(&load, &[], places.next()).await?;
+            batches.push(batch);
+            self.port.pause().await;
+        }
+        let sizes = blobs.iter().map(|(kind, bytes)| Blob { kind: *kind, length: bytes.len() as u64 });
+        let checkpoint = self.inner.lock().checkpoints.number + 1;
+        let head = RootHead { checkpoint, log_batch, blobs: sizes.collect(), batches };
+        self.write_at(&Load::default(), &head.encode(), places.next()).await
+    }
+
+    /// `len` bytes in a segment that stays until the next checkpoint is durable.
+    fn pinned(&mut self, len: usize) -> Result<Tail, Failure> {
+        let place = self.take(len as u32)?;
+        if !self.segments.contains(&place.segment) {
+            self.inner.lock().tables.pin(place.segment);
+            self.segments.push(place.segment);
+        }
+        Ok(place)
+    }
+
+    async fn write_at(
+        &mut self,
+        load: &Load,
+        changes: &[u8],
+        place: Option<Tail>,
+    ) -> Result<BatchRef, Failure> {
+        let place = place.ok_or_else(|| Failure::Failed("a root is larger than was planned".into()))?;
+        let plan = BatchPlan::new(&load.records, changes)
+            .map_err(|e| Failure::Failed(format!("a checkpoint's batch cannot be made: {e}")))?;
+        self.write(load, &plan, place).await
+    }
+
+    /// The root's parts, by rising kind.
+    fn blobs(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+        let mut state = self.inner.lock();
+        let root = state.tables.frozen_root();
+        let current = state.log.opening;
+        let mut numbers: Vec<u32> = root.segments.iter().map(|s| s.opening).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        state
+            .checkpoints
+            .openings
+            .retain(|o| o.number == current || numbers.binary_search(&o.number).is_ok());
+        let openings = encode_openings(&state.checkpoints.openings);
+        drop(state);
+        vec![
+            (BlobKind::Tables, root.encode(usize::MAX).concat()),
+            (BlobKind::Openings, openings),
+            (BlobKind::Reserved, encode_reserved(reserved)),
+        ]
+    }
+}
+
+fn borrowed(blobs: &[(BlobKind, Vec<u8>)]) -> Vec<(BlobKind, &[u8])> {
+    blobs.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect()
+}
+
+/// Writes the superblocks, each device's older copy, and makes them durable.
+pub(crate) async fn write_superblocks(
+    inner: &Arc<Inner>,
+    port: &Port,
+    root: BatchRef,
+    clean: bool,
+) -> Result<(), Failure> {
+    let (mut superblock, anchor) = {
+        let mut state = inner.lock();
+        let State { checkpoints, log, .. } = &mut *state;
+        checkpoints.counter += 1;
+        checkpoints.superblock.counter = checkpoints.counter;
+        let salt = checkpoints.openings.iter().find(|o| o.number == root.at.opening).map(|o| o.salt);
+        let salt = salt.ok_or_else(|| Failure::Failed("the root's opening is unknown".into()))?;
+        let anchor = Anchor {
+            root,
+            salt,
+            next_sequence: log.next_segment_sequence + u64::from(inner.devices().segments()),
+            next_opening: log.opening + 1,
+            clean,
+        };
+        (checkpoints.superblock.clone(), anchor)
+    };
+    let at = SUPERBLOCK_AT[copy_for(superblock.counter)];
+    let stores = inner.devices().stores().to_vec();
+    for (device, store) in stores.iter().enumerate() {
+        superblock.device = device as u32;
+        let nonce: [u8; XNONCE] = inner.random();
+        let [mut bufs, ..] = port.buffers(&inner.page_buffers, [SUPERBLOCK, 0, 0]).await;
+        let mut bytes = vec![0; SUPERBLOCK];
+        let sealed = superblock.seal(&inner.keyring, &anchor, nonce, &mut bytes);
+        sealed.map_err(|e| Failure::Failed(format!("a superblock could not be sealed: {e}")))?;
+        fill(&mut bufs, &bytes);
+        let kind = IoKind::Write { dsync: false };
+        let io = Io { store: Arc::clone(store), kind, offset: at, bufs };
+        let written = port.io(io).await;
+        written
+            .map_err(|e| Failure::Failed(format!("writing the superblock of device {device} failed: {e}")))?;
+    }
+    sync_devices(inner, port).await.map_err(Failure::Failed)
+}
+
+/// Copies `bytes` into unshared buffers.
+pub(crate) fn fill(bufs: &mut BufList, bytes: &[u8]) {
+    let mut at = 0;
+    let mut filled = BufList::new();
+    for part in bufs.drain() {
+        let Ok(mut part) = part.try_into_mut() else { continue };
+        let len = part.len();
+        part.copy_from_slice(&bytes[at..at + len]);
+        at += len;
+        filled.push(part.freeze());
+    }
+    *bufs = filled;
+}

@@ -1,0 +1,96 @@
+//! Where segments stand: on which device, at which byte.
+//!
+//! Owns the layout of the pool's devices and turns a place into device operations. Segments are numbered across all
+//! devices; a device may have several runs of them, for it may have grown after another was added.
+
+use crate::bounds::FRONT;
+use caisson_block::{BufList, IoKind};
+use caisson_device::FileStore;
+use caisson_log::Extent;
+use caisson_tables::Place;
+use caisson_task::Io;
+use std::sync::Arc;
+
+/// The devices of a pool, as they are now. Replaced as a whole when the pool grows.
+pub(crate) struct Devices {
+    stores: Vec<Arc<FileStore>>,
+    /// In rising order of their first segments.
+    extents: Vec<Extent>,
+    segment_size: u32,
+    unit: u64,
+}
+
+/// A run of bytes of a segment, widened to what the device moves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// The device and the byte on it.
+    device: u32,
+    at: u64,
+    /// Bytes to move.
+    pub(crate) len: usize,
+    /// Where the bytes asked for begin in it.
+    pub(crate) skip: usize,
+}
+
+impl Devices {
+    pub(crate) fn new(stores: Vec<Arc<FileStore>>, mut extents: Vec<Extent>, segment_size: u32) -> Devices {
+        extents.sort_by_key(|e| e.first);
+        let unit = stores.iter().map(|s| u64::from(s.alignment().offset)).max().unwrap_or(512).max(512);
+        Devices { stores, extents, segment_size, unit }
+    }
+
+    pub(crate) fn stores(&self) -> &[Arc<FileStore>] {
+        &self.stores
+    }
+
+    /// Segments of all devices.
+    pub(crate) fn segments(&self) -> u32 {
+        self.extents.last().map_or(0, |e| e.first + e.count)
+    }
+
+    /// The window that holds `len` bytes from `place` on; `None` when they are not inside one segment of the pool.
+    pub(crate) fn window(&self, place: Place, len: usize) -> Option<Window> {
+        let end = u64::from(place.offset).checked_add(len as u64)?;
+        if end > u64::from(self.segment_size) {
+            return None;
+        }
+        let at = self.extents.partition_point(|e| e.first <= place.segment).checked_sub(1)?;
+        let extent = &self.extents[at];
+        let index = place.segment - extent.first;
+        if index >= extent.count {
+            return None;
+        }
+        let base = extent.start + u64::from(index) * u64::from(self.segment_size);
+        let from = u64::from(place.offset) / self.unit * self.unit;
+        let to = end.next_multiple_of(self.unit);
+        Some(Window {
+            device: extent.device,
+            at: base + from,
+            len: (to - from) as usize,
+            skip: (u64::from(place.offset) - from) as usize,
+        })
+    }
+
+    /// The operation that moves a window; `None` for a window of a device that there is not.
+    pub(crate) fn io(&self, window: Window, kind: IoKind, bufs: BufList) -> Option<Io> {
+        let store = self.stores.get(window.device as usize)?;
+        Some(Io { store: Arc::clone(store), kind, offset: window.at, bufs })
+    }
+
+    /// One sync for each device.
+    pub(crate) fn syncs(&self) -> Vec<Io> {
+        let sync = |store: &Arc<FileStore>| Io {
+            store: Arc::clone(store),
+            kind: IoKind::Sync,
+            offset: 0,
+            bufs: BufList::new(),
+        };
+        self.stores.iter().map(sync).collect()
+    }
+
+    /// The run of segments that fits behind `used` bytes of a device of `size` bytes.
+    pub(crate) fn room(size: u64, used: u64, segment_size: u32) -> u32 {
+        let free = size.saturating_sub(used.max(FRONT));
+        u32::try_from(free / u64::from(segment_size)).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,46 @@
+//! The pool: a log under volumes, through which every block is deduplicated, compressed and sealed.
+//!
+//! Owns the way of a block from a volume's request to the device and back, the recovery of a pool after a crash, and the
+//! background work that keeps it going. What is pure is elsewhere: tables, formats, compression, the index of
+//! duplicates. `datapath/README.md` follows a block through the modules here.
+//!
+//! There is no thread, clock or source of randomness in here: everything runs as [tasks](caisson_task) on whatever thread
+//! starts them, so that the simulator runs what the program runs. [`Host`] is a thread for callers that may block.
+
+mod append;
+mod bounds;
+mod checkpoint;
+mod clean;
+mod devices;
+mod error;
+mod host;
+mod log;
+mod manage;
+mod map;
+mod pages;
+mod pool;
+mod read;
+mod reap;
+mod recover;
+mod settings;
+mod space;
+mod state;
+mod status;
+mod steps;
+mod steward;
+mod summary;
+mod volume;
+mod work;
+mod write;
+
+pub use error::{ChangeError, CreateError, OpenError};
+pub use host::Host;
+pub use pool::{Background, Create, Memory, Options, Pool, Secrets};
+pub use settings::Settings;
+pub use state::{Damage, Random};
+pub use status::{Status, VolumeStatus};
+pub use volume::PoolVolume;
+
+pub use caisson_codec::Level;
+pub use caisson_log::{Cipher, KeySlot, PoolId, Superblock};
+pub use caisson_tables::VolumeId;

@@ -1,0 +1,114 @@
+//! Changes of a volume's map that store nothing: unmapping, and the mark "unreadable".
+
+use crate::append::kick;
+use crate::bounds::CHUNK_BLOCKS;
+use crate::space::Admit;
+use crate::state::{Inner, State};
+use caisson_block::BlockError;
+use caisson_tables::{Needs, Slot, VolumeId};
+use caisson_task::Port;
+use std::sync::Arc;
+
+/// What came of an attempt.
+enum Tried {
+    /// So many blocks are done, durable with that batch.
+    Did(u64, u64),
+    Wait,
+    Full,
+}
+
+/// Unmaps `count` blocks from `first` on, which are claimed alone or belong to a volume that nobody uses. Gives the
+/// batch that it is durable with.
+///
+/// # Errors
+/// [`BlockError::Failed`], [`BlockError::Unreadable`] when a page of the map is lost, [`BlockError::CapacityExceeded`]
+/// when there is no room even for that.
+pub(crate) async fn unmap(
+    inner: &Arc<Inner>,
+    port: &Port,
+    volume: VolumeId,
+    first: u64,
+    count: u64,
+) -> Result<u64, BlockError> {
+    each(inner, port, first, count, |state, at, left| {
+        let mut journal = Vec::new();
+        let did = state.tables.unmap(volume, at, left, &mut journal)?;
+        state.log.journal(&journal);
+        Ok(did)
+    })
+    .await
+}
+
+/// Marks blocks unreadable. As [`unmap`].
+///
+/// # Errors
+/// As [`unmap`].
+pub(crate) async fn mark(
+    inner: &Arc<Inner>,
+    port: &Port,
+    volume: VolumeId,
+    first: u64,
+    count: u64,
+) -> Result<u64, BlockError> {
+    each(inner, port, first, count, |state, at, left| {
+        let slots = vec![Slot::Unreadable; left.min(CHUNK_BLOCKS as u64) as usize];
+        let mut journal = Vec::new();
+        state.tables.ready(volume, at, &slots)?;
+        state.tables.write(volume, at, &slots, &mut journal)?;
+        state.log.journal(&journal);
+        Ok(slots.len() as u64)
+    })
+    .await
+}
+
+/// Calls `step` for pieces of the range until it is done, each under the lock and with room in the log.
+async fn each(
+    inner: &Arc<Inner>,
+    port: &Port,
+    first: u64,
+    count: u64,
+    mut step: impl FnMut(&mut State, u64, u64) -> Result<u64, Needs>,
+) -> Result<u64, BlockError> {
+    let (mut at, end, mut batch) = (first, first + count, 0);
+    while at < end {
+        if inner.fault().is_some() {
+            return Err(BlockError::Failed);
+        }
+        let ticket = port.ticket();
+        let tried = inner.with(port, |state| {
+            let room = if state.log.has_room(inner.batch_target) {
+                state.space.admit_deletion(&state.log)
+            } else {
+                Admit::Wait
+            };
+            match room {
+                Admit::Go => {
+                    let did = step(state, at, end - at)?;
+                    Ok(Tried::Did(did, state.log.last()))
+                }
+                Admit::Full => Ok(Tried::Full),
+                Admit::Wait => {
+                    state.room.push(port.waiter(ticket));
+                    Ok(Tried::Wait)
+                }
+            }
+        });
+        match tried.await.map_err(|lost| inner.lost(lost, at))? {
+            Tried::Did(did, last) => {
+                at += did.max(1);
+                batch = last;
+                kick(inner, port.remote());
+                if at < end {
+                    port.pause().await;
+                }
+            }
+            Tried::Full => return Err(BlockError::CapacityExceeded),
+            Tried::Wait => {
+                kick(inner, port.remote());
+                inner.call_steward();
+                port.parked(ticket).await;
+            }
+        }
+    }
+    Ok(batch)
+}

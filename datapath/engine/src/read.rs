@@ -1,0 +1,277 @@
+//! Reading blocks: map, block id, place, device, open, unpack.
+
+use crate::bounds::{MOVED_RETRIES, TURN_BLOCKS};
+use crate::devices::Window;
+use crate::state::{Damage, Inner, State};
+use crate::work::{Block, unpack};
+use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
+use caisson_log::{At, Bind, RecordKind, TAG};
+use caisson_tables::{BlockId, Entry, Found, VolumeId};
+use caisson_task::{Io, Port};
+use std::sync::Arc;
+
+/// The domain of the default tenant.
+pub(crate) const TENANT: u32 = 1;
+
+/// A block that has to be read from a device.
+#[derive(Clone, Copy)]
+struct Fetch {
+    /// Which block of the request.
+    index: usize,
+    id: BlockId,
+    entry: Entry,
+    nonce: At,
+    /// Which of the device reads brings it, and where in it.
+    read: usize,
+    skip: usize,
+}
+
+/// A device read: one run of a segment that holds one or more records.
+struct Run {
+    from: u32,
+    to: u32,
+    segment: u32,
+}
+
+/// What a run may skip over to bring two records at once, and how long it may become, in bytes.
+const GAP: u32 = 8 << 10;
+const LONGEST: u32 = 256 << 10;
+
+/// Where the blocks of a request come from.
+#[derive(Default)]
+struct Sources {
+    fetches: Vec<Fetch>,
+    runs: Vec<Run>,
+    /// Blocks whose payload was still in memory: which, codec, and where their bytes are in `bytes`.
+    pending: Vec<(usize, u8, usize, usize)>,
+    bytes: Vec<u8>,
+    /// The first block that was made unreadable.
+    marked: Option<usize>,
+}
+
+impl Sources {
+    /// Finds the blocks. The lock is held: nothing may move until the reads are on their way, and what moves after
+    /// that is found out by the seal.
+    fn find(&mut self, state: &mut State, found: &[Found]) {
+        self.clear();
+        for (index, found) in found.iter().enumerate() {
+            match *found {
+                Found::Hole => {}
+                Found::Unreadable => self.marked = self.marked.or(Some(index)),
+                Found::At { id, entry } => self.stored(state, index, id, entry),
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.fetches.clear();
+        self.runs.clear();
+        self.pending.clear();
+        self.bytes.clear();
+        self.marked = None;
+    }
+
+    fn stored(&mut self, state: &mut State, index: usize, id: BlockId, entry: Entry) {
+        if let Some((record, payload)) = state.log.pending(id) {
+            self.pending.push((index, record.codec, self.bytes.len(), payload.len()));
+            self.bytes.extend_from_slice(payload);
+            return;
+        }
+        let segment = state.tables.segment(entry.place.segment);
+        let (sequence, opening) = (segment.sequence, segment.opening);
+        let (from, to) =
+            (entry.place.offset, entry.place.offset + u32::from(entry.stored.length) + TAG as u32);
+        let last = self.runs.last_mut().filter(|run| {
+            run.segment == entry.place.segment
+                && from >= run.from
+                && from <= run.to.saturating_add(GAP)
+                && to.max(run.to) - run.from <= LONGEST
+        });
+        match last {
+            Some(run) => run.to = run.to.max(to),
+            None => self.runs.push(Run { from, to, segment: entry.place.segment }),
+        }
+        let read = self.runs.len() - 1;
+        let skip = (from - self.runs[read].from) as usize;
+        let nonce = At { opening, sequence, offset: from };
+        self.fetches.push(Fetch { index, id, entry, nonce, read, skip });
+    }
+}
+
+/// The outcome of one attempt.
+enum Attempt {
+    Done(BufList),
+    /// Blocks that did not authenticate at the places where they were looked for.
+    Suspect(Vec<(usize, BlockId, Entry)>),
+}
+
+/// Reads `count` blocks from `first` on, which the caller has claimed.
+///
+/// # Errors
+/// [`BlockError::Unreadable`] with the first 4 KiB block that is lost, as its number in `lba`: the caller turns it into
+/// an LBA. [`BlockError::Failed`].
+pub(crate) async fn read(
+    inner: &Arc<Inner>,
+    port: &Port,
+    volume: VolumeId,
+    first: u64,
+    count: usize,
+) -> Result<BufList, BlockError> {
+    let mut sources = Sources::default();
+    let mut found = Vec::with_capacity(count);
+    let mut before: Vec<(usize, BlockId, Entry)> = Vec::new();
+    for _ in 0..MOVED_RETRIES {
+        if inner.fault().is_some() {
+            return Err(BlockError::Failed);
+        }
+        let looked = inner.with(port, |state| {
+            found.clear();
+            state.tables.find(volume, first, count as u64, &mut found)?;
+            sources.find(state, &found);
+            Ok(())
+        });
+        looked.await.map_err(|lost| inner.lost(lost, first))?;
+        if let Some(index) = sources.marked {
+            return Err(BlockError::Unreadable { lba: first + index as u64 });
+        }
+        match attempt(inner, port, &sources, count).await? {
+            Attempt::Done(list) => return Ok(list),
+            Attempt::Suspect(now) => {
+                // The same block at the same place twice: it was not moved, it is damaged.
+                let hurt = now.iter().find(|s| before.contains(s));
+                if let Some(&(index, _, entry)) = hurt {
+                    return Err(hurt_block(inner, volume, first + index as u64, entry));
+                }
+                before = now;
+            }
+        }
+    }
+    Err(BlockError::Interrupted)
+}
+
+fn hurt_block(inner: &Inner, volume: VolumeId, block: u64, entry: Entry) -> BlockError {
+    tracing::error!(
+        "volume {}: block {block} cannot be read: segment {}, byte {} does not authenticate",
+        volume.0,
+        entry.place.segment,
+        entry.place.offset
+    );
+    inner.damaged(Damage {
+        block: Some((volume, block)),
+        at: (entry.place.segment, entry.place.offset),
+        what: "a block does not authenticate".into(),
+    });
+    BlockError::Unreadable { lba: block }
+}
+
+async fn attempt(
+    inner: &Arc<Inner>,
+    port: &Port,
+    sources: &Sources,
+    count: usize,
+) -> Result<Attempt, BlockError> {
+    let devices = inner.devices();
+    let windows: Option<Vec<Window>> = sources
+        .runs
+        .iter()
+        .map(|run| {
+            let place = caisson_tables::Place { segment: run.segment, offset: run.from };
+            devices.window(place, (run.to - run.from) as usize)
+        })
+        .collect();
+    let Some(windows) = windows else { return Err(BlockError::Interrupted) };
+    let total = windows.iter().map(|w| w.len.next_multiple_of(BLOCK)).sum();
+    let [mut bufs, out, _] = port.buffers(&inner.buffers, [total, count * BLOCK, 0]).await;
+    let mut reads = Vec::with_capacity(windows.len());
+    if !windows.is_empty() {
+        let ios: Option<Vec<Io>> = windows
+            .iter()
+            .map(|window| {
+                let mut own = bufs.split_to(window.len.next_multiple_of(BLOCK));
+                devices.io(*window, IoKind::Read, own.split_to(window.len))
+            })
+            .collect();
+        reads = port.ios(ios.ok_or(BlockError::Failed)?).await;
+    }
+    let mut output = Output::new(out);
+    for &(index, codec, from, len) in &sources.pending {
+        let unpacked = unpack(codec, &sources.bytes[from..from + len], output.block(index)?);
+        debug_assert!(unpacked, "what was packed here can be unpacked");
+    }
+    let mut suspects = Vec::new();
+    let mut sealed = vec![0; BLOCK + TAG];
+    for (done, fetch) in sources.fetches.iter().enumerate() {
+        if done % TURN_BLOCKS == TURN_BLOCKS - 1 {
+            port.pause().await;
+        }
+        let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
+        let sealed = &mut sealed[..len];
+        let opened = reads[fetch.read].as_ref().ok().and_then(|list| {
+            list.copy_out(windows[fetch.read].skip + fetch.skip, sealed);
+            inner.keyring.open(fetch.nonce, &bind_block(fetch.id, &fetch.entry), sealed).ok()
+        });
+        let whole = match opened {
+            Some(plain) => unpack(fetch.entry.stored.codec, plain, output.block(fetch.index)?),
+            None => false,
+        };
+        if !whole {
+            suspects.push((fetch.index, fetch.id, fetch.entry));
+        }
+    }
+    Ok(if suspects.is_empty() { Attempt::Done(output.finish()) } else { Attempt::Suspect(suspects) })
+}
+
+/// What a user block is bound to.
+pub(crate) fn bind_block(id: BlockId, entry: &Entry) -> Bind {
+    Bind {
+        domain: TENANT,
+        epoch: entry.stored.epoch,
+        id: id.get(),
+        kind: RecordKind::Block,
+        length: entry.stored.length,
+        codec: entry.stored.codec,
+    }
+}
+
+/// Buffers that the reply is put together in, block by block. What is not written to is zero at the end.
+struct Output {
+    parts: Vec<BufMut>,
+    written: Vec<bool>,
+}
+
+impl Output {
+    fn new(list: BufList) -> Output {
+        let blocks = list.len() / BLOCK;
+        let mut list = list;
+        let parts = list.drain().filter_map(|part| part.try_into_mut().ok()).collect();
+        Output { parts, written: vec![false; blocks] }
+    }
+
+    /// Block `index`, to be filled.
+    fn block(&mut self, index: usize) -> Result<&mut Block, BlockError> {
+        let mut from = index * BLOCK;
+        let written = self.written.get_mut(index).ok_or(BlockError::Interrupted)?;
+        *written = true;
+        for part in &mut self.parts {
+            if from < part.len() {
+                let bytes = part.get_mut(from..from + BLOCK).and_then(|b| <&mut Block>::try_from(b).ok());
+                return bytes.ok_or(BlockError::Interrupted);
+            }
+            from -= part.len();
+        }
+        Err(BlockError::Interrupted)
+    }
+
+    fn finish(mut self) -> BufList {
+        for index in 0..self.written.len() {
+            if !self.written[index]
+                && let Ok(block) = self.block(index)
+            {
+                block.fill(0);
+            }
+        }
+        let mut list = BufList::new();
+        self.parts.into_iter().for_each(|part| list.push(part.freeze()));
+        list
+    }
+}

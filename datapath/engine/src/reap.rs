@@ -1,0 +1,71 @@
+//! Giving back what deleted and shortened volumes held, a bounded piece at a time.
+
+use crate::error::ChangeError;
+use crate::map::unmap;
+use crate::pool::publish;
+use crate::state::Inner;
+use caisson_tables::{VolumeChange, VolumeId};
+use caisson_task::Port;
+use std::sync::Arc;
+
+/// Blocks of a deleted volume that one step handles at most.
+const STEP: u64 = 1 << 20;
+
+/// Unmaps what a smaller size left of a volume, if anything.
+///
+/// # Errors
+/// [`ChangeError::Full`], [`ChangeError::Failed`], [`ChangeError::Lost`].
+pub(crate) async fn trim(inner: &Arc<Inner>, port: &Port, id: VolumeId) -> Result<(), ChangeError> {
+    let (from, to) = {
+        let state = inner.lock();
+        let Some(record) = state.tables.volume(id) else { return Ok(()) };
+        (record.blocks, record.tail)
+    };
+    if to <= from {
+        return Ok(());
+    }
+    unmap(inner, port, id, from, to - from).await?;
+    publish(inner, port, |_| VolumeChange::Trimmed { id }).await.map(drop)
+}
+
+/// A volume that is being deleted, if there is one.
+pub(crate) fn dying(inner: &Inner) -> Option<VolumeId> {
+    inner.lock().tables.volumes().find(|v| v.dying).map(|v| v.id)
+}
+
+/// Where the deletion of a volume stands.
+#[derive(Default)]
+pub(crate) struct Reaper {
+    volume: Option<VolumeId>,
+    next: u64,
+}
+
+impl Reaper {
+    /// A piece of the deletion of `id`. True when it is gone.
+    ///
+    /// # Errors
+    /// As [`trim`].
+    pub(crate) async fn step(
+        &mut self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        id: VolumeId,
+    ) -> Result<bool, ChangeError> {
+        if self.volume != Some(id) {
+            *self = Reaper { volume: Some(id), next: 0 };
+        }
+        let end = {
+            let state = inner.lock();
+            let Some(record) = state.tables.volume(id) else { return Ok(true) };
+            record.blocks.max(record.tail)
+        };
+        if self.next < end {
+            let count = STEP.min(end - self.next);
+            unmap(inner, port, id, self.next, count).await?;
+            self.next += count;
+            return Ok(false);
+        }
+        publish(inner, port, |_| VolumeChange::Forget { id }).await?;
+        Ok(true)
+    }
+}

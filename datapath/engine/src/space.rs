@@ -1,0 +1,85 @@
+//! Space: what may still be written, and what is kept back.
+//!
+//! A pool counts the bytes of what is live. User data may fill it up to a limit; what lies above is kept for the log
+//! itself, for checkpoints and for the cleaner, which needs room to make room. At the limit new data is refused, while
+//! overwrites, deletes and reads go on.
+
+use crate::log::Log;
+use caisson_tables::Tables;
+
+/// What is kept back. Recomputed when the pool grows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Space {
+    /// Live bytes that user data may come to.
+    pub(crate) limit: u64,
+    /// Live bytes that overwrites may come to.
+    pub(crate) hard: u64,
+    /// Bytes of log that are left to the cleaner and to deletions.
+    pub(crate) log_reserve: u64,
+    /// Segments that are never reserved for the log: for checkpoints.
+    pub(crate) checkpoint_segments: u32,
+    /// Nothing more can be made free: those who wait are refused.
+    pub(crate) exhausted: bool,
+}
+
+/// Whether a write is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admit {
+    /// It is.
+    Go,
+    /// When the cleaner or a checkpoint has made room.
+    Wait,
+    /// The pool is full.
+    Full,
+}
+
+impl Space {
+    /// The shares of a pool of `segments` segments.
+    pub(crate) fn of(segments: u32, segment_size: u32) -> Space {
+        let size = u64::from(segment_size);
+        let checkpoint_segments = (segments / 32).max(4);
+        let cleaner = (segments / 32).max(4);
+        let usable = u64::from(segments.saturating_sub(checkpoint_segments + cleaner)) * size;
+        Space {
+            limit: usable / 16 * 15,
+            hard: usable / 32 * 31,
+            log_reserve: 2 * size,
+            checkpoint_segments,
+            exhausted: false,
+        }
+    }
+
+    /// Whether a write that stores `bytes` more is taken.
+    pub(crate) fn admit(&self, tables: &Tables, log: &Log, bytes: u64) -> Admit {
+        if bytes > 0 && tables.live_bytes() + log.unplaced() + bytes > self.limit {
+            return Admit::Full;
+        }
+        self.room(tables, log)
+    }
+
+    /// The same for one that gives `back` bytes as it stores `bytes`.
+    pub(crate) fn admit_overwrite(&self, tables: &Tables, log: &Log, bytes: u64, back: u64) -> Admit {
+        let live = tables.live_bytes() + log.unplaced();
+        if bytes > back && live + (bytes - back) > self.hard.min(self.limit + back) || live > self.hard {
+            return Admit::Full;
+        }
+        self.room(tables, log)
+    }
+
+    /// Whether what only gives space back is taken.
+    pub(crate) fn admit_deletion(&self, log: &Log) -> Admit {
+        if log.space() > self.log_reserve / 2 { Admit::Go } else { Admit::Wait }
+    }
+
+    fn room(&self, tables: &Tables, log: &Log) -> Admit {
+        if tables.dirty().wait() {
+            Admit::Wait
+        } else if log.space() > self.log_reserve {
+            Admit::Go
+        } else if self.exhausted {
+            Admit::Full
+        } else {
+            Admit::Wait
+        }
+    }
+}

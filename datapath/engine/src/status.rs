@@ -1,0 +1,128 @@
+//! What a pool and its volumes hold: the figures for people, scripts and metrics.
+
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::state::Damage;
+use caisson_block::BLOCK;
+use caisson_log::TAG;
+use caisson_tables::VolumeId;
+use std::sync::atomic::Ordering;
+
+/// A pool's figures. Sizes are in bytes.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// All segments.
+    pub size: u64,
+    /// What is live in them: blocks and tables, sealed.
+    pub live: u64,
+    /// Segments that hold nothing.
+    pub free: u64,
+    /// What user data may come to.
+    pub limit: u64,
+    /// Sum of the volumes' sizes.
+    pub logical: u64,
+    /// What the volumes map, each volume counted by itself.
+    pub mapped: u64,
+    /// Distinct blocks, before compression.
+    pub unique: u64,
+    /// Distinct blocks as they are stored.
+    pub stored: u64,
+    /// Pages of the volumes' maps.
+    pub map_pages: u64,
+    /// Memory of tables and index.
+    pub memory: u64,
+    /// Blocks written by hosts since the pool was opened, and how many of them were zero or found again.
+    pub written_blocks: u64,
+    /// All zero.
+    pub zero_blocks: u64,
+    /// Found again.
+    pub duplicate_blocks: u64,
+    /// Bytes appended to the log since the pool was opened, padding included.
+    pub log_bytes: u64,
+    /// Bytes that the cleaner moved.
+    pub moved_bytes: u64,
+    /// Checkpoints, and the bytes of them.
+    pub checkpoints: u64,
+    /// Bytes of checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Volumes that are being deleted.
+    pub dying: usize,
+    /// Things found damaged, newest last.
+    pub damage: Vec<Damage>,
+    /// How many were found in all.
+    pub damaged: u64,
+    /// Why the pool is not used any more.
+    pub fault: Option<String>,
+    /// The volumes, by number.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// A volume's figures.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    /// Its number.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes of it that are mapped.
+    pub mapped: u64,
+    /// How it keeps its blocks; `None` for settings that this version does not know.
+    pub settings: Option<Settings>,
+    /// What it is a snapshot or clone of.
+    pub parent: Option<VolumeId>,
+    /// It is a snapshot.
+    pub read_only: bool,
+}
+
+impl Pool {
+    /// The figures now.
+    pub fn status(&self) -> Status {
+        let inner = &self.0;
+        let state = inner.lock();
+        let tables = &state.tables;
+        let (stats, geometry) = (tables.stats(), *tables.geometry());
+        let segment = u64::from(geometry.segment_size);
+        let block = BLOCK as u64;
+        let volumes: Vec<VolumeStatus> = tables
+            .volumes()
+            .filter(|v| !v.dying)
+            .map(|v| VolumeStatus {
+                id: v.id,
+                name: v.name.clone(),
+                size: v.blocks * block,
+                mapped: v.mapped * block,
+                settings: Settings::decode(&v.settings),
+                parent: v.parent,
+                read_only: v.read_only,
+            })
+            .collect();
+        let c = &inner.counters;
+        let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        Status {
+            size: u64::from(geometry.segments) * segment,
+            live: tables.live_bytes(),
+            free: u64::from(tables.free_segments()) * segment,
+            limit: state.space.limit,
+            logical: volumes.iter().map(|v| v.size).sum(),
+            mapped: volumes.iter().map(|v| v.mapped).sum(),
+            unique: stats.blocks * block,
+            stored: stats.stored_bytes + stats.blocks * TAG as u64,
+            map_pages: stats.map_pages,
+            memory: (tables.memory_bytes() + state.index.memory_bytes()) as u64,
+            written_blocks: get(&c.written),
+            zero_blocks: get(&c.zero),
+            duplicate_blocks: get(&c.duplicate),
+            log_bytes: state.log.bytes,
+            moved_bytes: get(&c.moved_bytes),
+            checkpoints: get(&c.checkpoints),
+            checkpoint_bytes: get(&c.checkpoint_bytes),
+            dying: tables.volumes().filter(|v| v.dying).count(),
+            damage: state.faults.iter().cloned().collect(),
+            damaged: get(&c.damaged),
+            fault: inner.fault().map(str::to_owned),
+            volumes,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The background of a pool: checkpoints, cleaning, deletion, one after the other, in one task.
+//!
+//! It is called when there may be something to do, does it in bounded pieces, and rests otherwise. The order is by
+//! what others wait for: a checkpoint when the log or the memory of the tables asks for one, then room for those who
+//! wait, then deletions.
+
+use crate::checkpoint::{Failure, checkpoint};
+use crate::clean::{Cleaning, Step};
+use crate::reap::{self, Reaper};
+use crate::state::{Inner, State};
+use caisson_tables::Victim;
+use caisson_task::{Port, Waiter};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What the steward remembers.
+#[derive(Default)]
+pub(crate) struct Stewardship {
+    /// The steward, when it rests.
+    waiter: Option<Waiter>,
+    /// How often it was called.
+    calls: u64,
+    /// Whether it runs.
+    pub(crate) runs: bool,
+    /// Segments that were cleaned since the last checkpoint, with their sequences.
+    cleaned: Vec<(u32, u64)>,
+    /// Segments that were cleaned and still hold something live: it cannot be had. They are left alone.
+    hurt: Vec<(u32, u64)>,
+    /// Somebody wants a checkpoint.
+    pub(crate) wanted: bool,
+}
+
+impl Stewardship {
+    /// Has it look around.
+    #[must_use]
+    pub(crate) fn call(&mut self) -> Option<Waiter> {
+        self.calls += 1;
+        self.waiter.take()
+    }
+}
+
+/// Runs until the pool is closed or has failed.
+pub(crate) async fn run(inner: Arc<Inner>, port: Port) {
+    inner.lock().steward.runs = true;
+    let mut steward = Steward { inner: &inner, port: &port, cleaning: None, reaper: Reaper::default() };
+    loop {
+        let calls = inner.lock().steward.calls;
+        match steward.turn().await {
+            Turn::Did => port.pause().await,
+            Turn::End => break,
+            Turn::Nothing => steward.rest(calls).await,
+        }
+    }
+    let waiters = {
+        let mut state = inner.lock();
+        state.steward.runs = false;
+        let mut waiters = std::mem::take(&mut state.room);
+        waiters.append(&mut state.checkpoint_waiters);
+        waiters
+    };
+    waiters.into_iter().for_each(Waiter::wake);
+}
+
+/// What a turn came to.
+enum Turn {
+    Did,
+    Nothing,
+    End,
+}
+
+struct Steward<'a> {
+    inner: &'a Arc<Inner>,
+    port: &'a Port,
+    cleaning: Option<Cleaning>,
+    reaper: Reaper,
+}
+
+impl Steward<'_> {
+    async fn turn(&mut self) -> Turn {
+        if self.inner.fault().is_some() || self.inner.closing.load(Ordering::Acquire) {
+            return Turn::End;
+        }
+        let (due, low) = {
+            let state = self.inner.lock();
+            (checkpoint_due(self.inner, &state), low(&state))
+        };
+        if due {
+            return self.checkpoint().await;
+        }
+        if low && let Some(turn) = self.clean().await {
+            return turn;
+        }
+        if let Some(volume) = reap::dying(self.inner) {
+            match self.reaper.step(self.inner, self.port, volume).await {
+                Ok(_) => return Turn::Did,
+                Err(_) if self.inner.fault().is_some() => return Turn::End,
+                Err(error) => tracing::warn!("the deletion of volume {} is put off: {error}", volume.0),
+            }
+        }
+        let cleaned = {
+            let state = self.inner.lock();
+            !state.room.is_empty() && !state.steward.cleaned.is_empty()
+        };
+        if cleaned { self.checkpoint().await } else { Turn::Nothing }
+    }
+
+    async fn checkpoint(&mut self) -> Turn {
+        match checkpoint(self.inner, self.port, false).await {
+            Ok(()) => {
+                let mut guard = self.inner.lock();
+                let State { tables, steward, .. } = &mut *guard;
+                steward.wanted = false;
+                steward.hurt.retain(|&(n, sequence)| tables.segment(n).sequence == sequence);
+                let cleaned = std::mem::take(&mut steward.cleaned);
+                let left = cleaned.into_iter().filter(|&(n, sequence)| {
+                    tables.segment(n).sequence == sequence && tables.segment(n).live > 0
+                });
+                steward.hurt.extend(left);
+                Turn::Did
+            }
+            Err(Failure::NoSpace) => {
+                tracing::warn!("no free segment is left for a checkpoint");
+                self.inner.lock().steward.wanted = false;
+                Turn::Nothing
+            }
+            Err(Failure::Failed(_)) => Turn::End,
+        }
+    }
+
+    /// Cleans a little. `None` when there is nothing to be gained.
+    async fn clean(&mut self) -> Option<Turn> {
+        if self.cleaning.is_none() {
+            let victim = best(&self.inner.lock())?;
+            self.cleaning = Some(Cleaning::new(self.inner, victim.segment));
+        }
+        let current = self.cleaning.as_mut()?;
+        match current.step(self.inner, self.port).await {
+            Step::More => Some(Turn::Did),
+            Step::Done => {
+                let segment = current.segment;
+                self.cleaning = None;
+                let mut state = self.inner.lock();
+                let sequence = state.tables.segment(segment).sequence;
+                state.steward.cleaned.push((segment, sequence));
+                Some(Turn::Did)
+            }
+            Step::NoRoom => {
+                let turn = self.checkpoint().await;
+                let room = {
+                    let state = self.inner.lock();
+                    state.log.space() > state.space.log_reserve / 2
+                };
+                if room || matches!(turn, Turn::End) { Some(turn) } else { None }
+            }
+            Step::Failed => Some(Turn::End),
+        }
+    }
+
+    /// Rests until it is called. Who waits for room is told that none can be made.
+    async fn rest(&mut self, calls: u64) {
+        let ticket = self.port.ticket();
+        let waiters = {
+            let mut state = self.inner.lock();
+            if state.steward.calls != calls {
+                return;
+            }
+            state.space.exhausted = true;
+            state.steward.waiter = Some(self.port.waiter(ticket));
+            std::mem::take(&mut state.room)
+        };
+        waiters.into_iter().for_each(Waiter::wake);
+        self.port.parked(ticket).await;
+        self.inner.lock().space.exhausted = false;
+    }
+}
+
+fn checkpoint_due(inner: &Inner, state: &State) -> bool {
+    let changed = state.log.last() > state.checkpoints.covers;
+    // Room that a checkpoint may make: segments that are empty, or free ones that the log may not use yet.
+    let short = state.log.space() <= 2 * state.space.log_reserve
+        && (!state.room.is_empty() || state.log.since_checkpoint >= u64::from(inner.segment_size));
+    state.steward.wanted
+        || !state.checkpoint_waiters.is_empty()
+        || state.log.since_checkpoint >= inner.distance
+        || state.tables.dirty().checkpoint_due()
+        || state.steward.cleaned.len() >= CLEANED_AT_ONCE
+        || short && changed
+}
+
+/// Segments that are cleaned before a checkpoint makes them free.
+const CLEANED_AT_ONCE: usize = 8;
+
+/// Whether there is so little free that the cleaner should work.
+fn low(state: &State) -> bool {
+    let segments = state.tables.geometry().segments;
+    let free = state.tables.free_segments() + state.log.reserved.len() as u32;
+    free < (segments / 8).max(state.space.checkpoint_segments + 6)
+}
+
+/// The segment whose cleaning gains most, if any gains enough.
+fn best(state: &State) -> Option<Victim> {
+    let geometry = state.tables.geometry();
+    let victims = state.tables.victims(0..geometry.segments, CLEANED_AT_ONCE * 4);
+    let known = |v: &Victim| {
+        let name = (v.segment, v.sequence);
+        state.steward.hurt.contains(&name) || state.steward.cleaned.contains(&name)
+    };
+    // A segment that is nearly full of what is live costs more than it gives; an empty one needs no cleaning.
+    victims.into_iter().find(|v| v.live > 0 && v.live < geometry.segment_size / 32 * 31 && !known(v))
+}

@@ -1,0 +1,455 @@
+//! Writing blocks: zero test, fingerprint, duplicate, compression, publication.
+//!
+//! What is heavy is done first, a few blocks at a turn, without the lock; then the whole chunk is published under it in
+//! one step. Publication looks again at everything that was found before without the lock: a duplicate may be gone, and
+//! another writer may have published the same content first. What a crash leaves of a chunk is all of it or nothing.
+
+use crate::append::kick;
+use crate::bounds::{FETCHES_PER_CHUNK, TURN_BLOCKS};
+use crate::read::TENANT;
+use crate::space::Admit;
+use crate::state::{Inner, State};
+use crate::work::{Block, Blocks, pack};
+use caisson_block::{BlockError, BufList};
+use caisson_codec::{Level, is_zero};
+use caisson_fingerprint::Fingerprint;
+use caisson_index::{Answer, Candidate};
+use caisson_log::{Record, RecordKind};
+use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
+use caisson_task::Port;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The first 16 bytes of a fingerprint: what is stored and compared.
+pub(crate) type Print = [u8; 16];
+
+/// How a volume wants its blocks kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ways {
+    pub(crate) level: Option<Level>,
+    pub(crate) dedup: bool,
+    pub(crate) verify: bool,
+}
+
+/// What is to become of one block.
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    Zero,
+    /// Found in the index; to be looked at again.
+    Known(Known),
+    /// The same as an earlier block of this chunk.
+    Twin(usize),
+    /// Stored: codec, and where its bytes are in [`Chunk::bytes`].
+    New {
+        codec: u8,
+        from: usize,
+        len: usize,
+    },
+}
+
+/// A stored block that the index named.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Known {
+    /// In a batch that was still open.
+    Pending(u64),
+    /// At its place.
+    At(Candidate),
+}
+
+/// A chunk on its way.
+struct Chunk {
+    plans: Vec<Plan>,
+    prints: Vec<Print>,
+    bytes: Vec<u8>,
+    /// Ids that were allocated for it and not used yet.
+    ids: Vec<BlockId>,
+}
+
+/// What came of an attempt to publish.
+enum Published {
+    /// With this batch it is durable.
+    In(u64),
+    /// Block `i` is no duplicate any more, or for its bytes never was.
+    Stale(usize),
+    /// The log or the pool has no room now.
+    Wait,
+    Full,
+}
+
+/// Writes whole blocks from `first` on, which the caller has claimed alone. Gives the batch that they are durable with.
+///
+/// # Errors
+/// [`BlockError::CapacityExceeded`], [`BlockError::Failed`], [`BlockError::Unreadable`] when a page of the map is lost.
+pub(crate) async fn write(
+    inner: &Arc<Inner>,
+    port: &Port,
+    volume: VolumeId,
+    first: u64,
+    data: &BufList,
+    ways: Ways,
+) -> Result<u64, BlockError> {
+    let count = data.len() / caisson_block::BLOCK;
+    let mut batch = 0;
+    for from in (0..count).step_by(inner.chunk) {
+        let blocks = inner.chunk.min(count - from);
+        let mut chunk = Chunk::prepare(inner, port, data, from, blocks, ways).await?;
+        batch = chunk.publish(inner, port, volume, first + from as u64, (data, from), ways).await?;
+    }
+    Ok(batch)
+}
+
+impl Chunk {
+    /// The heavy part.
+    async fn prepare(
+        inner: &Arc<Inner>,
+        port: &Port,
+        data: &BufList,
+        from: usize,
+        count: usize,
+        ways: Ways,
+    ) -> Result<Chunk, BlockError> {
+        let mut chunk = Chunk {
+            plans: Vec::with_capacity(count),
+            prints: vec![[0; 16]; count],
+            bytes: Vec::new(),
+            ids: Vec::new(),
+        };
+        let mut twins: HashMap<Print, usize> = HashMap::new();
+        let mut fetches = FETCHES_PER_CHUNK;
+        for turn in (0..count).step_by(TURN_BLOCKS) {
+            if turn > 0 {
+                port.pause().await;
+            }
+            let blocks = TURN_BLOCKS.min(count - turn);
+            let zero = chunk.print(inner, data, from, turn, blocks, ways);
+            let mut known = [const { None }; TURN_BLOCKS];
+            if ways.dedup {
+                chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await;
+            }
+            let mut reader = Blocks::new(data);
+            for i in 0..blocks {
+                let index = turn + i;
+                let twin = twins.get(&chunk.prints[index]).filter(|_| ways.dedup && !ways.verify);
+                let plan = if zero & (1 << i) != 0 {
+                    Plan::Zero
+                } else if let Some(known) = known[i] {
+                    Plan::Known(known)
+                } else if let Some(&twin) = twin {
+                    Plan::Twin(twin)
+                } else {
+                    twins.insert(chunk.prints[index], index);
+                    chunk.store(reader.get(from + index), ways.level)
+                };
+                chunk.plans.push(plan);
+            }
+        }
+        if ways.verify {
+            chunk.verify(inner, port, data, from, ways).await?;
+        }
+        Ok(chunk)
+    }
+
+    /// Fingerprints of a turn's blocks. Gives those that are zero, as bits.
+    fn print(
+        &mut self,
+        inner: &Inner,
+        data: &BufList,
+        from: usize,
+        turn: usize,
+        blocks: usize,
+        ways: Ways,
+    ) -> u64 {
+        let mut zero = 0;
+        let mut reader = Blocks::new(data);
+        for i in 0..blocks {
+            let block = reader.get(from + turn + i);
+            if is_zero(block) {
+                zero |= 1 << i;
+            } else if ways.dedup {
+                let whole = Fingerprint::of(&inner.prints, block);
+                self.prints[turn + i].copy_from_slice(&whole.as_bytes()[..16]);
+            }
+        }
+        zero
+    }
+
+    /// Looks for duplicates of a turn's blocks, and reads a bounded number of summaries for that.
+    async fn look(
+        &self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        turn: usize,
+        known: &mut [Option<Known>],
+        zero: u64,
+        fetches: &mut usize,
+    ) {
+        loop {
+            let mut wanted = None;
+            {
+                let mut state = inner.lock();
+                for (i, slot) in known.iter_mut().enumerate() {
+                    if slot.is_some() || zero & (1 << i) != 0 {
+                        continue;
+                    }
+                    match state.index.lookup(&self.prints[turn + i]) {
+                        Answer::Hit(candidate) => *slot = Some(Known::At(candidate)),
+                        Answer::Pending(id) => *slot = Some(Known::Pending(id)),
+                        Answer::Fetch(at) => wanted = wanted.or(Some(at)),
+                        Answer::Miss => {}
+                    }
+                }
+            }
+            match wanted {
+                Some(at) if *fetches > 0 => {
+                    *fetches -= 1;
+                    crate::summary::fetch(inner, port, at).await;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Keeps a block's bytes.
+    fn store(&mut self, block: &Block, level: Option<Level>) -> Plan {
+        let from = self.bytes.len();
+        pack(block, level, |codec, bytes| {
+            self.bytes.extend_from_slice(bytes);
+            Plan::New { codec: codec.number(), from, len: bytes.len() }
+        })
+    }
+
+    /// Reads what the duplicates are duplicates of, and compares. Where the bytes differ, the block is stored.
+    async fn verify(
+        &mut self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        data: &BufList,
+        from: usize,
+        ways: Ways,
+    ) -> Result<(), BlockError> {
+        for index in 0..self.plans.len() {
+            let Plan::Known(known) = self.plans[index] else { continue };
+            let stored = crate::summary::read_known(inner, port, known).await?;
+            let mut reader = Blocks::new(data);
+            let block = reader.get(from + index);
+            if stored.is_none_or(|stored| stored[..] != block[..]) {
+                self.plans[index] = self.store(block, ways.level);
+                // A differing block under the same print is never to be found by that print.
+                self.prints[index] = [0; 16];
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the chunk, when there is room.
+    async fn publish(
+        &mut self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        volume: VolumeId,
+        first: u64,
+        (data, from): (&BufList, usize),
+        ways: Ways,
+    ) -> Result<u64, BlockError> {
+        let outcome = loop {
+            if inner.fault().is_some() {
+                break Err(BlockError::Failed);
+            }
+            let ticket = port.ticket();
+            let tried = inner.with(port, |state| {
+                let published = self.try_publish(inner, state, volume, first, ways)?;
+                if matches!(published, Published::Wait) {
+                    state.room.push(port.waiter(ticket));
+                }
+                Ok(published)
+            });
+            match tried.await {
+                Err(lost) => break Err(inner.lost(lost, first)),
+                Ok(Published::In(batch)) => break Ok(batch),
+                Ok(Published::Full) => break Err(BlockError::CapacityExceeded),
+                Ok(Published::Stale(index)) => {
+                    let mut reader = Blocks::new(data);
+                    self.plans[index] = self.store(reader.get(from + index), ways.level);
+                }
+                Ok(Published::Wait) => {
+                    kick(inner, port.remote());
+                    inner.call_steward();
+                    port.parked(ticket).await;
+                }
+            }
+        };
+        if !self.ids.is_empty() {
+            inner.lock().tables.release(&self.ids);
+        }
+        if outcome.is_ok() {
+            self.count(inner);
+            kick(inner, port.remote());
+            if ways.dedup {
+                crate::summary::read_ahead(inner, port).await;
+            }
+        }
+        outcome
+    }
+
+    fn count(&self, inner: &Inner) {
+        let c = &inner.counters;
+        let n = |f: fn(&Plan) -> bool| self.plans.iter().filter(|p| f(p)).count() as u64;
+        c.written.fetch_add(self.plans.len() as u64, Ordering::Relaxed);
+        c.zero.fetch_add(n(|p| matches!(p, Plan::Zero)), Ordering::Relaxed);
+        c.duplicate.fetch_add(n(|p| matches!(p, Plan::Known(_) | Plan::Twin(_))), Ordering::Relaxed);
+    }
+
+    /// One attempt, under the lock.
+    fn try_publish(
+        &mut self,
+        inner: &Inner,
+        state: &mut State,
+        volume: VolumeId,
+        first: u64,
+        ways: Ways,
+    ) -> Result<Published, Needs> {
+        if !state.log.has_room(inner.batch_target) {
+            return Ok(Published::Wait);
+        }
+        match self.admit(state, volume, first)? {
+            Admit::Go => {}
+            Admit::Wait => return Ok(Published::Wait),
+            Admit::Full => return Ok(Published::Full),
+        }
+        let mut slots = Vec::with_capacity(self.plans.len());
+        // Which blocks are found and which are stored is settled before anything is changed.
+        let mut new = Vec::new();
+        for (index, plan) in self.plans.iter().enumerate() {
+            slots.push(match *plan {
+                Plan::Zero => Slot::Zero,
+                Plan::Twin(of) => match slots[of] {
+                    Slot::New(id) => Slot::Share(id),
+                    same => same,
+                },
+                Plan::Known(known) => match check(state, known, &self.prints[index])? {
+                    Some(id) => Slot::Share(id),
+                    None => return Ok(Published::Stale(index)),
+                },
+                // Another writer of the same content may have been first.
+                Plan::New { .. } => match racing(state, &self.prints[index], ways)? {
+                    Some(id) => Slot::Share(id),
+                    None => {
+                        new.push(index);
+                        if self.ids.len() < new.len() {
+                            state.tables.allocate(new.len() - self.ids.len(), &mut self.ids)?;
+                        }
+                        Slot::New(self.ids[new.len() - 1])
+                    }
+                },
+            });
+        }
+        state.tables.ready(volume, first, &slots)?;
+        let mut journal: Vec<Change> = Vec::new();
+        for (&index, &id) in new.iter().zip(&self.ids) {
+            state.tables.put(id, self.stored(index))?;
+        }
+        state.tables.write(volume, first, &slots, &mut journal)?;
+        for (&index, &id) in new.iter().zip(&self.ids) {
+            let Plan::New { from, len, .. } = self.plans[index] else { continue };
+            let (print, stored) = (self.prints[index], self.stored(index));
+            let record = Record {
+                kind: RecordKind::Block,
+                id: id.get(),
+                length: stored.length,
+                codec: stored.codec,
+                domain: TENANT,
+                epoch: stored.epoch,
+                print,
+                from: None,
+            };
+            state.log.push(id, record, &self.bytes[from..from + len]);
+            if print != [0; 16] {
+                state.index.pending_insert(print, id.get());
+            }
+        }
+        self.ids.drain(..new.len());
+        state.log.journal(&journal);
+        Ok(Published::In(state.log.last()))
+    }
+
+    /// How block `index` is stored.
+    fn stored(&self, index: usize) -> Stored {
+        match self.plans[index] {
+            Plan::New { codec, len, .. } => Stored { length: len as u16, codec, epoch: EPOCH },
+            _ => unreachable!("only new blocks are stored"),
+        }
+    }
+
+    /// Whether the pool takes the chunk.
+    fn admit(&self, state: &mut State, volume: VolumeId, first: u64) -> Result<Admit, Needs> {
+        let stored = |p: &Plan| match p {
+            Plan::New { len, .. } => *len as u64 + caisson_log::TAG as u64,
+            _ => 0,
+        };
+        let bytes: u64 = self.plans.iter().map(stored).sum();
+        let State { tables, log, space, .. } = state;
+        match space.admit(tables, log, bytes) {
+            Admit::Full => {
+                // What replaces blocks that nobody else holds needs no more room than it gives back.
+                let mut found = Vec::with_capacity(self.plans.len());
+                tables.find(volume, first, self.plans.len() as u64, &mut found)?;
+                let back: u64 = found.iter().map(freed).sum();
+                Ok(space.admit_overwrite(tables, log, bytes, back))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+/// The epoch that the tenant's blocks are sealed under.
+pub(crate) const EPOCH: u16 = 1;
+
+/// Bytes that overwriting a block gives back.
+fn freed(found: &Found) -> u64 {
+    match found {
+        Found::At { entry, .. } if entry.refs == 1 => {
+            u64::from(entry.stored.length) + caisson_log::TAG as u64
+        }
+        _ => 0,
+    }
+}
+
+/// The block that the index named, if it is still that block and may be shared.
+fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockId>, Needs> {
+    let number = match known {
+        Known::Pending(id) => id,
+        Known::At(candidate) => candidate.id,
+    };
+    let Some(id) = BlockId::new(number) else { return Ok(None) };
+    let shareable = match known {
+        Known::At(at) => {
+            let place = Place { segment: at.segment, offset: at.offset };
+            state.tables.candidate(id, place, at.sequence)?.is_some()
+        }
+        // Of a batch that is still open: its id cannot have been used again.
+        Known::Pending(_) => {
+            let most = state.tables.geometry().max_refs;
+            state.tables.entry(id)?.is_some_and(|e| e.place.is_pending() && e.refs > 0 && e.refs < most)
+        }
+    };
+    if !shareable {
+        match known {
+            Known::Pending(_) => state.index.pending_remove(print, number),
+            Known::At(_) => state.index.forget(print, number),
+        }
+    }
+    Ok(shareable.then_some(id))
+}
+
+/// A block of the same content that was published since this one was looked up.
+fn racing(state: &mut State, print: &Print, ways: Ways) -> Result<Option<BlockId>, Needs> {
+    if !ways.dedup || ways.verify || *print == [0; 16] {
+        return Ok(None);
+    }
+    match state.index.lookup(print) {
+        Answer::Pending(id) => check(state, Known::Pending(id), print),
+        Answer::Hit(candidate) => check(state, Known::At(candidate), print),
+        Answer::Fetch(_) | Answer::Miss => Ok(None),
+    }
+}

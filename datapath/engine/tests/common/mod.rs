@@ -1,0 +1,150 @@
+//! What the tests and benchmarks of the pool share: a data-plane thread without sockets, secrets, contents.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use caisson_block::{Completions, Cx, IoOp, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume};
+use caisson_device::{FileStore, Size, execute, threaded};
+use caisson_engine::Secrets;
+use caisson_fingerprint::FingerprintKey;
+use caisson_keys::Secret;
+use caisson_task::{Port, Task};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// A ring that does each operation at once, on the thread that submits it.
+#[derive(Default)]
+pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>);
+
+impl Ring for Inline {
+    fn submit(&mut self, mut op: IoOp) -> Result<(), IoOp> {
+        let result = execute(&mut op);
+        self.0.push_back((op, result));
+        Ok(())
+    }
+}
+
+struct Woken(Mutex<VecDeque<(Arc<dyn Parked>, u64)>>);
+
+impl Remote for Woken {
+    fn wake(&self, who: Arc<dyn Parked>, token: u64) {
+        self.0.lock().unwrap().push_back((who, token));
+    }
+}
+
+/// A thread of the data plane, as small as it can be. Everything on it happens on the caller's thread.
+pub struct Thread {
+    ring: Inline,
+    done: Completions,
+    woken: Arc<Woken>,
+    remote: Arc<dyn Remote>,
+    over: Vec<(Tag, Outcome)>,
+}
+
+impl Default for Thread {
+    fn default() -> Thread {
+        let woken = Arc::new(Woken(Mutex::default()));
+        let (ring, done) = (Inline::default(), Completions::default());
+        Thread { ring, done, remote: woken.clone(), woken, over: Vec::new() }
+    }
+}
+
+impl Thread {
+    fn cx<R>(&mut self, f: impl FnOnce(&mut Cx<'_>) -> R) -> R {
+        f(&mut Cx { now: Mono(0), done: &mut self.done, ring: &mut self.ring, remote: &self.remote })
+    }
+
+    /// Hands a request in.
+    pub fn submit(&mut self, volume: &dyn Volume, slot: u32, op: Op) {
+        self.cx(|cx| volume.submit(cx, Request { tag: Tag { queue: 0, slot }, op }));
+    }
+
+    /// Starts background work.
+    pub fn spawn<F>(&mut self, make: impl FnOnce(Port) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.cx(|cx| Task::spawn(cx, make));
+    }
+
+    /// One turn: everything that is ready. False when nothing was.
+    pub fn turn(&mut self) -> bool {
+        let ended = std::mem::take(&mut self.ring.0);
+        let wakes = std::mem::take(&mut *self.woken.0.lock().unwrap());
+        let any = !ended.is_empty() || !wakes.is_empty();
+        for (op, result) in ended {
+            self.cx(|cx| threaded::deliver(cx, op, result));
+        }
+        for (who, token) in wakes {
+            self.cx(|cx| who.woken(cx, token));
+        }
+        any
+    }
+
+    /// Requests that are over.
+    pub fn completions(&mut self) -> impl Iterator<Item = (Tag, Outcome)> + '_ {
+        self.done.take(&mut self.over);
+        self.over.drain(..)
+    }
+
+    /// Runs one operation to its end.
+    pub fn run(&mut self, volume: &dyn Volume, op: Op) -> Outcome {
+        self.submit(volume, 0, op);
+        loop {
+            if let Some((_, outcome)) = self.completions().next() {
+                return outcome;
+            }
+            assert!(self.turn(), "nothing happens any more");
+        }
+    }
+
+    /// Runs a function of the pool to its end.
+    pub fn wait<T, F>(&mut self, make: impl FnOnce(Port) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let slot = Arc::new(Mutex::new(None));
+        let filled = Arc::clone(&slot);
+        self.spawn(|port| {
+            let work = make(port);
+            async move { *filled.lock().unwrap() = Some(work.await) }
+        });
+        loop {
+            if let Some(value) = slot.lock().unwrap().take() {
+                return value;
+            }
+            assert!(self.turn(), "nothing happens any more");
+        }
+    }
+}
+
+/// A folder that goes with the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("caisson-engine-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn secrets() -> Secrets {
+    let secret = |byte: u8| Secret::take(&mut [byte; 32]);
+    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
+}
+
+pub fn store(path: &Path, size: u64) -> Arc<FileStore> {
+    FileStore::open(path, Size::new(size)).unwrap()
+}
