@@ -28,7 +28,8 @@ pub(super) fn pools(
         let passphrase_file = t.string("passphrase_file", "/etc/caisson/pool.passphrase", out);
         let memory = t.size("memory", MEMORY_MIN, 1 << 50, out);
         if devices.is_empty() && key_file.is_none() {
-            let odd = passphrase_file.map(|p| (p.span, "passphrase_file")).or(memory.map(|m| (m.span, "memory")));
+            let odd =
+                passphrase_file.map(|p| (p.span, "passphrase_file")).or(memory.map(|m| (m.span, "memory")));
             if let Some((span, key)) = odd {
                 out.push(Problem {
                     span,
@@ -115,7 +116,8 @@ fn folder(
 /// What the pool is to do with a volume's blocks; nothing where it is no log-structured one, and then nothing may be said.
 pub(super) fn services(t: &mut Table<'_, '_>, log: bool, out: &mut Problems) -> Option<Services> {
     let compression = t.parsed("compression", "zstd:1", out, str::parse::<Compression>);
-    let [dedup, write_cache, verify] = ["dedup", "write_cache", "verify"].map(|key| (key, t.boolean(key, out)));
+    let [dedup, write_cache, verify] =
+        ["dedup", "write_cache", "verify"].map(|key| (key, t.boolean(key, out)));
     if !log {
         let said = compression.map(|c| ("compression", c.span));
         let switches = [dedup, write_cache, verify].into_iter().filter_map(|(key, at)| Some((key, at?.span)));
@@ -123,7 +125,9 @@ pub(super) fn services(t: &mut Table<'_, '_>, log: bool, out: &mut Problems) -> 
             out.push(Problem {
                 span,
                 error: format!("`{key}` does not go with this backing"),
-                remedy: format!("remove `{key}`, or put the volume in a [[pool]] that has devices and a key_file"),
+                remedy: format!(
+                    "remove `{key}`, or put the volume in a [[pool]] that has devices and a key_file"
+                ),
             });
         }
         return None;

@@ -289,7 +289,10 @@ fn in_pool(
     if settings.pools.contains_key(name) || objects.pool(name).is_some() {
         return Some(Backing::Pool { pool: name.to_string() });
     }
-    let remedy = match nearest(name, settings.pools.keys().chain(objects.pools().map(|p| &p.name)).map(String::as_str)) {
+    let remedy = match nearest(
+        name,
+        settings.pools.keys().chain(objects.pools().map(|p| &p.name)).map(String::as_str),
+    ) {
         Some(near) => format!("did you mean {near:?}?"),
         None if settings.pools.is_empty() => {
             "set data_dir = \"/var/lib/caisson\" at the top of the file: the default pool is in it".into()

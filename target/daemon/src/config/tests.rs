@@ -191,7 +191,10 @@ fn pools_of_devices_and_what_they_do_with_volumes() {
     );
     let of = |name: &str| c.objects.volume(name).unwrap().services;
     let all = Services::default();
-    assert_eq!(of("v"), Some(Services { compression: Compression::Zstd(-3), dedup: false, verify: true, ..all }));
+    assert_eq!(
+        of("v"),
+        Some(Services { compression: Compression::Zstd(-3), dedup: false, verify: true, ..all })
+    );
     assert_eq!((of("w"), of("x")), (Some(all), None));
     assert!(c.settings.pools.contains_key("default") && !c.settings.pools.contains_key("main"));
 }
@@ -218,7 +221,10 @@ fn errors_of_pools_name_the_line_and_the_remedy() {
         (&format!("{pool}[[volume]]\nname = 'v'\npath = '/dev/a'\n"), ":6:8", "which pool m is on"),
     ] {
         let said = said(text);
-        assert!(said.contains(&format!("/etc/caisson.toml{place}")) && said.contains(words), "{text}\n{said}");
+        assert!(
+            said.contains(&format!("/etc/caisson.toml{place}")) && said.contains(words),
+            "{text}\n{said}"
+        );
         assert!(said.contains("remedy:"), "{said}");
     }
 }

@@ -144,11 +144,10 @@ impl Daemon {
             })?,
         };
         let made_before = made_before(&state);
-        if state.is_new() && !seed.is_empty() {
-            let changes: Vec<Change> = seed.into_iter().map(|(k, i)| (k, Some(i))).collect();
-            state.commit(&changes)?;
-        }
-        let objects = state.objects();
+        // Kept only once it is real: a start that ends before begins anew, and finds what it had made.
+        let seed = if state.is_new() { seed } else { Objects::new() };
+        let mut objects = state.objects();
+        objects.extend(seed.clone());
         let mut pools = BTreeMap::new();
         // A pool that is an item stands in the place of a folder of the same name, which is the default one then.
         for (name, dir) in settings.pools.iter().filter(|(name, _)| objects.pool(name).is_none()) {
@@ -166,7 +165,7 @@ impl Daemon {
         if !broken.is_empty() {
             return Err(StartError::Items(broken));
         }
-        let history = state.begin()?;
+        let history = state.begin();
         let target = Target::new(caisson_core::Settings::default(), now);
         let plane = plane(&settings, Arc::clone(&target))?;
         let pools = pools.into_iter().map(|(name, pool)| (name, Store::Folder(pool))).collect();
@@ -179,8 +178,14 @@ impl Daemon {
         if let Err((key, e)) = change::turn_all(&mut world, &turns) {
             plane.shutdown();
             world.abandon();
-            let _ = state.end();
             return Err(StartError::Items(vec![(key, e)]));
+        }
+        let seed: Vec<Change> = seed.into_iter().map(|(k, i)| (k, Some(i))).collect();
+        if let Err(e) = state.started(&seed) {
+            plane.shutdown();
+            change::turn_back(&mut world, &turns);
+            world.abandon();
+            return Err(e.into());
         }
         world.settle();
         world.starting = false;

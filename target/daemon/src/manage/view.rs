@@ -386,6 +386,8 @@ pub fn volumes(d: &Daemon) -> Vec<Volume> {
 }
 
 fn volumes_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Volume> {
+    let pools = d.pools();
+    let held = |v: &model::Volume| Some(pools.get(v.pool()?)?.record(&v.name)?.services);
     let objects = d.objects();
     let health = d.volume_health();
     let view = |v: &model::Volume| {
@@ -398,7 +400,7 @@ fn volumes_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Volume
             allocated: h.and_then(|h| h.allocated),
             fault: h.and_then(|h| h.fault.clone()),
             in_flight: h.map_or(0, |h| h.in_flight),
-            services: v.services,
+            services: v.services.or_else(|| held(v)),
             origin: v.origin.clone(),
             space: v.pool().and_then(|p| status.get(p)?.volumes.get(&v.name).copied()),
             exports: objects

@@ -53,7 +53,7 @@ pub struct Volume {
     pub size: u64,
     /// Logical block size in bytes: 512 or 4096.
     pub block_size: u32,
-    /// What its pool does with its blocks; none where that has no services to give.
+    /// What its pool does with its blocks; none where that has no services to give, or is to go on as it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
     /// The volume that it is a snapshot or clone of.

@@ -73,8 +73,9 @@ impl LogPool {
                 format!("configure block_size = {}", record.block_size),
             ));
         }
-        let services = v.services.unwrap_or_default();
-        if record.services != services {
+        if let Some(services) = v.services
+            && record.services != services
+        {
             self.handle.set(&v.name, &services)?;
         }
         self.handle.volume(&v.name)

@@ -9,9 +9,11 @@
 pub(crate) mod fake;
 mod keys;
 mod log_pool;
+pub mod offline;
 pub mod open;
 mod real;
 mod status;
+mod verify;
 
 pub use log_pool::LogPool;
 pub use open::Made;
@@ -26,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A volume as its pool records it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Record {
     /// Its name.
     pub name: String,

@@ -45,25 +45,16 @@ impl Engine for Real {
             return Ok(Found::Other("files: it is a folder".into()));
         }
         let file = File::open(path).map_err(|e| fail(&e))?;
-        let mut newest: Option<Superblock> = None;
-        let mut damaged = None;
-        for at in [0, SECOND] {
-            match Superblock::decode_plain(&read_at(&file, at).map_err(|e| fail(&e))?) {
-                Ok(s) if newest.as_ref().is_none_or(|n| s.counter > n.counter) => newest = Some(s),
-                Ok(_) => {}
-                Err(e) => damaged = Some(e),
-            }
-        }
-        if let Some(superblock) = newest {
-            return Ok(Found::Pool(plain(&superblock)?));
-        }
+        let damaged = match superblock(&file).map_err(|e| fail(&e))? {
+            Ok(superblock) => return Ok(Found::Pool(plain(&superblock)?)),
+            Err(damaged) => damaged,
+        };
         let mut front = Vec::new();
         file.take(FRONT).read_to_end(&mut front).map_err(|e| fail(&e))?;
         if front.iter().all(|b| *b == 0) {
             return Ok(Found::Blank);
         }
-        let what = damaged.map(|e| e.to_string()).unwrap_or_default();
-        Ok(Found::Other(format!("something else ({what})")))
+        Ok(Found::Other(format!("something else ({damaged})")))
     }
 
     fn create(&self, setup: Setup, slots: &[KeySlot]) -> Result<Arc<dyn PoolHandle>, Refusal> {
@@ -80,6 +71,17 @@ impl Engine for Real {
             Pool::open(&port, stores, secrets, options).await.map_err(|e| of_open(&e))
         })
     }
+}
+
+/// The plain part of the newer copy that can be read, or what is wrong with the second.
+pub(super) fn superblock(file: &File) -> std::io::Result<Result<Superblock, String>> {
+    let first = Superblock::decode_plain(&read_at(file, 0)?);
+    let second = Superblock::decode_plain(&read_at(file, SECOND)?);
+    Ok(match (first, second) {
+        (Ok(a), Ok(b)) => Ok(if b.counter > a.counter { b } else { a }),
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+        (Err(_), Err(e)) => Err(e.to_string()),
+    })
 }
 
 /// A copy of the superblock; short where the file is.
@@ -121,8 +123,12 @@ fn stored(slot: &KeySlot) -> caisson_engine::KeySlot {
 
 fn of_open(e: &OpenError) -> Refusal {
     let remedy = match e {
-        OpenError::Devices { .. } | OpenError::OtherPool { .. } => "name all devices of one pool, and no other",
-        OpenError::Device { .. } | OpenError::Read { .. } => "see the kernel's log (dmesg) for the device's own errors",
+        OpenError::Devices { .. } | OpenError::OtherPool { .. } => {
+            "name all devices of one pool, and no other"
+        }
+        OpenError::Device { .. } | OpenError::Read { .. } => {
+            "see the kernel's log (dmesg) for the device's own errors"
+        }
         OpenError::Short { .. } => "give the device or file its size again: what was cut off is lost",
         OpenError::Memory(_) => "see the limit of memory (ulimit -v), or choose less with memory",
         OpenError::Checkpoint(_) => "see that the device can be written to",
@@ -133,9 +139,15 @@ fn of_open(e: &OpenError) -> Refusal {
 
 fn of_create(e: &CreateError) -> Refusal {
     match e {
-        CreateError::Small { .. } => Refusal::invalid(e.to_string(), "use a larger file or device, or several"),
-        CreateError::InUse { .. } => Refusal::conflict(e.to_string(), "name a blank device, or erase this one"),
-        CreateError::Options(_) => Refusal::invalid(e.to_string(), "see docs/configuration.md for what is allowed"),
+        CreateError::Small { .. } => {
+            Refusal::invalid(e.to_string(), "use a larger file or device, or several")
+        }
+        CreateError::InUse { .. } => {
+            Refusal::conflict(e.to_string(), "name a blank device, or erase this one")
+        }
+        CreateError::Options(_) => {
+            Refusal::invalid(e.to_string(), "see docs/configuration.md for what is allowed")
+        }
         CreateError::Open(e) => of_open(e),
     }
 }
@@ -149,7 +161,9 @@ fn of_change(e: &ChangeError) -> Refusal {
         ChangeError::Volume(_) | ChangeError::Settings(_) => {
             (Cause::Invalid, "choose another name or setting; `caisson volume list` shows what there is")
         }
-        ChangeError::Failed(_) | ChangeError::Lost => (Cause::System, "see `caisson pool status` for what is damaged"),
+        ChangeError::Failed(_) | ChangeError::Lost => {
+            (Cause::System, "see `caisson pool status` for what is damaged")
+        }
     };
     Refusal::new(cause, e.to_string(), remedy)
 }
@@ -160,7 +174,10 @@ fn secrets(mut unlocked: PoolSecrets) -> Result<Secrets, Refusal> {
         FingerprintKey::take(&mut key)
     });
     let prints = prints.ok_or_else(|| {
-        Refusal::invalid("the pool's keys lack those of its first domain", "put back a copy of its superblock")
+        Refusal::invalid(
+            "the pool's keys lack those of its first domain",
+            "put back a copy of its superblock",
+        )
     })?;
     Ok(Secrets { epochs: unlocked.take_epochs(), prints })
 }
@@ -187,6 +204,23 @@ fn memory(bytes: u64) -> Memory {
     Memory { tables: eighth * 4, index: eighth * 3, summaries: eighth }
 }
 
+/// Opens a pool only to look at it, and gives what `look` sees. Nothing is written.
+pub(super) fn read_only<T>(setup: Setup, look: impl FnOnce(&Handle) -> T) -> Result<T, Refusal> {
+    let stores = stores(&setup.devices)?;
+    let kept = stores.clone();
+    let secrets = secrets(setup.secrets)?;
+    let options = Options { memory: memory(setup.memory), ..Options::default() };
+    let host = start()?;
+    let pool = host.run(move |port| async move { Pool::open_to_read(&port, stores, secrets, options).await });
+    let pool = pool.map_err(|e| of_open(&e))?;
+    let handle = Handle { pool, host: Mutex::new(Some(Arc::new(host))), stores: Mutex::new(kept) };
+    Ok(look(&handle))
+}
+
+fn start() -> Result<Host, Refusal> {
+    Host::start("caisson-pool").map_err(|e| Refusal::system("the pool's thread cannot start", &e))
+}
+
 fn taken<F>(
     setup: Setup,
     take: impl FnOnce(caisson_task::Port, Vec<Arc<FileStore>>, Secrets, Options) -> F + Send + 'static,
@@ -198,15 +232,15 @@ where
     let kept = stores.clone();
     let secrets = secrets(setup.secrets)?;
     let options = Options { memory: memory(setup.memory), ..Options::default() };
-    let host = Host::start("caisson-pool").map_err(|e| Refusal::system("the pool's thread cannot start", &e))?;
+    let host = start()?;
     let pool = host.run(move |port| take(port, stores, secrets, options))?;
     host.tend(&pool);
     Ok(Arc::new(Handle { pool, host: Mutex::new(Some(Arc::new(host))), stores: Mutex::new(kept) }))
 }
 
 /// An open pool, and the thread that tends it until it is closed.
-struct Handle {
-    pool: Pool,
+pub(super) struct Handle {
+    pub(super) pool: Pool,
     host: Mutex<Option<Arc<Host>>>,
     stores: Mutex<Vec<Arc<FileStore>>>,
 }
@@ -235,7 +269,10 @@ impl Handle {
     }
 
     /// Runs a change of the pool on its thread.
-    fn change<T, F>(&self, make: impl FnOnce(Pool, caisson_task::Port) -> F + Send + 'static) -> Result<T, Refusal>
+    fn change<T, F>(
+        &self,
+        make: impl FnOnce(Pool, caisson_task::Port) -> F + Send + 'static,
+    ) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ChangeError>> + Send + 'static,
@@ -265,7 +302,8 @@ impl PoolHandle for Handle {
         let host = self.host()?;
         let id = self.pool.volume(name).map_err(|e| of_change(&e))?.id();
         let opened = self.pool.opened(&host, name).map_err(|e| of_change(&e))?;
-        let manage = Named { pool: self.pool.clone(), host: Arc::downgrade(&host), id, manage: opened.manage };
+        let manage =
+            Named { pool: self.pool.clone(), host: Arc::downgrade(&host), id, manage: opened.manage };
         Ok(Opened { volume: opened.volume, manage: Arc::new(manage) })
     }
 
@@ -278,7 +316,8 @@ impl PoolHandle for Handle {
 
     fn copy(&self, of: &str, name: &str, read_only: bool) -> Result<(), Refusal> {
         let (of, name) = (of.to_owned(), name.to_owned());
-        self.change(move |pool, port| async move { pool.snapshot(&port, &of, &name, read_only).await }).map(drop)
+        self.change(move |pool, port| async move { pool.snapshot(&port, &of, &name, read_only).await })
+            .map(drop)
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), Refusal> {
@@ -365,7 +404,11 @@ impl PoolHandle for Handle {
 }
 
 fn absent(what: &str) -> Refusal {
-    Refusal::new(Cause::System, format!("this version cannot {what} yet"), "use a newer caisson when there is one")
+    Refusal::new(
+        Cause::System,
+        format!("this version cannot {what} yet"),
+        "use a newer caisson when there is one",
+    )
 }
 
 /// Management of a volume, by the name that it has at the time.
