@@ -45,7 +45,7 @@ pub enum Ask<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassphraseError {
     /// Nobody to ask and nothing set.
-    #[error("no passphrase is given, and there is no terminal to ask at")]
+    #[error("no passphrase is given, and there is nobody to ask")]
     NoSource,
     /// A file could not be read.
     #[error("passphrase file {path}: {cause}", path = .path.display())]
@@ -101,13 +101,13 @@ impl PassphraseError {
 
 impl PassphraseSource {
     /// The source to use: the file that was named, else the systemd credential, else the environment variable, else a person, if
-    /// there is a terminal.
-    pub fn choose(file: Option<&Path>) -> Result<PassphraseSource, PassphraseError> {
+    /// there is a terminal and `ask` allows it: nobody sits there any more when a target has been running for a week.
+    pub fn choose(file: Option<&Path>, ask: bool) -> Result<PassphraseSource, PassphraseError> {
         Self::choose_from(
             file,
             std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             std::env::var_os(VARIABLE).is_some(),
-            tty::there_is_one(),
+            ask && tty::there_is_one(),
         )
     }
 

@@ -293,7 +293,7 @@ impl World {
             false if self.adopt.as_ref() == Some(&key) => Want::There,
             false => Want::New,
         };
-        let opening = crate::pools::open::open(self.engine.as_ref(), p, want)?;
+        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, self.starting)?;
         let log = LogPool::new(&p.name, opening.handle);
         if self.starting {
             let wanted = |volume: &str| self.wanted.contains(&(p.name.clone(), volume.to_string()));
@@ -515,7 +515,7 @@ fn close_pool(name: &str, pool: &LogPool) {
 }
 
 fn stranger(pool: &str, volume: &str) {
-    tracing::warn!(
+    tracing::info!(
         "pool {pool} holds a volume {volume} that is not configured: take it over with `caisson volume create {volume} --adopt \
          --pool {pool}`"
     );

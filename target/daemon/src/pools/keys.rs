@@ -36,15 +36,15 @@ pub fn of_key(pool: &model::Pool, e: &KeyError) -> Refusal {
     Refusal::new(cause, format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy())
 }
 
-fn source(pool: &model::Pool) -> Result<PassphraseSource, Refusal> {
-    PassphraseSource::choose(pool.passphrase_file.as_deref()).map_err(|e| of_passphrase(pool, &e))
+fn source(pool: &model::Pool, ask: bool) -> Result<PassphraseSource, Refusal> {
+    PassphraseSource::choose(pool.passphrase_file.as_deref(), ask).map_err(|e| of_passphrase(pool, &e))
 }
 
 /// Opens the pool's key file. A person is asked again after a wrong passphrase; any other source has said what it says.
-fn provider(pool: &model::Pool) -> Result<SealedFile, Refusal> {
+fn provider(pool: &model::Pool, ask: bool) -> Result<SealedFile, Refusal> {
     // Before anybody is asked for a passphrase to a file that cannot be opened with any.
     SealedFile::examine(&pool.key_file).map_err(|e| of_file(&e))?;
-    let source = source(pool)?;
+    let source = source(pool, ask)?;
     let tries = if source == PassphraseSource::Prompt { TRIES } else { 1 };
     let mut last = None;
     for _ in 0..tries {
@@ -58,14 +58,18 @@ fn provider(pool: &model::Pool) -> Result<SealedFile, Refusal> {
     Err(last.unwrap_or_else(|| of_passphrase(pool, &PassphraseError::Cancelled)))
 }
 
-/// The keys for a new pool, and whether its key file was made for it.
-pub fn create(pool: &model::Pool, id: [u8; 16]) -> Result<(PoolSecrets, Vec<KeySlot>, bool), Refusal> {
+/// The keys for a new pool, and whether its key file was made for it. A person is asked only where `ask` says so.
+pub fn create(
+    pool: &model::Pool,
+    id: [u8; 16],
+    ask: bool,
+) -> Result<(PoolSecrets, Vec<KeySlot>, bool), Refusal> {
     let there = pool.key_file.symlink_metadata().is_ok();
     let file = if there {
-        provider(pool)?
+        provider(pool, ask)?
     } else {
         let passphrase =
-            source(pool)?.get(Ask::Create(&pool.key_file)).map_err(|e| of_passphrase(pool, &e))?;
+            source(pool, ask)?.get(Ask::Create(&pool.key_file)).map_err(|e| of_passphrase(pool, &e))?;
         SealedFile::create(&pool.key_file, &passphrase, LABEL, Argon2Cost::DEFAULT)
             .map_err(|e| of_file(&e))?
     };
@@ -75,7 +79,12 @@ pub fn create(pool: &model::Pool, id: [u8; 16]) -> Result<(PoolSecrets, Vec<KeyS
 }
 
 /// Unlocks a pool that there is.
-pub fn unlock(pool: &model::Pool, id: [u8; 16], slots: &[KeySlot]) -> Result<PoolSecrets, Refusal> {
-    let file = provider(pool)?;
+pub fn unlock(
+    pool: &model::Pool,
+    id: [u8; 16],
+    slots: &[KeySlot],
+    ask: bool,
+) -> Result<PoolSecrets, Refusal> {
+    let file = provider(pool, ask)?;
     caisson_keys::unlock(&[&file], id, slots).map_err(|e| of_key(pool, &e))
 }

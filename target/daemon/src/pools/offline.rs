@@ -84,7 +84,7 @@ fn setup(pool: &Pool) -> Result<Setup, Refusal> {
             "name the files or devices of a pool; `caisson inspect PATH` says what is there",
         ));
     };
-    let secrets = keys::unlock(pool, plain.pool, &plain.slots)?;
+    let secrets = keys::unlock(pool, plain.pool, &plain.slots, true)?;
     Ok(Setup { devices: pool.devices.clone(), secrets, memory: pool.memory })
 }
 

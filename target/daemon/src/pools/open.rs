@@ -35,11 +35,11 @@ pub struct Opening {
     pub files: Vec<std::path::PathBuf>,
 }
 
-/// Opens `pool`.
+/// Opens `pool`. A person at the terminal is asked for the passphrase only where `ask` says so.
 ///
 /// # Errors
 /// What stands on its devices is not what `want` says, or something else; its keys cannot be had; the engine's.
-pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want) -> Result<Opening, Refusal> {
+pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, ask: bool) -> Result<Opening, Refusal> {
     let mut found = Vec::new();
     for device in &pool.devices {
         found.push((device, engine.look(&device.path)?));
@@ -54,12 +54,12 @@ pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want) -> Result<Openi
     let plain = found.iter().find_map(|(_, f)| if let Found::Pool(p) = f { Some(p.clone()) } else { None });
     match (plain, want) {
         (None, Want::There) => Err(missing(pool, &found)),
-        (None, Want::New | Want::Either) => create(engine, pool, &found),
+        (None, Want::New | Want::Either) => create(engine, pool, &found, ask),
         (Some(_), Want::New) => Err(Refusal::conflict(
             format!("{} holds a pool already", pool.devices[0].path.display()),
             "add --adopt to take it over as it is, with its own key file; or name other devices",
         )),
-        (Some(plain), _) => existing(engine, pool, &plain, &found),
+        (Some(plain), _) => existing(engine, pool, &plain, &found, ask),
     }
 }
 
@@ -76,7 +76,12 @@ fn missing(pool: &model::Pool, found: &[(&Device, Found)]) -> Refusal {
     )
 }
 
-fn create(engine: &dyn Engine, pool: &model::Pool, found: &[(&Device, Found)]) -> Result<Opening, Refusal> {
+fn create(
+    engine: &dyn Engine,
+    pool: &model::Pool,
+    found: &[(&Device, Found)],
+    ask: bool,
+) -> Result<Opening, Refusal> {
     for (device, found) in found {
         if *found == Found::Missing && device.size == 0 {
             return Err(Refusal::not_found(
@@ -88,7 +93,7 @@ fn create(engine: &dyn Engine, pool: &model::Pool, found: &[(&Device, Found)]) -
     let files: Vec<_> =
         found.iter().filter(|(_, f)| *f == Found::Missing).map(|(d, _)| d.path.clone()).collect();
     let id = *uuid::Uuid::new_v4().as_bytes();
-    let (secrets, slots, key_file) = keys::create(pool, id)?;
+    let (secrets, slots, key_file) = keys::create(pool, id, ask)?;
     let setup = Setup { devices: pool.devices.clone(), secrets, memory: pool.memory };
     match engine.create(setup, &slots) {
         Ok(handle) => Ok(Opening { handle, made: Made { pool: true, key_file }, files }),
@@ -104,6 +109,7 @@ fn existing(
     pool: &model::Pool,
     plain: &Plain,
     found: &[(&Device, Found)],
+    ask: bool,
 ) -> Result<Opening, Refusal> {
     let (mut devices, mut new) = (Vec::new(), Vec::new());
     for (device, found) in found {
@@ -136,7 +142,7 @@ fn existing(
     for (device, _) in &devices {
         longer |= lengthen(&device.path, device.size)?;
     }
-    let secrets = keys::unlock(pool, plain.pool, &plain.slots)?;
+    let secrets = keys::unlock(pool, plain.pool, &plain.slots, ask)?;
     let devices = devices.into_iter().map(|(device, _)| device).collect();
     let handle = engine.open(Setup { devices, secrets, memory: pool.memory })?;
     // A stop came between keeping that it grew and doing it.
