@@ -1,32 +1,54 @@
 //! The early exit: a look at a sample of a block that tells what zstd would not shrink.
 //!
-//! Owns two cheap signs of redundancy, unevenly used bytes and repeated strings, and the thresholds for them. It must
-//! never be wrong towards compressing what is random (that would only cost time) at the price of missing what is not:
-//! where in doubt it says "try".
+//! Owns two cheap signs of redundancy, unevenly used bytes and repeated strings, and the thresholds for them. Where in doubt it
+//! says "try": trying a random block costs some microseconds, missing a compressible one costs space for as long as it lives.
 
 use crate::BLOCK;
 
-/// How many bytes the histogram looks at.
-const SAMPLE: usize = 1024;
-
-/// Bytes of one piece of the sample; the pieces are spread evenly over the block.
+/// Bytes of one piece of a sample.
 const PIECE: usize = 64;
 
-/// Collisions (pairs of equal bytes in the sample, counted both ways) from which the bytes count as unevenly used. Evenly used
-/// bytes give `SAMPLE * (SAMPLE - 1) / 256` = 4092, give or take 90 (one standard deviation). 4600 is a collision entropy of
-/// 7.83 bits: were the block compressed by a byte-wise code alone, it would save less than a thirtieth.
-const UNEVEN: u32 = 4600;
+/// Pieces of the first, small sample; they are spread evenly over the block.
+const FIRST: usize = 4;
 
-/// Repeated strings, of the probes, from which a block counts as repetitive.
+/// Different bytes in the first sample, below which they are unevenly used beyond doubt. Of 256 even ones 162 are different,
+/// give or take 6 (one standard deviation).
+const FEW: u32 = 130;
+
+/// Pieces of the whole sample.
+const PIECES: usize = 8;
+const SAMPLE: usize = PIECES * PIECE;
+
+/// Collisions (ordered pairs of equal bytes in the sample) from which the bytes count as unevenly used. Even ones give
+/// `SAMPLE * (SAMPLE - 1) / 256` = 1022, give or take 45. 1160 stands for a collision entropy of 7.82 bits a byte: a code for
+/// single bytes could then save a fortieth or so.
+const UNEVEN: u32 = 1160;
+
+/// Repeated strings from which a block counts as repetitive. Of random blocks, one in ten thousand has so many.
 const REPEATS: u32 = 2;
 
-/// Slots of the table of four-byte strings.
-const SLOTS: usize = 1024;
+/// Slots of the table of four-byte strings: four for each string, so that few push out another.
+const SLOTS: usize = 2048;
+
+/// Distance of the strings that are kept in it.
+const STRIDE: usize = 8;
 
 /// Whether zstd would most likely save less than [`crate::LEAST_SAVING`] on `block`.
 #[inline]
 pub fn looks_incompressible(block: &[u8; BLOCK]) -> bool {
-    collisions(block) < UNEVEN && repeats(block) < REPEATS
+    different_bytes(block) >= FEW && collisions(block) < UNEVEN && repeats(block) < REPEATS
+}
+
+/// How many byte values the first sample has.
+fn different_bytes(block: &[u8; BLOCK]) -> u32 {
+    // A byte for each value: stores that wait for nothing, and a sum that the compiler makes vectors of.
+    let mut seen = [0u8; 256];
+    for part in block.chunks_exact(BLOCK / FIRST) {
+        for byte in &part[..PIECE] {
+            seen[usize::from(*byte)] = 1;
+        }
+    }
+    seen.iter().map(|s| u32::from(*s)).sum()
 }
 
 /// Sum over all byte values of n * (n - 1), n being how often the sample has it.
@@ -34,8 +56,8 @@ fn collisions(block: &[u8; BLOCK]) -> u32 {
     // Two histograms, so that runs of one byte do not wait for their own counter.
     let mut even = [0u16; 256];
     let mut odd = [0u16; 256];
-    for piece in block.chunks_exact(BLOCK / (SAMPLE / PIECE)) {
-        for pair in piece[..PIECE].as_chunks::<2>().0 {
+    for part in block.chunks_exact(BLOCK / PIECES) {
+        for pair in part[..PIECE].as_chunks::<2>().0 {
             even[usize::from(pair[0])] += 1;
             odd[usize::from(pair[1])] += 1;
         }
@@ -44,23 +66,65 @@ fn collisions(block: &[u8; BLOCK]) -> u32 {
     squares - SAMPLE as u32
 }
 
-/// How many of the probes find their eight bytes again earlier in the block at a multiple of four bytes. Probes stand in runs of
-/// four neighbours, so that a repeated string of eleven bytes is found at any distance.
+/// How many of the four-byte strings looked at stand earlier in the block, at a multiple of eight bytes. Looked at are those
+/// at multiples of eight, and the seven neighbours of one in each 128 bytes: so a repeated string of some hundred bytes is found,
+/// but for slots that were taken since, at whatever distance it is repeated.
 fn repeats(block: &[u8; BLOCK]) -> u32 {
-    let mut slots = [0u16; SLOTS];
+    let mut tags = [0u16; SLOTS];
     let mut found = 0;
-    for (at, word) in block.as_chunks::<4>().0.iter().enumerate() {
-        let slot = slot_of(*word);
-        found += u32::from(slots[slot] != 0 && same(block, usize::from(slots[slot]) * 4, at * 4));
-        slots[slot] = at as u16;
+    for part in block.as_chunks::<128>().0 {
+        for at in 1..STRIDE {
+            let (slot, tag) = hash([part[at], part[at + 1], part[at + 2], part[at + 3]]);
+            found += u32::from(tags[slot] == tag);
+        }
+        for word in part.as_chunks::<STRIDE>().0 {
+            let (slot, tag) = hash([word[0], word[1], word[2], word[3]]);
+            found += u32::from(tags[slot] == tag);
+            tags[slot] = tag;
+        }
     }
     found
 }
 
-fn slot_of(word: [u8; 4]) -> usize {
-    (u32::from_le_bytes(word).wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.ilog2())) as usize
+/// A slot, and a tag that is never that of an empty one.
+fn hash(word: [u8; 4]) -> (usize, u16) {
+    let mixed = u32::from_le_bytes(word).wrapping_mul(0x9e37_79b1);
+    ((mixed >> (u32::BITS - SLOTS.ilog2())) as usize, (mixed >> 4) as u16 | 1)
 }
 
-fn same(block: &[u8; BLOCK], a: usize, b: usize) -> bool {
-    block[a..a + 4] == block[b..b + 4]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(seed: u64) -> Box<[u8; BLOCK]> {
+        let mut x = seed.wrapping_mul(2).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Box::new(std::array::from_fn(|_| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (x >> 56) as u8
+        }))
+    }
+
+    #[test]
+    fn random_blocks_are_seen_for_what_they_are() {
+        let exits = (0..2000).filter(|seed| looks_incompressible(&random(*seed))).count();
+        assert!(exits >= 1995, "{exits} of 2000");
+    }
+
+    #[test]
+    fn each_sign_is_enough() {
+        let mut few = random(1);
+        few.iter_mut().for_each(|b| *b &= 0x7f);
+        assert!(different_bytes(&few) < FEW && collisions(&few) > UNEVEN && repeats(&few) < REPEATS);
+        // One byte in eight is the same.
+        let mut uneven = random(2);
+        uneven.iter_mut().step_by(8).for_each(|b| *b = 9);
+        assert!(collisions(&uneven) > UNEVEN && !looks_incompressible(&uneven));
+        // A random string that comes again once, at any distance; few are missed because their slots were taken.
+        let missed = (1000..2100).filter(|distance| {
+            let mut repeated = random(*distance as u64);
+            repeated.copy_within(100..700, 100 + distance);
+            looks_incompressible(&repeated)
+        });
+        assert!(missed.count() <= 5);
+    }
 }

@@ -30,7 +30,7 @@ fn block_of(kind: u8, seed: u64) -> Block {
         }
         // A random string over and over.
         4 => {
-            let period = 9 + (seed % 2000) as usize;
+            let period = 9 + (seed % 2700 * 7 % 2700) as usize;
             (0..BLOCK).for_each(|i| block[i] = if i < period { next() as u8 } else { block[i - period] });
         }
         // Random to a point, zero from there on.

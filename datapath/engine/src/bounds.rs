@@ -12,8 +12,12 @@ pub(crate) const BATCH_SLACK: usize = 64 << 10;
 /// Batches that are being written at once.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 4;
 
-/// Blocks that a command may hash, compress, open or unpack before others have a turn on its thread.
-pub(crate) const TURN_BLOCKS: usize = 8;
+/// Blocks that a command may hash and compress before others have a turn on its thread. A command of no more is not
+/// divided.
+pub(crate) const TURN_BLOCKS: usize = 4;
+
+/// The same for opening and unpacking, which costs a third.
+pub(crate) const READ_TURN_BLOCKS: usize = 16;
 
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;

@@ -61,7 +61,9 @@ pub(crate) async fn checkpoint(inner: &Arc<Inner>, port: &Port, clean: bool) -> 
             if state.tables.frozen() {
                 state.tables.abandon();
             }
+            let waiters = std::mem::take(&mut state.checkpoint_waiters);
             drop(state);
+            waiters.into_iter().for_each(Waiter::wake);
             if let Failure::Failed(reason) = failure {
                 inner.fail(reason.clone());
             }
@@ -86,6 +88,8 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     let Writer { segments, tail, .. } = writer;
     durable_batches(inner, port, log_batch).await?;
     sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    // Both copies, one after the other: whichever is lost later, the other names this root.
+    write_superblocks(inner, port, root, clean).await?;
     write_superblocks(inner, port, root, clean).await?;
     let mut state = inner.lock();
     finish(&mut state, segments, tail, reserve.more, log_batch);
@@ -115,8 +119,14 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             if let Some(fault) = inner.fault() {
                 return Err(Failure::Failed(fault.to_owned()));
             }
-            let closed = state.log.close(&mut state.tables, &mut state.index);
-            if state.log.open_is_empty() {
+            // One at a time: who comes meanwhile waits for the end of it.
+            let busy = state.tables.frozen();
+            let closed =
+                if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
+            if busy {
+                state.checkpoint_waiters.push(port.waiter(ticket));
+                None
+            } else if state.log.open_is_empty() {
                 state.tables.freeze();
                 state.log.since_checkpoint = 0;
                 Some((state.log.next - 1, reserve(state, inner), closed))

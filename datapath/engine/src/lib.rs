@@ -14,6 +14,7 @@ mod clean;
 mod devices;
 mod error;
 mod host;
+mod lane;
 mod log;
 mod manage;
 mod map;

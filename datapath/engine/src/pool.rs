@@ -692,6 +692,7 @@ impl Pool {
     /// Lets go of everything that waits for something of the pool: for after the threads that used it have ended, as in a
     /// simulated crash. Without it, what waits would keep the pool in memory.
     pub fn abandon(&self) {
+        crate::lane::forget();
         self.0.abandon();
     }
 

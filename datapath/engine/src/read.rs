@@ -1,7 +1,8 @@
 //! Reading blocks: map, block id, place, device, open, unpack.
 
-use crate::bounds::{MOVED_RETRIES, TURN_BLOCKS};
+use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS};
 use crate::devices::Window;
+use crate::lane;
 use crate::state::{Damage, Inner, State};
 use crate::work::{Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
@@ -200,9 +201,13 @@ async fn attempt(
     }
     let mut suspects = Vec::new();
     let mut sealed = vec![0; BLOCK + TAG];
+    let large = sources.fetches.len() > READ_TURN_BLOCKS;
+    let mut slice = if large { Some(lane::slice(port).await) } else { None };
     for (done, fetch) in sources.fetches.iter().enumerate() {
-        if done % TURN_BLOCKS == TURN_BLOCKS - 1 {
+        if large && done % READ_TURN_BLOCKS == READ_TURN_BLOCKS - 1 {
+            drop(slice.take());
             port.pause().await;
+            slice = Some(lane::slice(port).await);
         }
         let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
         let sealed = &mut sealed[..len];

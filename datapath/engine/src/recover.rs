@@ -14,7 +14,7 @@ use caisson_log::{
     OpenError as Unopened, Opening, PREFIX, RecordKind, RootHead, SUPERBLOCK, SUPERBLOCK_AT, Spot,
     Superblock, VerifyError, choose, decode_header, decode_openings, decode_prefix, decode_reserved, verify,
 };
-use caisson_tables::{ApplyError, BlockId, Change, Place, Root, Stored, Use};
+use caisson_tables::{ApplyError, BlockId, Change, Place, Root, SegmentState, Stored, Use};
 use caisson_task::{Io, Port};
 use std::sync::Arc;
 
@@ -208,16 +208,22 @@ impl Replay<'_> {
         while let Next::Batch(batch) = self.batch(&devices, segment, offset).await? {
             let (header, bytes) = *batch;
             let number = header.prefix.batch;
-            any = true;
             offset = header.prefix.end();
             if number <= log_batch {
+                let now = *self.inner.lock().tables.segment(segment);
+                if now.state != SegmentState::Open || now.sequence != header.prefix.at.sequence {
+                    // Of an earlier use of the segment, in the same opening: the log has not come here.
+                    break;
+                }
                 // Of before the checkpoint, in the segment that the log was filling.
                 self.open = Some(segment);
+                any = true;
                 continue;
             }
             if number != self.next {
                 return Ok(number < self.next);
             }
+            any = true;
             match verify(&self.inner.keyring, &header, &bytes) {
                 Ok(()) => {}
                 Err(VerifyError::Record { error: Unopened::NotAuthentic { .. }, .. }) => return Ok(false),

@@ -13,16 +13,19 @@ use caisson_task::{Port, Task};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Bytes that are read of a batch at first; most headers are shorter.
-const FIRST: usize = 8 << 10;
+/// Bytes that are read at once: most headers are shorter, and where batches are short this holds several of them.
+const WINDOW: usize = 32 << 10;
 
-/// Reads the summary at `at` into the index, or tells the index that there is none any more.
+/// Reads the summary at `at`, and those of batches that come with it, into the index; or tells the index that there is
+/// none any more.
 pub(crate) async fn fetch(inner: &Arc<Inner>, port: &Port, at: SummaryAt) {
-    let read = read(inner, port, at).await;
+    let summaries = read(inner, port, at).await;
     let mut state = inner.lock();
-    match read {
-        Some((entries, next)) => state.index.loaded(at, &entries, next),
-        None => state.index.failed(at),
+    if summaries.is_empty() {
+        state.index.failed(at);
+    }
+    for Summary { at, entries, next } in summaries {
+        state.index.loaded(at, &entries, next);
     }
 }
 
@@ -41,39 +44,57 @@ pub(crate) async fn read_ahead(inner: &Arc<Inner>, port: &Port) {
     port.run(|cx| Task::spawn(cx, read)).await;
 }
 
-/// A summary's entries, and where the next batch of the same segment begins.
-type Summary = (Vec<Printed>, Option<SummaryAt>);
+/// What the header of a batch says of its blocks.
+struct Summary {
+    at: SummaryAt,
+    entries: Vec<Printed>,
+    /// Where the next batch of the same segment begins.
+    next: Option<SummaryAt>,
+}
 
-async fn read(inner: &Arc<Inner>, port: &Port, at: SummaryAt) -> Option<Summary> {
+/// The summary at `at`, and those behind it that one read brings; empty when the first is not there.
+async fn read(inner: &Arc<Inner>, port: &Port, at: SummaryAt) -> Vec<Summary> {
+    let mut found = Vec::new();
     {
         let state = inner.lock();
-        if at.segment >= state.tables.geometry().segments {
-            return None;
-        }
-        let segment = state.tables.segment(at.segment);
-        if segment.sequence != at.sequence {
-            return None;
+        let known = at.segment < state.tables.geometry().segments;
+        if !known || state.tables.segment(at.segment).sequence != at.sequence {
+            return found;
         }
     }
     let place = Place { segment: at.segment, offset: at.offset };
-    let left = (inner.segment_size - at.offset.min(inner.segment_size)) as usize;
-    let mut bytes = bytes_at(inner, port, place, FIRST.min(left)).await?;
-    let prefix = decode_prefix(bytes.get(..PREFIX)?).ok()?;
-    let header_len = prefix.header as usize;
-    if header_len > bytes.len() {
-        bytes = bytes_at(inner, port, place, header_len.min(left)).await?;
+    let left = inner.segment_size.saturating_sub(at.offset) as usize;
+    let Some(mut bytes) = bytes_at(inner, port, place, WINDOW.min(left)).await else { return found };
+    let first = bytes.get(..PREFIX).and_then(|prefix| decode_prefix(prefix).ok());
+    let Some(first) = first else { return found };
+    if first.header as usize > bytes.len() {
+        let whole = bytes_at(inner, port, place, (first.header as usize).min(left)).await;
+        let Some(whole) = whole else { return found };
+        bytes = whole;
     }
+    let mut next = Some(at);
+    while let Some(at) = next.take() {
+        let from = (at.offset - place.offset) as usize;
+        let Some(summary) = bytes.get(from..).and_then(|bytes| decode(inner, at, bytes)) else { break };
+        next = summary.next;
+        found.push(summary);
+    }
+    found
+}
+
+/// The summary of the batch at `at`, which `bytes` begin with, if that is all of its header.
+fn decode(inner: &Inner, at: SummaryAt, bytes: &[u8]) -> Option<Summary> {
     let spot = Spot { segment: at.segment, offset: at.offset };
-    let header = decode_header(&inner.keyring, spot, &bytes).ok()?;
+    let header = decode_header(&inner.keyring, spot, bytes).ok()?;
     if header.prefix.at.sequence != at.sequence {
         return None;
     }
     let records = header.records.iter().filter(|r| r.record.print != [0; 16]);
-    let printed =
+    let entries =
         records.map(|r| Printed { print: r.record.print, id: r.record.id, offset: at.offset + r.offset });
-    let next =
-        Some(SummaryAt { offset: header.prefix.end(), ..at }).filter(|n| n.offset < inner.segment_size);
-    Some((printed.collect(), next))
+    let next = SummaryAt { offset: header.prefix.end(), ..at };
+    let next = (next.offset < inner.segment_size).then_some(next);
+    Some(Summary { at, entries: entries.collect(), next })
 }
 
 /// `len` bytes from `place` on.

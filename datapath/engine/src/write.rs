@@ -5,6 +5,7 @@
 //! another writer may have published the same content first. What a crash leaves of a chunk is all of it or nothing.
 
 use crate::append::kick;
+use crate::lane;
 use crate::bounds::{FETCHES_PER_CHUNK, TURN_BLOCKS};
 use crate::read::TENANT;
 use crate::space::Admit;
@@ -127,6 +128,7 @@ impl Chunk {
             if ways.dedup {
                 chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await;
             }
+            let _slice = if count > TURN_BLOCKS { Some(lane::slice(port).await) } else { None };
             let mut reader = Blocks::new(data);
             for i in 0..blocks {
                 let index = turn + i;

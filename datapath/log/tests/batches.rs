@@ -269,3 +269,42 @@ fn headers_are_compact() {
     assert_eq!([size(page), size(block), size(moved)], [16, 32, 40]);
     assert_eq!(BatchSize::default().header(0), 96);
 }
+
+/// Authentic headers that this version does not write: each is refused for its own reason.
+#[test]
+fn impossible_headers_are_refused() {
+    let record =
+        |flags: u8, form: u8, length: u8| [5, 0, 0, 0, 0, 0, length, 0, 1, 0, 0, 0, 1, 0, form, flags];
+    let body = |count: u8, changes: u8, parts: &[&[u8]]| {
+        let mut body = vec![count, 0, 0, 0, changes, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        parts.iter().for_each(|part| body.extend(*part));
+        body
+    };
+    let decode = |body: &[u8]| decode_body(body, 200, 4096).map(|(records, _)| records.len());
+    let (print, spot, far) = ([7; 16], [1, 0, 0, 0, 9, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0x10]);
+    let plain = record(0, 1, 40);
+    assert_eq!(decode(&body(2, 3, &[&plain, &record(3, 1, 40), &print, &spot, b"abc"])), Ok(2));
+    for (index, bad) in [
+        (0, body(1, 0, &[&record(4, 1, 40)])),
+        (0, body(1, 0, &[&record(0, 0, 40)])),
+        (0, body(1, 0, &[&record(0, 5, 40)])),
+        (0, body(1, 0, &[&record(0, 1, 0)])),
+        (1, body(2, 0, &[&plain, &record(1, 1, 40), &[0; 16]])),
+        (1, body(2, 0, &[&plain, &record(2, 1, 40), &far])),
+    ] {
+        assert_eq!(decode(&bad), Err(BodyError::Record { index }), "{bad:?}");
+    }
+    let length = |body: Vec<u8>| assert_eq!(decode(&body), Err(BodyError::Length { len: body.len() }));
+    length(vec![0; 15]);
+    length(body(0, 1, &[]));
+    length(body(2, 0, &[&plain]));
+    length(body(0, 0, &[b"abc"]));
+    length(body(1, 0, &[&record(1, 1, 40), &print[1..]]));
+    length(body(1, 0, &[&record(2, 1, 40), &spot[1..]]));
+    let mut reserved = body(0, 0, &[]);
+    reserved[15] = 1;
+    length(reserved);
+    let two = body(2, 0, &[&plain, &plain]);
+    assert_eq!(decode_body(&two, 200, 312).map(|(records, _)| records[1].offset), Ok(256));
+    assert_eq!(decode_body(&two, 200, 311), Err(BodyError::Beyond { end: 312, total: 311 }));
+}

@@ -185,11 +185,10 @@ impl Tables {
         while at < ENTRIES && self.alloc.cursors[c].spare.len() < n {
             let free = slot.is_none_or(|s| !self.raw_at(s, at as usize).live());
             let id = page * ENTRIES + at;
-            if free && barred[(at / 64) as usize] >> (at % 64) & 1 == 0 {
-                if let Some(id) = BlockId::new(id) {
-                    self.alloc.reserved.insert(id.get());
-                    self.alloc.cursors[c].spare.push(id);
-                }
+            let free = free && barred[(at / 64) as usize] >> (at % 64) & 1 == 0;
+            if let Some(id) = BlockId::new(id).filter(|_| free) {
+                self.alloc.reserved.insert(id.get());
+                self.alloc.cursors[c].spare.push(id);
             }
             at += 1;
         }

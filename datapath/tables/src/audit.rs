@@ -65,8 +65,10 @@ enum Phase {
 /// An audit under way; the tables must not change meanwhile.
 pub struct Audit {
     phase: Phase,
-    /// The first id of the window.
+    /// The first id of the window; from `gap` to there nothing is in use, nor should be referred to.
     first: u64,
+    gap: u64,
+    dangling: Vec<u64>,
     counts: Vec<u32>,
     limit: u64,
     live: Vec<u64>,
@@ -81,6 +83,8 @@ impl Audit {
         Audit {
             phase: Phase::Directories(1, 0),
             first: 0,
+            gap: 0,
+            dangling: Vec::new(),
             counts: vec![0; window as usize],
             limit,
             live: vec![0; tables.segments.len() as usize],
@@ -92,9 +96,10 @@ impl Audit {
     pub fn percent(&self) -> u8 {
         let at = match self.phase {
             Phase::Directories(..) => 0,
-            Phase::Count(at) => (u128::from(self.first) * u128::from(self.limit)
-                + u128::from(at) * self.counts.len() as u128)
-                / u128::from(self.limit),
+            Phase::Count(at) => {
+                (u128::from(self.first) * u128::from(self.limit) + u128::from(at) * self.counts.len() as u128)
+                    / u128::from(self.limit)
+            }
             Phase::Compare(at) => u128::from(at),
             Phase::Done => return 100,
         };
@@ -113,6 +118,8 @@ impl Audit {
         match next {
             Some(next) => {
                 tables.cache.tick();
+                let ids = self.dangling.drain(..).filter_map(BlockId::new);
+                findings.extend(ids.map(|id| Finding::Refs { id, recorded: None, counted: 1 }));
                 self.phase = next;
                 Ok(next != Phase::Done)
             }
@@ -141,6 +148,8 @@ impl Audit {
         findings: &mut Vec<Finding>,
     ) -> Option<Phase> {
         let slot = t.read_blocks(level, index, want)?;
+        let reach = 8 * (u32::from(level) + 1);
+        let next = present(t, (index + 1) << reach, true, want)? >> reach;
         if let Some(slot) = slot {
             let base = index * ENTRIES;
             let mut below = Vec::new();
@@ -163,9 +172,8 @@ impl Audit {
                 }
             }
         }
-        let pages = self.limit.div_ceil(1 << (8 * (u32::from(level) + 1)).min(63));
-        if index + 1 < pages {
-            return Some(Phase::Directories(level, index + 1));
+        if (next << reach) < self.limit {
+            return Some(Phase::Directories(level, next));
         }
         if level + 1 < t.levels {
             return Some(Phase::Directories(level + 1, 0));
@@ -211,6 +219,8 @@ impl Audit {
     fn refer(&mut self, id: u64) {
         if let Some(count) = id.checked_sub(self.first).and_then(|at| self.counts.get_mut(at as usize)) {
             *count = count.saturating_add(1);
+        } else if (self.gap..self.first).contains(&id) {
+            self.dangling.push(id);
         }
     }
 
@@ -218,8 +228,9 @@ impl Audit {
     fn count(&mut self, t: &mut Tables, id: u64, want: &mut Want) -> Option<Phase> {
         let page = id / ENTRIES;
         let slot = t.read_blocks(0, page, want)?;
-        let next = |i: &u64| slot.is_some_and(|s| t.raw_at(s, *i as usize).live() && t.raw_at(s, *i as usize).map());
-        let end = (page + 1) * ENTRIES;
+        let end = present(t, (page + 1) * ENTRIES, false, want)?;
+        let next =
+            |i: &u64| slot.is_some_and(|s| t.raw_at(s, *i as usize).live() && t.raw_at(s, *i as usize).map());
         let found = (id % ENTRIES..ENTRIES).find(next);
         let after = match found {
             None => end,
@@ -238,8 +249,16 @@ impl Audit {
     }
 
     /// Compares a page of entries with what was counted.
-    fn compare(&mut self, t: &mut Tables, id: u64, want: &mut Want, findings: &mut Vec<Finding>) -> Option<Phase> {
+    fn compare(
+        &mut self,
+        t: &mut Tables,
+        id: u64,
+        want: &mut Want,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Phase> {
         let slot = t.read_blocks(0, id / ENTRIES, want)?;
+        let (after, end) = (id + ENTRIES, self.first + self.counts.len() as u64);
+        let next = present(t, end, false, want)?.min((self.limit - 1) / ENTRIES * ENTRIES).max(end);
         for i in 0..ENTRIES {
             let counted = self.counts[(id + i - self.first) as usize];
             let raw = slot.map_or(RawEntry::FREE, |s| t.raw_at(s, i as usize));
@@ -249,7 +268,6 @@ impl Audit {
                 findings.push(Finding::Refs { id, recorded, counted });
             }
         }
-        let (after, end) = (id + ENTRIES, self.first + self.counts.len() as u64);
         if after >= self.limit {
             self.end(t, findings);
             return Some(Phase::Done);
@@ -257,7 +275,7 @@ impl Audit {
         if after < end {
             return Some(Phase::Compare(after));
         }
-        self.first = end;
+        (self.gap, self.first) = (end, next);
         Some(self.window(t))
     }
 
@@ -277,5 +295,36 @@ impl Audit {
         for (what, recorded, counted) in totals.into_iter().filter(|(_, a, b)| a != b) {
             findings.push(Finding::Total { what, recorded, counted });
         }
+    }
+}
+
+/// The first id from `id` on, both at the start of a page, whose page of entries is not empty as its directory says; or, with
+/// `stored`, is stored nevertheless, as one is that became empty since the last checkpoint.
+fn present(t: &mut Tables, mut id: u64, stored: bool, want: &mut Want) -> Option<u64> {
+    'down: loop {
+        for level in (1..t.levels).rev() {
+            let reach = 8 * u32::from(level);
+            let below = id >> reach;
+            let index = below / ENTRIES;
+            if !t.in_capacity(level, index) {
+                return Some(id);
+            }
+            let slot = t.read_blocks(level, index, want)?;
+            let mut used = |i: &u64| {
+                let raw = slot.map_or(RawEntry::FREE, |s| t.raw_at(s, *i as usize));
+                // A page in memory that is stored nowhere yet may point at some that are.
+                let page = PageKey::Blocks { level: level - 1, index: index * ENTRIES + i };
+                raw.refs.get() > 0 || stored && (raw.live() || t.cache.slot(page).is_some())
+            };
+            match (below % ENTRIES..ENTRIES).find(&mut used) {
+                Some(i) if i == below % ENTRIES => {}
+                Some(i) => id = (index * ENTRIES + i) << reach,
+                None => {
+                    id = ((index + 1) * ENTRIES) << reach;
+                    continue 'down;
+                }
+            }
+        }
+        return Some(id);
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::alloc::ENTRIES;
 use crate::cache::blank;
-use crate::segment::View;
+use crate::segment::{Segment, View};
 use crate::tables::Tables;
 use crate::types::{BlockId, Entry, PAGE, PageKey, Place, RawEntry, Stored, TAG, Where};
 use crate::want::Want;
@@ -45,9 +45,9 @@ impl Tables {
     /// What must be read for the record of a stored page.
     pub(crate) fn where_of(&self, raw: &RawEntry) -> Where {
         let (place, stored) = (raw.place(), raw.stored());
-        let segment = (!place.is_pending() && place.segment < self.segments.len())
-            .then(|| *self.segments.get(place.segment))
-            .unwrap_or_default();
+        // The number of a pending place is that of no segment.
+        let there = place.segment < self.segments.len();
+        let segment = if there { *self.segments.get(place.segment) } else { Segment::default() };
         Where { place, sequence: segment.sequence, opening: segment.opening, stored }
     }
 
@@ -92,10 +92,9 @@ impl Tables {
 
     /// Gets a page of the block table and all above it into memory, so that it can change.
     pub(crate) fn need_chain(&mut self, level: u8, index: u64, want: &mut Want) -> bool {
-        if let Some(slot) = self.cache.slot(key(level, index)) {
-            if self.cache.is_changed(slot) {
-                return true;
-            }
+        let slot = self.cache.slot(key(level, index));
+        if slot.is_some_and(|s| self.cache.is_changed(s)) {
+            return true;
         }
         if !self.in_capacity(level, index) {
             // Growth will put a new top over the present one.

@@ -313,8 +313,9 @@ impl Tables {
         }
     }
 
-    /// [`Change::Map`]. What comes in gets its references before what goes loses them, which may be the same.
-    pub(crate) fn map_values(&mut self, v: VolumeId, block: u64, values: &[u64]) {
+    /// [`Change::Map`]. What comes in gets its references before what goes loses them, which may be the same. `way` is the
+    /// way to the leaf, if it is known and the only one.
+    pub(crate) fn map_values(&mut self, v: VolumeId, block: u64, values: &[u64], way: Option<Path>) {
         for &n in values.iter().filter(|n| is_id(**n)) {
             self.add_ref(n);
         }
@@ -323,7 +324,7 @@ impl Tables {
         while done < values.len() {
             let at = block + done as u64;
             let part = ((IDS - at % IDS) as usize).min(values.len() - done);
-            let path = self.sure_path(v, at, 0);
+            let path = way.unwrap_or_else(|| self.sure_path(v, at, 0));
             if path.lowest == 0 && path.height > 0 {
                 let leaf = *path.node(0);
                 self.change_map(leaf.id, leaf.slot);
@@ -352,16 +353,13 @@ impl Tables {
         let path = self.sure_path(v, block, 0);
         let leaf = *path.node(0);
         let first = index(block, 0);
-        let mut old = [0; IDS as usize];
         self.change_map(leaf.id, leaf.slot);
         let page = self.cache.page_mut(leaf.slot);
-        let mut delta = 0;
-        for i in first..first + count {
-            old[i] = get(page, i);
-            delta -= i64::from(is_id(old[i]));
-        }
+        let old = *page;
         page[first * 8..(first + count) * 8].fill(0);
-        for n in old.into_iter().filter(|n| is_id(*n)) {
+        let mut delta = 0;
+        for n in (first..first + count).map(|i| get(&old, i)).filter(|n| is_id(*n)) {
+            delta -= 1;
             self.drop_ref(n);
         }
         self.count_mapped(v, &path, block, delta);

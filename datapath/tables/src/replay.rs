@@ -201,7 +201,7 @@ impl Tables {
             }
             done += part;
         }
-        self.map_values(v, block, &values);
+        self.map_values(v, block, &values, None);
         Ok(())
     }
 

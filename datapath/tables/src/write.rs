@@ -4,7 +4,7 @@
 
 use crate::alloc::For;
 use crate::change::{Change, Run};
-use crate::map::{IDS, MARK, capacity, get, height_for, index};
+use crate::map::{IDS, MARK, Path, capacity, get, height_for, index};
 use crate::tables::Tables;
 use crate::types::*;
 use crate::want::Want;
@@ -54,8 +54,14 @@ impl Tables {
     /// Whether `write` with the same arguments, and `put` of its new ids, can be done now: if so, neither asks for pages
     /// until something else is called. The new ids need not be put yet. Panics if there is no such volume.
     pub fn ready(&mut self, v: VolumeId, block: u64, slots: &[Slot]) -> Result<(), Needs> {
+        self.prepare(v, block, slots).map(|_| ())
+    }
+
+    /// Makes sure of all that a write takes: how many new map pages at most, and the way to its last leaf.
+    fn prepare(&mut self, v: VolumeId, block: u64, slots: &[Slot]) -> Result<(usize, Option<Path>), Needs> {
         let mut want = Want::default();
         let mut pages = 0;
+        let mut way = None;
         for slot in slots {
             if let Some(id) = slot.id() {
                 self.need_entry(id, &mut want);
@@ -63,12 +69,16 @@ impl Tables {
         }
         for (at, range) in parts(block, slots.len()) {
             let fills = slots[range.clone()].iter().any(|s| *s != Slot::Zero);
-            pages += self.need_part(v, at, range.len(), fills, &mut want).unwrap_or(0);
+            if let Some((more, path)) = self.need_part(v, at, range.len(), fills, &mut want) {
+                pages += more;
+                way = Some(path);
+            }
         }
         if pages > 0 && want.is_empty() {
             self.need_stash(pages, &mut want);
         }
-        want.into()
+        Result::<(), Needs>::from(want)?;
+        Ok((pages, way))
     }
 
     /// Wants what writing below one leaf takes; how many new map pages it takes at most.
@@ -79,7 +89,7 @@ impl Tables {
         count: usize,
         fills: bool,
         want: &mut Want,
-    ) -> Option<usize> {
+    ) -> Option<(usize, Path)> {
         let path = self.path(v, at, 0, want)?;
         let mut pages = 0;
         if fills {
@@ -99,7 +109,7 @@ impl Tables {
                 self.need_children(node.slot, first..first + count, want);
             }
         }
-        Some(pages)
+        Some((pages, path))
     }
 
     /// Writes blocks, all or nothing. New ids were `put`, shared ones checked, under the same lock. Panics if there is no
@@ -114,8 +124,11 @@ impl Tables {
         if slots.is_empty() {
             return Ok(());
         }
-        self.ready(v, block, slots)?;
-        for (at, range) in parts(block, slots.len()) {
+        let (pages, way) = self.prepare(v, block, slots)?;
+        // Mostly there is nothing to copy or create, and one leaf, to which the way is known already.
+        let plain = pages == 0;
+        let way = way.filter(|_| plain && block % IDS + slots.len() as u64 <= IDS);
+        for (at, range) in parts(block, slots.len()).filter(|_| !plain) {
             let fills = slots[range].iter().any(|s| *s != Slot::Zero);
             self.open_way(v, at, fills, journal);
         }
@@ -126,7 +139,7 @@ impl Tables {
             Slot::Unreadable => MARK,
             Slot::Share(id) | Slot::New(id) => id.get(),
         }));
-        self.map_values(v, block, &values);
+        self.map_values(v, block, &values, way);
         journal.push(Change::Map { volume: v, block, runs: Run::of(&values) });
         self.values = values;
         self.cache.tick();

@@ -50,8 +50,8 @@ fn main() {
         });
     };
     fill(&mut index, room / 2, "insert a batch, all sampled (with making the prints)");
-    fill(&mut index, room * 6, "insert a batch, on the way to 1 in 8");
-    fill(&mut index, room * 2, "insert a batch, 1 in 8");
+    fill(&mut index, room * 6, "insert a batch, while the sample is thinned");
+    fill(&mut index, room * 2, "insert a batch, sample thinned");
     timed("make the prints of a batch", 10_000, |n| {
         black_box::<[Entry; BATCH as usize]>(std::array::from_fn(|i| entry(n * BATCH + i as u64)));
     });

@@ -1,9 +1,9 @@
 //! Which summaries are worth reading before they are asked for, and which could not be read.
 //!
-//! Owns three short lists of addresses: wanted, asked for, failed. Each has a fixed length, and loses its oldest when it is
+//! Owns short lists of addresses: wanted, asked for, failed, fetched. Each has a fixed length, and loses its oldest when it is
 //! full: a lost hint costs one more miss.
 
-use crate::SummaryAt;
+use crate::{Print, SummaryAt};
 use std::collections::VecDeque;
 
 /// Length of each list.
@@ -20,6 +20,8 @@ pub(crate) struct Hints {
     wanted: VecDeque<Hint>,
     asked: VecDeque<Hint>,
     failed: VecDeque<SummaryAt>,
+    /// Prints that were told to fetch, and whether that has been done since.
+    fetched: VecDeque<(Print, SummaryAt, bool)>,
 }
 
 fn push<T>(list: &mut VecDeque<T>, item: T) {
@@ -35,6 +37,7 @@ impl Hints {
             wanted: VecDeque::with_capacity(LENGTH),
             asked: VecDeque::with_capacity(LENGTH),
             failed: VecDeque::with_capacity(LENGTH),
+            fetched: VecDeque::with_capacity(LENGTH),
         }
     }
 
@@ -53,8 +56,37 @@ impl Hints {
         Some(hint.at)
     }
 
-    /// Takes `at` off the lists: it is here. What credit it had, if it was a hint.
+    /// `at` was read. What credit it had, if it was a hint.
     pub fn loaded(&mut self, at: &SummaryAt) -> Option<u32> {
+        self.fetched.iter_mut().filter(|f| f.1 == *at).for_each(|f| f.2 = true);
+        self.drop(at)
+    }
+
+    /// Notes that `print` is told to fetch `at`. False where it was told before and `at` was read since: it left the cache at
+    /// once, which is too small for it.
+    pub fn fetch(&mut self, print: &Print, at: SummaryAt) -> bool {
+        match self.fetched.iter().position(|f| f.0 == *print && f.1 == at) {
+            Some(n) if self.fetched[n].2 => {
+                self.fetched.remove(n);
+                false
+            }
+            Some(_) => true,
+            None => {
+                push(&mut self.fetched, (*print, at, false));
+                true
+            }
+        }
+    }
+
+    /// `print` was found: what it was told to fetch did help.
+    pub fn found(&mut self, print: &Print) {
+        if !self.fetched.is_empty() {
+            self.fetched.retain(|f| f.0 != *print);
+        }
+    }
+
+    /// Takes `at` off the lists of what is to be read and what failed. What credit it had, if it was a hint.
+    pub fn drop(&mut self, at: &SummaryAt) -> Option<u32> {
         self.failed.retain(|f| f != at);
         let credit = self.wanted.iter().chain(&self.asked).find(|h| h.at == *at).map(|h| h.credit);
         if credit.is_some() {
@@ -66,7 +98,7 @@ impl Hints {
 
     /// `at` could not be read: it is not asked for again while it is on the list.
     pub fn failed(&mut self, at: SummaryAt) {
-        self.loaded(&at);
+        self.drop(&at);
         push(&mut self.failed, at);
     }
 
@@ -78,6 +110,7 @@ impl Hints {
         self.wanted.clear();
         self.asked.clear();
         self.failed.clear();
+        self.fetched.clear();
     }
 }
 
@@ -105,6 +138,19 @@ mod tests {
         assert_eq!((h.take(), h.has_failed(&at(2))), (None, true));
         h.loaded(&at(2));
         assert!(!h.has_failed(&at(2)));
+    }
+
+    #[test]
+    fn a_print_fetches_once_until_it_looked_again() {
+        let mut h = Hints::new();
+        assert!(h.fetch(&[1; 16], at(1)) && h.fetch(&[1; 16], at(1)) && h.fetch(&[2; 16], at(1)));
+        h.loaded(&at(1));
+        assert!(!h.fetch(&[1; 16], at(1)), "it was read and did not help");
+        assert!(h.fetch(&[1; 16], at(1)), "another time");
+        h.loaded(&at(1));
+        h.found(&[1; 16]);
+        assert!(h.fetch(&[1; 16], at(1)), "it helped");
+        assert!(!h.fetch(&[2; 16], at(1)) && h.fetch(&[1; 16], at(3)));
     }
 
     #[test]

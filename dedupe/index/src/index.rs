@@ -99,6 +99,7 @@ impl Index {
         if let Some(found) = self.cache.find(print) {
             if let Some(candidate) = self.hit(&found) {
                 self.stats.hits += 1;
+                self.hints.found(print);
                 return Answer::Hit(candidate);
             }
             self.cache.forget(print, found.id);
@@ -171,8 +172,8 @@ impl Index {
         self.sample.matches(&key).zip(&mut tries).for_each(|(found, to)| *to = Some(found));
         for (spot, pointer) in tries.into_iter().flatten() {
             match self.judge(&key, pointer) {
-                Judged::Fetch(at) => return Some(at),
-                Judged::Keep => {}
+                Judged::Fetch(at) if self.hints.fetch(print, at) => return Some(at),
+                Judged::Fetch(_) | Judged::Keep => {}
                 Judged::Remove => self.sample.remove(spot),
             }
         }
@@ -209,7 +210,7 @@ impl Index {
                 self.stats.prefetches += 1;
                 return Some(at);
             }
-            self.hints.loaded(&at);
+            self.hints.drop(&at);
         }
         None
     }
@@ -259,7 +260,7 @@ impl Index {
             return false;
         }
         // It may have been asked for before it was written, as what follows the last batch.
-        self.hints.loaded(&at);
+        self.hints.drop(&at);
         self.sample.add(entries.iter().map(|e| Key::of(&e.print)), pointer, &self.sequences);
         true
     }

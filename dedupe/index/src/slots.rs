@@ -115,6 +115,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Against a list, with hashes that collide and wrap round.
         #[test]
         fn does_what_a_list_does(ops in proptest::collection::vec((0u8..3, any::<u8>(), 0u32..6), 1..300)) {

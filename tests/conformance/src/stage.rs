@@ -10,7 +10,7 @@ use caisson_wire::{Sgl, Status};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-const WAIT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(20);
 
 /// How far a connection has come before it misbehaves. The number is the digests (bit 0 header, bit 1 data).
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The subsystem under test.
@@ -107,11 +107,25 @@ impl Subject {
         Subject { target, reactors, address: Address::new("127.0.0.1", at.port()), volumes, folder }
     }
 
+    /// Waits until the target has `most` connections or fewer. Those that a test has dropped go a moment later, and their
+    /// open files with them, of which a process may have no more than a thousand.
+    ///
+    /// # Panics
+    /// When they do not go.
+    pub fn settle(&self, most: u64) {
+        let end = Instant::now() + Duration::from_secs(20);
+        let now = || self.reactors.stats().iter().map(|t| t.connections.load(Ordering::Relaxed)).sum::<u64>();
+        while now() > most {
+            assert!(Instant::now() < end, "{} connections, and not {most}", now());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Options of a host with a keep-alive time-out of zero and short waits.
     pub fn options(&self, nqn: &str) -> Options {
         let mut o = Options::new(self.address.clone(), nqn).host("nqn.2026-01.io.example:host");
         o.kato_ms = 0;
-        o.timeout = Duration::from_secs(5);
+        o.timeout = Duration::from_secs(20);
         o
     }
 

@@ -454,7 +454,7 @@ fn abort_ends_a_write_that_waits_for_its_data() {
     use caisson_conformance::pdu::{capsule, connect, icreq};
     use caisson_initiator::transport::{Pdu, RawConn};
     use caisson_wire::pdu::{CapsuleResp, R2t, kind};
-    let mut raw = RawConn::connect(&s.address, Duration::from_secs(5)).unwrap();
+    let mut raw = RawConn::connect(&s.address, Duration::from_secs(20)).unwrap();
     raw.send(&icreq(0).0).unwrap();
     raw.receive().unwrap();
     raw.send(&connect(1, &c.options.connect_data(c.cntlid)).0).unwrap();
@@ -475,7 +475,7 @@ fn abort_ends_a_write_that_waits_for_its_data() {
         Err(_) => {
             let data = caisson_conformance::pdu::h2c_data(0x4242, ttag, 0, 4, &[1; 4096]);
             raw.send(&data.0).unwrap();
-            raw.set_timeout(Duration::from_secs(5));
+            raw.set_timeout(Duration::from_secs(20));
             raw.receive().unwrap_or_else(|e| panic!("the aborted write is never completed: {e}"))
         }
     };

@@ -11,7 +11,7 @@ use caisson_wire::opcode::{FABRICS, admin, fctype, io as op};
 use caisson_wire::property::{Cap, Cc, Csts, shn, shst};
 use std::time::Duration;
 
-const WAIT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(20);
 const BAD: Status = Status::CONNECT_INVALID_PARAMETERS.dnr();
 
 fn open(s: &Subject) -> Queue {
@@ -351,19 +351,28 @@ fn controllers_are_enabled_reset_and_shut_down() {
 fn keep_alive_ends_silent_associations_and_only_those() {
     let s = Subject::start();
     let mut o = s.options(NQN);
-    o.kato_ms = 1000;
+    // Long enough that a host may be held up for a while by a busy machine.
+    const KATO: Duration = Duration::from_secs(2);
+    o.kato_ms = KATO.as_millis() as u32;
     let mut silent = Client::connect(o.clone()).unwrap();
     let mut kept = Client::connect(o.clone()).unwrap();
     let mut busy = Client::connect(o).unwrap();
     let mut q = busy.io_queue(1, 32).unwrap();
     let mut silent_queue = silent.io_queue(1, 32).unwrap();
     let start = std::time::Instant::now();
-    while start.elapsed() < Duration::from_millis(3500) {
+    // Reading tells that a queue was closed; sending would be a sign of life.
+    let mut ended = None;
+    while ended.is_none() || start.elapsed() < 2 * KATO {
+        assert!(start.elapsed() < 2 * KATO + WAIT, "a silent host's admin queue is closed");
+        if ended.is_none() && silent.admin.poll(Duration::ZERO).is_err() {
+            ended = Some(start.elapsed());
+        }
         kept.tick().unwrap();
         // Traffic on any queue keeps an association alive (CTRATT.TBKAS).
         assert!(q.run(Command::new(op::FLUSH, 1)).unwrap().status().is_success());
         std::thread::sleep(Duration::from_millis(100));
     }
+    println!("  a silent host was ended after {ended:?}");
     assert!(kept.run(Command::new(admin::KEEP_ALIVE, 0)).unwrap().status().is_success());
     assert!(busy.run(Command::new(admin::KEEP_ALIVE, 0)).unwrap().status().is_success());
     assert!(silent.run(Command::new(admin::KEEP_ALIVE, 0)).is_err(), "a silent host's admin queue is closed");

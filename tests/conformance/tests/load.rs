@@ -108,6 +108,20 @@ impl Target {
         ticks / 100.0
     }
 
+    /// How many files the target has open: one for each connection, and some of its own.
+    fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it is alive").count()
+    }
+
+    /// Waits until the target has no more files open than `before`: until the connections since then are gone.
+    fn settles(&self, before: usize) {
+        let end = Instant::now() + WAIT;
+        while self.open_files() > before {
+            assert!(Instant::now() < end, "{} files are open, not {before}", self.open_files());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// A write and a read that must come back, on a connection of their own.
     fn works(&self) {
         let start = Instant::now();
@@ -214,14 +228,19 @@ fn floods_are_shed() {
     const LIMIT: usize = 64;
     println!("a flood on a target that takes {LIMIT} connections");
     let t = Target::start(LIMIT);
+    let files = t.open_files();
     let mut kept: Vec<RawConn> = (0..LIMIT - 4).map(|_| greeted(&t)).collect();
     let mut shed = 0;
     let mut served = 0;
     for _ in 0..1000 {
         // What is shed is closed at once: it may be gone before anything can be sent.
-        let Ok(mut c) = RawConn::connect(&t.address, WAIT) else { continue };
-        match c.send(&icreq(0).0).and_then(|()| c.receive()) {
-            Ok(_) => {
+        let answer = RawConn::connect(&t.address, WAIT).and_then(|mut c| {
+            c.send(&icreq(0).0)?;
+            c.receive()?;
+            Ok(c)
+        });
+        match answer {
+            Ok(c) => {
                 served += 1;
                 kept.push(c);
             }
@@ -239,7 +258,7 @@ fn floods_are_shed() {
         );
     }
     drop(kept);
-    std::thread::sleep(Duration::from_millis(300));
+    t.settles(files);
     t.works();
 }
 
@@ -248,6 +267,7 @@ fn churn_leaves_nothing_behind() {
     println!("{ROUNDS} connections that come and go");
     let t = Target::start(16_384);
     let options = t.options();
+    let files = t.open_files();
     let churn = || {
         for i in 0..ROUNDS {
             match i % 3 {
@@ -256,7 +276,7 @@ fn churn_leaves_nothing_behind() {
                 _ => drop(enabled(&t, &options)),
             }
         }
-        std::thread::sleep(Duration::from_millis(300));
+        t.settles(files);
         t.resident()
     };
     let (first, second) = (churn(), churn());

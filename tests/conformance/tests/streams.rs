@@ -12,7 +12,9 @@ use caisson_wire::pdu::{flag, kind};
 use caisson_wire::{Sgl, Status};
 use std::time::{Duration, Instant};
 
-const WAIT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(20);
+/// How many connections may be on their way out while more are made.
+const CROWD: u64 = 200;
 
 /// A whole short session as one stream: ICReq, Connect, a question, a write in the capsule that the admin queue refuses.
 fn session(s: &Subject) -> Vec<u8> {
@@ -30,6 +32,7 @@ fn a_stream_cut_at_each_byte_harms_nobody() {
     beside_verified_io(&s, || {
         let mut count = 0;
         for cut in cuts {
+            s.settle(CROWD);
             let mut c = RawConn::connect(&s.address, WAIT).unwrap();
             c.send(&stream[..cut]).unwrap();
             if cut % 2 == 0 {
@@ -157,6 +160,7 @@ fn random_damage_ends_at_most_its_own_connection() {
         let mut rounds = 0;
         while rounds < 4000 && Instant::now() < end {
             rounds += 1;
+            s.settle(CROWD);
             let stage =
                 [Stage::Fresh, Stage::Greeted(0), Stage::Admin(0), Stage::Io(0)][rng.below(4) as usize];
             let mut stream: Vec<u8> = Vec::new();
@@ -187,7 +191,7 @@ fn random_damage_ends_at_most_its_own_connection() {
 fn a_host_that_stops_sending_still_reads_our_last_words() {
     let s = Subject::start();
     for _ in 0..30 {
-        let mut c = RawConn::connect(&s.address, Duration::from_secs(5)).unwrap();
+        let mut c = RawConn::connect(&s.address, Duration::from_secs(20)).unwrap();
         let mut icreq = vec![0u8; 128];
         (icreq[2], icreq[4], icreq[8]) = (128, 128, 9);
         c.send(&icreq).unwrap();

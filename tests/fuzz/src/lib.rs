@@ -13,6 +13,7 @@
 //! went in; of the controller model (`queue`) that each command is answered once and none is forgotten; and of the pool's
 //! format (`log`) that nothing authenticates that was not sealed.
 
+mod codec;
 mod controller;
 mod host;
 mod input;
@@ -20,14 +21,17 @@ mod keys;
 mod log;
 mod loopback;
 mod queue;
+mod tables;
 mod wire;
 
+pub use codec::codec;
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
 pub use keys::key_file;
 pub use log::log;
 pub use loopback::{loopback, loopback_completed};
 pub use queue::queue;
+pub use tables::{table_changes, table_root};
 pub use wire::wire;
 
 use input::Input;
@@ -36,7 +40,8 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 8] = [
+pub const BODIES: [(&str, Body); 11] = [
+    ("codec", codec),
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),
@@ -45,6 +50,8 @@ pub const BODIES: [(&str, Body); 8] = [
     ("loopback", loopback),
     ("queue", queue),
     ("wire", wire),
+    ("table_changes", table_changes),
+    ("table_root", table_root),
 ];
 
 /// Checks that `bytes` are whole PDUs whose lengths agree, all of types in `kinds`; with one of type `term` only last.

@@ -73,6 +73,29 @@ fn the_log_seeds_decode() {
     assert_eq!(caisson_log::Superblock::decode_plain(&copy).unwrap().slots.len(), 3);
 }
 
+/// Seeds of the pool's format with some bytes changed, the same ones each time: what random bytes alone never reach.
+#[test]
+fn changed_log_seeds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/log");
+    let mut x = 7u64;
+    let mut next = |below: usize| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 33) as usize % below
+    };
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let seed = std::fs::read(entry.unwrap().path()).unwrap();
+        for _ in 0..400 {
+            let mut bytes = seed.clone();
+            for _ in 0..=next(3) {
+                let at = next(bytes.len().min(700));
+                bytes[at] = [0, 1, 0xff, next(256) as u8][next(4)];
+            }
+            bytes.truncate(bytes.len() - next(2) * next(bytes.len()));
+            caisson_fuzz::log(&bytes);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -177,7 +177,7 @@ fn pools_are_made_in_a_running_target_and_survive_restarts() {
 #[test]
 fn pools_are_checked_and_looked_into_without_a_target() {
     let s = Stage::new("offline");
-    let mut t = s.export(&["--size", "64M", "--pool-size", "96M"]);
+    let mut t = s.export(&["--size", "64M", "--pool-size", "256M"]);
     s.perf(&t, "write");
     s.ask(&["volume", "snapshot", "disk", "kept"]);
     let (pool, key, pass) = (s.dir.path("p"), s.dir.path("key"), s.dir.path("pass"));

@@ -78,8 +78,10 @@ fn the_client_survives_it() {
     let wait = Duration::from_millis(200);
     let mut ended = 0;
     for _ in 0..COUNT {
+        // The greeting is answered, but only once the one before is done with.
+        let mut q = Queue::open(&to, Greeting::default(), Duration::from_secs(20)).unwrap();
+        q.set_timeout(wait);
         let start = Instant::now();
-        let mut q = Queue::open(&to, Greeting::default(), wait).unwrap();
         let command = match ended % 2 {
             0 => Command::new(io::READ, 1).with(Data::In(4096)),
             _ => Command::new(io::WRITE, 1).with(Data::OutAsked(vec![0; 8192])),

@@ -2,7 +2,7 @@
 
 use crate::store::{Held, Image, Store};
 use caisson_tables::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// splitmix64.
 #[derive(Clone)]
@@ -66,6 +66,12 @@ pub struct Rig {
     at: Option<(u32, u32)>,
     to: Option<(u32, u32)>,
     reserved: Vec<u32>,
+    /// Whether a checkpoint was given up since the last durable one: pages have other places then than after a replay.
+    abandoned: bool,
+    /// Ids that the last durable checkpoint has in use.
+    pub barred: HashSet<u64>,
+    /// How many ids far away may still be used.
+    pub far: u32,
     pub asked: u64,
 }
 
@@ -116,6 +122,9 @@ impl Rig {
             at: None,
             to: None,
             reserved: Vec::new(),
+            abandoned: false,
+            barred: HashSet::new(),
+            far: 0,
             asked: 0,
         };
         rig.freeze();
@@ -132,6 +141,15 @@ impl Rig {
     pub fn new_block(&mut self, content: u64) -> BlockId {
         let mut ids = Vec::new();
         sure!(self, self.tables.allocate(1, &mut ids));
+        if self.far > 0 && self.rng.one_in(40) {
+            // An id far away, as a much larger pool would have, so that the block table grows.
+            self.far -= 1;
+            self.tables.release(&ids);
+            let reach = [17, 26, 34, 43][self.rng.below(4) as usize];
+            let far = self.tables.limit() + 512 + self.rng.below(1 << reach);
+            ids = vec![BlockId::new(far).unwrap()];
+        }
+        assert!(!self.barred.contains(&ids[0].get()), "an id is reused only after a checkpoint");
         let stored = stored(&mut self.rng);
         sure!(self, self.tables.put(ids[0], stored));
         self.open.new.push((ids[0], stored, content));
@@ -187,9 +205,13 @@ impl Rig {
         let mut changes = Vec::new();
         open.journal.iter().for_each(|c| c.encode(&mut changes));
         assert_eq!(Change::decode(&changes).unwrap(), open.journal);
-        let new: Vec<_> = open.new.iter().map(|&(id, stored, _)| (id, stored, place(stored.length))).collect();
-        let moved: Vec<_> =
-            open.moved.iter().map(|&(id, from, stored, _)| (id, from, place(stored.length), stored)).collect();
+        let new: Vec<_> =
+            open.new.iter().map(|&(id, stored, _)| (id, stored, place(stored.length))).collect();
+        let moved: Vec<_> = open
+            .moved
+            .iter()
+            .map(|&(id, from, stored, _)| (id, from, place(stored.length), stored))
+            .collect();
         for (n, content) in new.iter().zip(open.new.iter().map(|n| n.2)) {
             self.store.put(n.2, sequence, Held::Block(content));
             self.tables.locate(n.0, n.2);
@@ -255,9 +277,12 @@ impl Rig {
         let pieces = root.encode(1 + self.rng.below(5000) as usize);
         assert_eq!(Root::decode(&pieces).unwrap(), root);
         self.base = Base { pieces };
+        self.abandoned = false;
         self.log.drain(..self.frozen_at.take().expect("a checkpoint is under way"));
         let free = self.tables.free_segments();
         let freed = self.tables.checkpointed();
+        let empty = |n: &u32| root.segments[*n as usize].live == 0;
+        assert!(freed.iter().all(empty), "what the root refers to is not freed");
         assert_eq!(self.tables.free_segments(), free + freed.len() as u32);
     }
 
@@ -268,6 +293,7 @@ impl Rig {
         }
         self.tables.abandon();
         self.frozen_at = None;
+        self.abandoned = true;
     }
 
     /// Reads the last durable checkpoint and checks all it says of itself.
@@ -296,6 +322,9 @@ impl Rig {
             at: None,
             to: None,
             reserved: Vec::new(),
+            abandoned: false,
+            barred: HashSet::new(),
+            far: self.far,
             asked: 0,
         };
         rig.tables.reclaim();
@@ -354,10 +383,10 @@ impl Rig {
     /// That replay leads to the very state that live changes led to.
     pub fn compare(&mut self) {
         assert!(self.open.new.is_empty() && self.open.journal.is_empty());
-        let clean = self.frozen_at.is_none();
-        if !clean {
+        if self.frozen_at.is_some() {
             self.abandon();
         }
+        let clean = !self.abandoned;
         let (mut replayed, _) = self.recovered(self.log.len());
         assert_eq!(self.tables.stats(), replayed.tables.stats());
         assert_eq!(self.tables.limit(), replayed.tables.limit());

@@ -104,7 +104,15 @@ impl Image {
     }
 
     /// Reads a page of the block table; how much is in use below it, as its directory counts.
-    fn blocks(&mut self, root: &Root, store: &Store, level: u8, index: u64, place: Place, length: u32) -> u32 {
+    fn blocks(
+        &mut self,
+        root: &Root,
+        store: &Store,
+        level: u8,
+        index: u64,
+        place: Place,
+        length: u32,
+    ) -> u32 {
         self.account(place, length);
         let page = self.fetch(root, store, PageKey::Blocks { level, index }, place);
         let mut used = 0;
@@ -192,7 +200,7 @@ impl Image {
 
     /// The pages without what only tells where pages are stored.
     pub fn logical(&self) -> BTreeMap<PageKey, Vec<u8>> {
-        let strip = |(key, page): (&PageKey, &Box<Page>)| {
+        let strip = |key: &PageKey, page: &Page| {
             let mut bytes = page.to_vec();
             assert_eq!(bytes.len(), PAGE);
             for r in bytes.chunks_mut(16) {
@@ -208,6 +216,6 @@ impl Image {
             }
             (*key, bytes)
         };
-        self.pages.iter().map(strip).collect()
+        self.pages.iter().map(|(key, page)| strip(key, page)).collect()
     }
 }

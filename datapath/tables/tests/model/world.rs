@@ -47,8 +47,18 @@ pub struct Totals {
 impl Totals {
     pub fn add(&mut self, t: &Totals) {
         for (a, b) in self.fields().into_iter().zip([
-            t.writes, t.shares, t.unmaps, t.snapshots, t.forgotten, t.moves, t.checkpoints, t.abandoned, t.crashes,
-            t.compared, t.asked, t.reused,
+            t.writes,
+            t.shares,
+            t.unmaps,
+            t.snapshots,
+            t.forgotten,
+            t.moves,
+            t.checkpoints,
+            t.abandoned,
+            t.crashes,
+            t.compared,
+            t.asked,
+            t.reused,
         ]) {
             *a += b;
         }
@@ -56,9 +66,18 @@ impl Totals {
 
     fn fields(&mut self) -> [&mut u64; 12] {
         [
-            &mut self.writes, &mut self.shares, &mut self.unmaps, &mut self.snapshots, &mut self.forgotten,
-            &mut self.moves, &mut self.checkpoints, &mut self.abandoned, &mut self.crashes, &mut self.compared,
-            &mut self.asked, &mut self.reused,
+            &mut self.writes,
+            &mut self.shares,
+            &mut self.unmaps,
+            &mut self.snapshots,
+            &mut self.forgotten,
+            &mut self.moves,
+            &mut self.checkpoints,
+            &mut self.abandoned,
+            &mut self.crashes,
+            &mut self.compared,
+            &mut self.asked,
+            &mut self.reused,
         ]
     }
 
@@ -96,7 +115,8 @@ impl World {
             dirty_limit: 1000,
             max_refs: if saturates { 4 + rng.below(6) as u32 } else { u32::MAX },
         };
-        let rig = Rig::new(geometry, Rng(rng.next()));
+        let mut rig = Rig::new(geometry, Rng(rng.next()));
+        rig.far = [0, 0, 1, 5][rng.below(4) as usize];
         World {
             rig,
             rng,
@@ -201,8 +221,10 @@ impl World {
         let (name, blocks, settings) = (self.name(), self.size(), vec![self.rng.next() as u8; 3]);
         let id = VolumeId(self.rig.tables.next_volume().0 + self.rng.below(3) as u32);
         let bytes = blocks * 4096;
-        self.change(VolumeChange::Create { id, name: name.clone(), bytes, settings: settings.clone() }).unwrap();
-        let again = VolumeChange::Create { id: VolumeId(id.0 + 1), name: name.clone(), bytes, settings: vec![] };
+        self.change(VolumeChange::Create { id, name: name.clone(), bytes, settings: settings.clone() })
+            .unwrap();
+        let again =
+            VolumeChange::Create { id: VolumeId(id.0 + 1), name: name.clone(), bytes, settings: vec![] };
         assert_eq!(self.change(again), Err(VolumeError::NameTaken(name.clone())));
         self.disks.insert(id, Rc::new(Disk { name, blocks, settings, ..Disk::default() }));
     }
@@ -339,7 +361,8 @@ impl World {
         let Some(of) = self.pick(|d| !d.dying && d.tail == 0) else { return };
         let (id, name, read_only) = (self.rig.tables.next_volume(), self.name(), self.rng.one_in(2));
         let settings = vec![1];
-        let change = VolumeChange::Snapshot { of, id, name: name.clone(), settings: settings.clone(), read_only };
+        let change =
+            VolumeChange::Snapshot { of, id, name: name.clone(), settings: settings.clone(), read_only };
         self.change(change).unwrap();
         let mut disk = (*self.disks[&of]).clone();
         (disk.name, disk.settings, disk.parent, disk.read_only) = (name, settings, Some(of), read_only);
@@ -510,6 +533,7 @@ impl World {
     /// The durable checkpoint is the state at its freeze, read from bytes.
     fn check_image(&mut self) {
         let (root, image) = self.rig.image();
+        self.rig.barred = image.entries.keys().copied().collect();
         let then = self.past[0].clone();
         assert_eq!(root.volumes.len(), then.len());
         for v in &root.volumes {
@@ -599,7 +623,8 @@ impl World {
             let disk = self.disks[&v].clone();
             let r = self.rig.tables.volume(v).unwrap().clone();
             let said = (&r.name, r.blocks, &r.settings, r.parent, r.read_only, r.dying, r.tail);
-            let model = (&disk.name, disk.blocks, &disk.settings, disk.parent, disk.read_only, disk.dying, disk.tail);
+            let model =
+                (&disk.name, disk.blocks, &disk.settings, disk.parent, disk.read_only, disk.dying, disk.tail);
             assert_eq!(said, model);
             if disk.dying {
                 continue;
@@ -622,10 +647,9 @@ impl World {
     fn clean_pages(&mut self) {
         let (_, image) = self.rig.image();
         for (key, _) in image.pages.iter().step_by(3) {
-            if let PageKey::Map(id) = key {
-                if let Some(raw) = image.entries.get(&id.get()) {
-                    sure!(self.rig, self.rig.tables.clean_page(*key, raw.place));
-                }
+            let PageKey::Map(id) = key else { continue };
+            if let Some(raw) = image.entries.get(&id.get()) {
+                sure!(self.rig, self.rig.tables.clean_page(*key, raw.place));
             }
         }
     }

@@ -99,6 +99,8 @@ pub(crate) fn copy_out(key: u32, bytes: &[u8], events: &mut Vec<Event>) {
 pub(crate) struct DriverStats {
     /// System calls made.
     pub syscalls: u64,
+    /// Those among them that asked a socket, instead of sleeping, and found nothing.
+    pub vain_polls: u64,
     /// Times the thread slept in the kernel.
     pub sleeps: u64,
     /// Received chunks that had to be copied because buffers were short.

@@ -48,6 +48,9 @@ pub struct ThreadStats {
     pub turns: AtomicU64,
     /// System calls.
     pub syscalls: AtomicU64,
+    /// Those among them that polled a socket and found nothing. They are what spinning is made of: how many there are
+    /// depends on how long hosts let a thread wait, not on how many commands they send.
+    pub vain_polls: AtomicU64,
     /// Times it slept in the kernel.
     pub sleeps: AtomicU64,
     /// Connections accepted.

@@ -620,6 +620,8 @@ impl<D: Driver> Reactor<D> {
         let d = self.driver.stats();
         self.stats.turns.fetch_add(1, Ordering::Relaxed);
         self.stats.syscalls.store(d.syscalls, Ordering::Relaxed);
+        // After the calls that they are among, for who reads both.
+        self.stats.vain_polls.store(d.vain_polls, Ordering::Release);
         self.stats.sleeps.store(d.sleeps, Ordering::Relaxed);
         self.stats.copied_rx.store(d.copied_rx, Ordering::Relaxed);
         self.stats.connections.store(u64::from(self.live), Ordering::Relaxed);

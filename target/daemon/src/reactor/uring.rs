@@ -92,6 +92,8 @@ pub(crate) struct Uring {
     may_heat: bool,
     hot_buf: Option<BufMut>,
     bell_armed: bool,
+    /// The kernel's flag for deferred work is not to be believed, see [`Uring::entered`].
+    stale: bool,
     /// The ring has brought bytes in this turn.
     brought: bool,
     /// Listeners that wait for descriptors to come free, and until when.
@@ -133,6 +135,7 @@ impl Uring {
             may_heat: spins,
             hot_buf: None,
             bell_armed: false,
+            stale: false,
             brought: false,
             resting: Vec::new(),
             rest_until: Instant::now(),
@@ -296,7 +299,7 @@ impl Uring {
                     conn.ended = true;
                     self.told.push(Event::Ended { key, error: 0 });
                 }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => self.stats.vain_polls += 1,
                 Err(e) => {
                     conn.ended = true;
                     self.told.push(Event::Ended { key, error: e.raw_os_error() });
@@ -323,10 +326,18 @@ impl Uring {
 
     /// Whether entering the kernel would bring something.
     fn due(&mut self) -> bool {
+        let stale = self.stale;
         !self.ring.completion().is_empty() || {
             let sq = self.ring.submission();
-            !sq.is_empty() || sq.taskrun() || sq.cq_overflow()
+            !sq.is_empty() || (sq.taskrun() && !stale) || sq.cq_overflow()
         }
+    }
+
+    /// After entering the kernel: whether its flag for deferred work can be believed. Work that is added while the kernel
+    /// runs earlier work is run with it, but leaves the flag behind; believed, that would keep the thread awake until
+    /// something happens. What comes while the flag is not believed is met by the next sleep, which looks at the work itself.
+    fn entered(&mut self) {
+        self.stale = self.ring.completion().is_empty() && self.ring.submission().taskrun();
     }
 
     fn on_send(&mut self, key: u32, result: i32, events: &mut Vec<Event>) {
@@ -565,8 +576,9 @@ impl Driver for Uring {
         if sleep {
             self.cool();
         }
+        let entered = sleep || self.due();
+        self.stats.syscalls += u64::from(entered);
         let result = if sleep {
-            self.stats.syscalls += 1;
             self.stats.sleeps += 1;
             match wait {
                 Wait::Sleep(Some(ns)) => {
@@ -575,8 +587,7 @@ impl Driver for Uring {
                 }
                 _ => self.ring.submit_and_wait(1),
             }
-        } else if self.due() {
-            self.stats.syscalls += 1;
+        } else if entered {
             self.ring.submit()
         } else {
             Ok(0)
@@ -589,6 +600,9 @@ impl Driver for Uring {
                     Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
                 ) => {}
             Err(e) => return Err(e),
+        }
+        if entered {
+            self.entered();
         }
         self.brought = false;
         self.reap(events);

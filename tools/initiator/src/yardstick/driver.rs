@@ -78,7 +78,9 @@ pub fn drive(
             if now - last > SILENCE {
                 return Err(Error::Timeout { what: "the peer's answer".into(), after: SILENCE });
             }
-            if now - start >= time {
+            // Without a single answer nothing was measured: the first is waited for, as long as for any other.
+            let overdue = now - start >= time + SILENCE;
+            if now - start >= time && (latency.count() > 0 || overdue) {
                 break;
             }
         }

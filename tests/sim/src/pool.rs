@@ -1,0 +1,283 @@
+//! The production engine as a subject: a pool on simulated disks, with its background on a simulated thread.
+
+use crate::format::Nonces;
+use crate::plan::Plan;
+use crate::subject::{Action, Nature, Reply, Settings, Slot, Subject};
+use caisson_block::{Cx, Volume};
+use caisson_device::sim::{Rng, SimDisk};
+use caisson_device::{Alignment, Buffers, FileStore};
+use caisson_engine::{
+    ChangeError, Cipher, Create, Level, Memory, Options, Pool, PoolId, PoolVolume, Secrets, Settings as Kept,
+};
+use caisson_fingerprint::FingerprintKey;
+use caisson_keys::Secret;
+use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT, Superblock};
+use caisson_task::{Port, Task};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where an action puts the pool that it made or opened.
+type Place = Arc<Mutex<Option<Pool>>>;
+
+/// A pool.
+pub struct Simulated {
+    disks: Vec<Arc<SimDisk>>,
+    place: Place,
+    /// Volumes that are exported, as the target would hold them.
+    volumes: Mutex<BTreeMap<u32, Arc<PoolVolume>>>,
+    buffers: Buffers,
+    /// For the pool's random bytes.
+    rng: Rng,
+    segment: u32,
+    cipher: Cipher,
+    distance: Option<u64>,
+    max_refs: u32,
+    memory: Memory,
+    nonces: Nonces,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name_of(name: u32) -> String {
+    format!("v{name}")
+}
+
+fn kept(settings: Settings, block_size: u32) -> Kept {
+    Kept {
+        block_size,
+        compression: settings.compression.and_then(Level::new),
+        dedup: settings.dedup,
+        write_cache: settings.write_cache,
+        verify: settings.verify,
+    }
+}
+
+/// Keys that every simulated pool has.
+pub fn secrets() -> Secrets {
+    let secret = |byte: u8| Secret::take(&mut [byte; 32]);
+    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
+}
+
+fn reply(result: Result<(), ChangeError>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(ChangeError::Full) => Reply::Full,
+        Err(e) => Reply::Failed(e.to_string()),
+    }
+}
+
+impl Simulated {
+    /// Its disks, empty.
+    pub fn new(plan: &Plan) -> Simulated {
+        let mut rng = Rng::new(plan.seed ^ 0x5EED);
+        let align = Alignment { memory: plan.unit, offset: plan.unit };
+        let disk = |n: usize| {
+            let seed = plan.seed.wrapping_add(n as u64);
+            SimDisk::new(seed, plan.disk_size, plan.sector, align, plan.punches, plan.faults)
+        };
+        let disks: Vec<_> = (0..plan.disks).map(disk).collect();
+        let nonces = Nonces::default();
+        disks.iter().for_each(|d| nonces.watch(d));
+        let kib = |rng: &mut Rng, most| (64 + rng.below(most)) << 10;
+        Simulated {
+            disks,
+            place: Place::default(),
+            volumes: Mutex::default(),
+            buffers: Buffers::new([64, 32, 32]).expect("address space for a few buffers"),
+            segment: if rng.below(3) == 0 { 128 << 10 } else { 64 << 10 },
+            cipher: if rng.below(2) == 0 { Cipher::ChaCha20Poly1305 } else { Cipher::Aes256Gcm },
+            distance: (rng.below(4) > 0).then(|| kib(&mut rng, 1024)),
+            max_refs: if rng.below(4) == 0 { 2 + rng.below(6) as u32 } else { u32::MAX },
+            memory: Memory { tables: 1 << 20, index: 4096 << rng.below(8), summaries: 4096 << rng.below(8) },
+            rng,
+            nonces,
+        }
+    }
+
+    fn stores(&self) -> Vec<Arc<FileStore>> {
+        self.disks.iter().map(|d| d.store()).collect()
+    }
+
+    fn options(&mut self) -> Options {
+        let mut rng = Rng::new(self.rng.below(u64::MAX));
+        Options {
+            memory: self.memory,
+            random: Some(Box::new(move |bytes| bytes.iter_mut().for_each(|b| *b = rng.below(256) as u8))),
+            buffers: Some(self.buffers.clone()),
+            checkpoint_distance: self.distance,
+            max_refs: self.max_refs,
+        }
+    }
+
+    fn create(&mut self, cx: &mut Cx<'_>, slot: Slot) {
+        let (stores, options, place) = (self.stores(), self.options(), Arc::clone(&self.place));
+        let create = Create {
+            id: PoolId([7; 16]),
+            cipher: self.cipher,
+            segment_size: Some(self.segment),
+            slots: Vec::new(),
+        };
+        Task::spawn(cx, |port| async move {
+            match Pool::create(&port, stores, secrets(), create, options).await {
+                Ok(pool) => begin(&port, pool, &place, &slot).await,
+                Err(e) => slot.put(Reply::Failed(e.to_string())),
+            }
+        });
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>, slot: Slot) {
+        let (stores, options, place) = (self.stores(), self.options(), Arc::clone(&self.place));
+        Task::spawn(cx, |port| async move {
+            match Pool::open(&port, stores, secrets(), options).await {
+                Ok(pool) => begin(&port, pool, &place, &slot).await,
+                Err(e) => slot.put(Reply::Failed(e.to_string())),
+            }
+        });
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        lock(&self.place).clone()
+    }
+}
+
+/// Starts the background of a pool on this thread, and says that the pool is there.
+async fn begin(port: &Port, pool: Pool, place: &Place, slot: &Slot) {
+    let mut background = None;
+    pool.tend(|make| background = Some(make));
+    if let Some(make) = background {
+        port.run(|cx| Task::spawn(cx, make)).await;
+    }
+    *lock(place) = Some(pool);
+    slot.put(Reply::Done);
+}
+
+/// What an action does to an open pool.
+async fn change(port: &Port, pool: &Pool, action: Action, block_size: u32) -> Reply {
+    reply(match action {
+        Action::Make { name, block_size, size, settings } => {
+            let bytes = size * u64::from(block_size);
+            pool.create_volume(port, &name_of(name), bytes, kept(settings, block_size)).await.map(drop)
+        }
+        Action::Snapshot { of, name, read_only } => {
+            pool.snapshot(port, &name_of(of), &name_of(name), read_only).await.map(drop)
+        }
+        Action::Delete { name } => pool.delete_volume(port, &name_of(name)).await,
+        Action::Resize { name, size } => {
+            pool.resize_volume(port, &name_of(name), size * u64::from(block_size)).await
+        }
+        Action::Set { name, settings } => {
+            pool.set_volume(port, &name_of(name), kept(settings, block_size)).await
+        }
+        Action::Checkpoint => pool.checkpoint(port).await,
+        Action::Close => pool.close(port).await,
+        Action::Create
+        | Action::Open
+        | Action::Clean
+        | Action::Scrub
+        | Action::DropIndex
+        | Action::Grow
+        | Action::Attach { .. } => return Reply::Unsupported,
+    })
+}
+
+impl Subject for Simulated {
+    fn nature(&self) -> Nature {
+        Nature { ordered: true, detects: true, manages: true, deallocates: true, marks: true }
+    }
+
+    fn act(&mut self, cx: &mut Cx<'_>, action: Action, slot: Slot) {
+        match action {
+            Action::Create => return self.create(cx, slot),
+            Action::Open => return self.open(cx, slot),
+            _ => {}
+        }
+        let Some(pool) = self.pool() else { return slot.put(Reply::Failed("no pool is open".into())) };
+        let mut block_size = 0;
+        match action {
+            Action::Delete { name } => drop(lock(&self.volumes).remove(&name)),
+            Action::Resize { name, .. } | Action::Set { name, .. } => {
+                block_size = self.volume(name).map_or(4096, |v| v.geometry().block_size);
+            }
+            _ => {}
+        }
+        if action == Action::Close {
+            lock(&self.volumes).clear();
+        }
+        Task::spawn(cx, |port| async move {
+            let reply = change(&port, &pool, action, block_size).await;
+            drop(pool);
+            slot.put(reply);
+        });
+    }
+
+    fn volumes(&self) -> BTreeMap<u32, (u32, u64)> {
+        let Some(pool) = self.pool() else { return BTreeMap::new() };
+        let volumes = pool.status().volumes.into_iter();
+        let shape = volumes.filter_map(|v| {
+            let block_size = v.settings?.block_size;
+            let name = v.name.strip_prefix('v')?.parse().ok()?;
+            Some((name, (block_size, v.size / u64::from(block_size))))
+        });
+        shape.collect()
+    }
+
+    fn volume(&self, name: u32) -> Option<Arc<dyn Volume>> {
+        let pool = self.pool()?;
+        let mut volumes = lock(&self.volumes);
+        if let Some(volume) = volumes.get(&name) {
+            return Some(Arc::clone(volume) as Arc<dyn Volume>);
+        }
+        let volume = Arc::new(pool.volume(&name_of(name)).ok()?);
+        volumes.insert(name, Arc::clone(&volume));
+        Some(volume)
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.pool()?.fault()
+    }
+
+    fn kill(&mut self) -> Result<(), String> {
+        lock(&self.volumes).clear();
+        if let Some(pool) = lock(&self.place).take() {
+            pool.abandon();
+        }
+        match (
+            self.buffers.take([4096; 64]),
+            self.buffers.take([32768; 32]),
+            self.buffers.take([131_072; 32]),
+        ) {
+            (Some(_), Some(_), Some(_)) => Ok(()),
+            _ => Err("something holds buffers after the pool and its threads are gone".into()),
+        }
+    }
+
+    fn inspect(&mut self) -> Result<(), String> {
+        self.nonces.repeated().map_or(Ok(()), Err)
+    }
+
+    fn explain(&self) -> String {
+        let Some(pool) = self.pool() else { return String::new() };
+        let status = pool.status();
+        format!(
+            "fault {:?}, damage {:?}, {} of {} bytes live, {} free, {} checkpoints",
+            status.fault, status.damage, status.live, status.limit, status.free, status.checkpoints
+        )
+    }
+
+    fn lose_copy(&mut self, rng: &mut Rng) -> Option<String> {
+        let device = rng.below(self.disks.len() as u64) as usize;
+        let copy = rng.below(2) as usize;
+        // A power failure may have torn the other one just now: that would be two faults.
+        let other = self.disks[device].peek(SUPERBLOCK_AT[1 - copy], SUPERBLOCK);
+        Superblock::decode_plain(&other).ok()?;
+        let noise: Vec<u8> = (0..SUPERBLOCK).map(|_| rng.below(256) as u8).collect();
+        self.disks[device].poke(SUPERBLOCK_AT[copy], &noise);
+        Some(format!("superblock copy {copy} of disk {device} is lost"))
+    }
+
+    fn disks(&self) -> Vec<Arc<SimDisk>> {
+        self.disks.clone()
+    }
+}

@@ -1,0 +1,171 @@
+//! Management in a world: which is asked for, when it begins, and what its end means to the model.
+
+use super::{Running, World};
+use crate::plan::{VolumePlan, Weather};
+use crate::subject::{Action, Reply, Settings, Slot, Subject};
+
+/// Most volumes at a time.
+const VOLUMES: usize = 8;
+
+/// The volume on which nothing else may be under way.
+pub(super) fn alone_on(action: &Action) -> Option<u32> {
+    match *action {
+        Action::Delete { name } | Action::Resize { name, .. } | Action::Set { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+impl<S: Subject> World<S> {
+    /// Some management.
+    pub(crate) fn some_action(&mut self) -> Option<Action> {
+        let open = self.open_volumes();
+        let name = *open.get(self.rng.below(open.len() as u64) as usize)?;
+        let full = self.model.volumes().len() >= VOLUMES;
+        let new = self.next_name;
+        let size = self.model.volume(name)?.size();
+        let read_only = self.model.volume(name)?.read_only;
+        let action = match self.rng.below(100) {
+            0..12 if !full => {
+                let v = VolumePlan::some(&mut self.rng);
+                Action::Make { name: new, block_size: v.block_size, size: v.size, settings: v.settings }
+            }
+            12..40 if !full => Action::Snapshot { of: name, name: new, read_only: self.rng.below(2) == 0 },
+            40..55 if open.len() > 1 && !self.model.snapshots_under_way(name) => Action::Delete { name },
+            55..62 if !read_only && !self.model.snapshots_under_way(name) => {
+                // A whole number of 4 KiB.
+                let per = 4096 / u64::from(self.model.volume(name)?.block_size);
+                let size = (1 + self.rng.below(size * 2)).next_multiple_of(per);
+                Action::Resize { name, size: size.min(2048) }
+            }
+            62..68 if !read_only => Action::Set { name, settings: Settings::some(&mut self.rng) },
+            68..80 => Action::Checkpoint,
+            80..92 => Action::Clean,
+            92..96 => Action::Scrub,
+            96..98 => Action::DropIndex,
+            _ => Action::Grow,
+        };
+        if matches!(action, Action::Make { .. } | Action::Snapshot { .. }) {
+            self.next_name += 1;
+        }
+        Some(action)
+    }
+
+    /// Asks for an action, which begins as soon as it can.
+    pub(crate) fn ask(&mut self, action: Action) -> Result<(), String> {
+        self.counts.actions += 1;
+        self.running.push(Running { action, begun: None });
+        self.begin_actions()
+    }
+
+    /// Begins what has waited for others to end.
+    fn begin_actions(&mut self) -> Result<(), String> {
+        for at in 0..self.running.len() {
+            if self.running[at].begun.is_some() {
+                continue;
+            }
+            let action = self.running[at].action.clone();
+            let on = alone_on(&action);
+            let waits = on.is_some_and(|n| {
+                self.pending.values().any(|p| p.volume == n) || self.model.snapshots_under_way(n)
+            });
+            if waits {
+                continue;
+            }
+            self.note(|| format!("begin {action:?}"));
+            self.action_begins(&action);
+            let slot = Slot::default();
+            self.running[at].begun = Some((self.model.tick(), slot.clone()));
+            let thread = self.rng.below(self.threads.len() as u64) as usize;
+            let World { threads, subject, .. } = self;
+            threads[thread].run(|cx| subject.act(cx, action, slot));
+            self.collect(thread)?;
+        }
+        Ok(())
+    }
+
+    fn action_begins(&mut self, action: &Action) {
+        match *action {
+            Action::Make { name, block_size, size, settings } => {
+                self.model.make(name, block_size, size, !settings.write_cache);
+            }
+            Action::Snapshot { of, name, read_only } => self.model.copy(of, name, read_only),
+            Action::Delete { name } => self.model.deleting(name),
+            Action::Resize { name, size } => self.model.resizing(name, size),
+            // Off means something only once it is done; on, at once.
+            Action::Set { name, settings } if settings.write_cache => self.model.write_through(name, false),
+            Action::Grow => {
+                let disks = self.subject.disks();
+                let at = self.rng.below(disks.len() as u64) as usize;
+                let size = disks[at].size();
+                if size < self.plan.disk_size * 2 {
+                    disks[at].grow(size + (1 << 20));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the replies that are there.
+    pub(super) fn replies(&mut self) -> Result<(), String> {
+        let mut at = 0;
+        while at < self.running.len() {
+            let Some((start, reply)) =
+                self.running[at].begun.as_ref().and_then(|(start, slot)| Some((*start, slot.take()?)))
+            else {
+                at += 1;
+                continue;
+            };
+            let action = self.running.remove(at).action;
+            self.waited = 0;
+            self.note(|| format!("  over {action:?}: {reply:?}"));
+            self.action_ends(&action, start, reply)?;
+        }
+        self.begin_actions()
+    }
+
+    fn action_ends(&mut self, action: &Action, start: u64, reply: Reply) -> Result<(), String> {
+        let broken = self.model.lenient || self.plan.weather == Weather::Dying;
+        let done = match &reply {
+            Reply::Done => true,
+            Reply::Full | Reply::Unsupported => false,
+            Reply::Failed(_) if broken => {
+                self.dead |= self.subject.fault().is_some() || self.died();
+                return self.action_failed(action);
+            }
+            Reply::Failed(why) => return Err(format!("{action:?} failed: {why}")),
+        };
+        match *action {
+            Action::Make { name, .. } | Action::Snapshot { name, .. } if done => self.model.made(name),
+            Action::Make { name, .. } | Action::Snapshot { name, .. } => self.model.gone(name),
+            Action::Delete { name } if done => self.model.gone(name),
+            Action::Delete { name } => self.model.undelete(name),
+            Action::Resize { name, .. } => self.model.resized(name, start, done),
+            Action::Set { name, settings } if done => {
+                self.model.write_through(name, !settings.write_cache);
+            }
+            _ => {}
+        }
+        let durable = matches!(
+            action,
+            Action::Make { .. }
+                | Action::Snapshot { .. }
+                | Action::Delete { .. }
+                | Action::Resize { .. }
+                | Action::Checkpoint
+                | Action::Close
+        );
+        if done && durable && self.nature.ordered {
+            self.model.all_flushed(start);
+        }
+        Ok(())
+    }
+
+    /// What failed on a broken device may be done or not. Until it is opened again, nobody asks.
+    fn action_failed(&mut self, action: &Action) -> Result<(), String> {
+        if let Action::Resize { name, .. } = *action {
+            // Both sizes stay possible until it is looked at.
+            self.note(|| format!("the size of volume {name} is unknown"));
+        }
+        Ok(())
+    }
+}
