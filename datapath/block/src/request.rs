@@ -201,6 +201,11 @@ pub trait Volume: Send + Sync {
         None
     }
 
+    /// How much of the room that it may share with others is left for new data, in percent.
+    fn spare(&self) -> u8 {
+        100
+    }
+
     /// The first failure of the device behind it, in words for a person, once one has latched.
     fn fault(&self) -> Option<String> {
         None

@@ -12,12 +12,13 @@ use crate::state::{Inner, State};
 use crate::work;
 use caisson_block::{BLOCK, BufList, IoKind};
 use caisson_codec::Level;
+use caisson_device::{FileStore, StoreError};
 use caisson_log::{
     Anchor, At, BatchKind, BatchPlan, BatchRef, BatchSize, Blob, BlobKind, Opening, Record, RootHead,
     SUPERBLOCK, SUPERBLOCK_AT, Stamp, Superblock, XNONCE, copy_for, encode_openings, encode_reserved, pieces,
 };
 use caisson_tables::{Frozen, PageKey, Place, Stored, Use};
-use caisson_task::{Io, Port, Task, Waiter};
+use caisson_task::{Claim, Io, Port, Range, Task, Waiter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,6 +37,8 @@ pub(crate) struct Checkpoints {
     pub(crate) covers: u64,
     /// The superblocks as they are written, but for device, counter and anchor.
     pub(crate) superblock: Superblock,
+    /// How many devices the durable superblocks list.
+    pub(crate) listed: usize,
 }
 
 /// Why there is no checkpoint.
@@ -51,6 +54,17 @@ pub(crate) enum Failure {
 /// # Errors
 /// [`Failure`]; the pool's latch is set where it has failed.
 pub(crate) async fn checkpoint(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
+    let _alone = alone(inner, port).await;
+    checkpoint_held(inner, port, clean).await
+}
+
+/// Keeps checkpoints from beginning, when none is under way.
+pub(crate) async fn alone(inner: &Inner, port: &Port) -> Claim {
+    port.claim(&inner.checkpointing, [Range { from: 0, to: 1, alone: true }, Range::default()]).await
+}
+
+/// As [`checkpoint`], for who has kept others from beginning.
+pub(crate) async fn checkpoint_held(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
     let result = attempt(inner, port, clean).await;
     match &result {
         Ok(()) => {
@@ -121,8 +135,7 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             }
             // One at a time: who comes meanwhile waits for the end of it.
             let busy = state.tables.frozen();
-            let closed =
-                if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
+            let closed = if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
             if busy {
                 state.checkpoint_waiters.push(port.waiter(ticket));
                 None
@@ -350,6 +363,7 @@ impl<'a> Writer<'a> {
         // Segments that the root stands in must be in its own segment table: they are taken before that is, by the sizes
         // that a first picture has.
         let per = self.batch_bytes();
+        self.forget_openings();
         let first = self.blobs(reserved);
         let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
         let groups = pieces(&borrowed(&first), per);
@@ -406,8 +420,9 @@ impl<'a> Writer<'a> {
         self.write(load, &plan, place).await
     }
 
-    /// The root's parts, by rising kind.
-    fn blobs(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+    /// Forgets openings that no segment was written in. Once a root: taking segments for it may make more of them
+    /// idle, and the root's size must stay what it was.
+    fn forget_openings(&self) {
         let mut state = self.inner.lock();
         let root = state.tables.frozen_root();
         let current = state.log.opening;
@@ -418,6 +433,12 @@ impl<'a> Writer<'a> {
             .checkpoints
             .openings
             .retain(|o| o.number == current || numbers.binary_search(&o.number).is_ok());
+    }
+
+    /// The root's parts, by rising kind.
+    fn blobs(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+        let state = self.inner.lock();
+        let root = state.tables.frozen_root();
         let openings = encode_openings(&state.checkpoints.openings);
         drop(state);
         vec![
@@ -432,14 +453,15 @@ fn borrowed(blobs: &[(BlobKind, Vec<u8>)]) -> Vec<(BlobKind, &[u8])> {
     blobs.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect()
 }
 
-/// Writes the superblocks, each device's older copy, and makes them durable.
+/// Writes the superblocks, each device's older copy, and makes them durable. A device that no durable superblock lists
+/// comes last, when the others are durable: on its own it must not stand for the pool.
 pub(crate) async fn write_superblocks(
     inner: &Arc<Inner>,
     port: &Port,
     root: BatchRef,
     clean: bool,
 ) -> Result<(), Failure> {
-    let (mut superblock, anchor) = {
+    let (mut superblock, anchor, listed) = {
         let mut state = inner.lock();
         let State { checkpoints, log, .. } = &mut *state;
         checkpoints.counter += 1;
@@ -453,25 +475,40 @@ pub(crate) async fn write_superblocks(
             next_opening: log.opening + 1,
             clean,
         };
-        (checkpoints.superblock.clone(), anchor)
+        (checkpoints.superblock.clone(), anchor, checkpoints.listed)
     };
     let at = SUPERBLOCK_AT[copy_for(superblock.counter)];
     let stores = inner.devices().stores().to_vec();
     for (device, store) in stores.iter().enumerate() {
+        if device == listed {
+            sync_devices(inner, port).await.map_err(Failure::Failed)?;
+        }
         superblock.device = device as u32;
         let nonce: [u8; XNONCE] = inner.random();
-        let [mut bufs, ..] = port.buffers(&inner.page_buffers, [SUPERBLOCK, 0, 0]).await;
         let mut bytes = vec![0; SUPERBLOCK];
         let sealed = superblock.seal(&inner.keyring, &anchor, nonce, &mut bytes);
         sealed.map_err(|e| Failure::Failed(format!("a superblock could not be sealed: {e}")))?;
-        fill(&mut bufs, &bytes);
-        let kind = IoKind::Write { dsync: false };
-        let io = Io { store: Arc::clone(store), kind, offset: at, bufs };
-        let written = port.io(io).await;
+        let written = write_copy(inner, port, store, at, &bytes).await;
         written
             .map_err(|e| Failure::Failed(format!("writing the superblock of device {device} failed: {e}")))?;
     }
-    sync_devices(inner, port).await.map_err(Failure::Failed)
+    sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    inner.lock().checkpoints.listed = stores.len();
+    Ok(())
+}
+
+/// Writes one copy of a superblock.
+pub(crate) async fn write_copy(
+    inner: &Inner,
+    port: &Port,
+    store: &Arc<FileStore>,
+    at: u64,
+    bytes: &[u8],
+) -> Result<(), StoreError> {
+    let [mut bufs, ..] = port.buffers(&inner.page_buffers, [bytes.len(), 0, 0]).await;
+    fill(&mut bufs, bytes);
+    let io = Io { store: Arc::clone(store), kind: IoKind::Write { dsync: false }, offset: at, bufs };
+    port.io(io).await.map(drop)
 }
 
 /// Copies `bytes` into unshared buffers.

@@ -2,7 +2,7 @@
 
 use caisson_block::BlockError;
 use caisson_device::{FileStore, StoreError};
-use caisson_log::{ChooseError, PlainError, PoolId};
+use caisson_log::{ChooseError, ExtentError, PlainError, PoolId};
 use caisson_tables::{PageKey, Place, RootError, VolumeError};
 use std::sync::Arc;
 
@@ -48,6 +48,25 @@ pub enum OpenError {
         want: usize,
         /// How many were given.
         have: usize,
+    },
+    /// A device was to join the pool and never did.
+    #[error(
+        "{path} was to join the pool, and that was interrupted: it is none of the pool's devices and holds nothing. \
+         Open the pool without it; it can be added again"
+    )]
+    NotListed {
+        /// Which.
+        path: String,
+    },
+    /// A device was left behind: an old copy of it, or one that another was taken into the pool instead of.
+    #[error(
+        "{path} is not what the pool left there: {behind} checkpoints are missing on it. Is it an old copy?"
+    )]
+    Stale {
+        /// Which.
+        path: String,
+        /// How many checkpoints the others are ahead.
+        behind: u64,
     },
     /// A device belongs to another pool.
     #[error("{path} belongs to another pool, {pool}")]
@@ -180,6 +199,17 @@ pub enum ChangeError {
     /// It is in use.
     #[error("volume {0:?} is in use: remove its namespaces first")]
     InUse(String),
+    /// A device cannot join.
+    #[error("{path} cannot join the pool: {what}")]
+    Device {
+        /// Which.
+        path: String,
+        /// Why not.
+        what: String,
+    },
+    /// The pool cannot be laid out so.
+    #[error("the pool cannot grow so: {0}")]
+    Layout(ExtentError),
     /// The pool has no room for it.
     #[error("the pool is full")]
     Full,

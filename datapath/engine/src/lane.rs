@@ -5,11 +5,15 @@
 //! commands are under way on a thread, one slice is done between two looks at its sockets, and a small command, which
 //! needs no lane, waits for one slice at most.
 
+use crate::state::Inner;
 use caisson_block::{Cx, Parked, Remote};
 use caisson_task::{Port, Waiter};
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The lanes of a pool, one for each thread that uses it, by the thread's [`Remote`].
+#[derive(Default)]
+pub(crate) struct Lanes(Mutex<HashMap<usize, Lane>>);
 
 #[derive(Default)]
 struct Lane {
@@ -18,58 +22,68 @@ struct Lane {
     line: VecDeque<Waiter>,
 }
 
-thread_local! {
-    static LANE: RefCell<Lane> = RefCell::default();
+fn name(remote: &Arc<dyn Remote>) -> usize {
+    Arc::as_ptr(remote).addr()
+}
+
+impl Lanes {
+    fn all(&self) -> MutexGuard<'_, HashMap<usize, Lane>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets who waits: for tasks whose threads have ended.
+    pub(crate) fn forget(&self) {
+        let lanes = std::mem::take(&mut *self.all());
+        drop(lanes);
+    }
 }
 
 /// The lane, until dropped. Never held across a wait.
-pub(crate) struct Slice(Arc<dyn Remote>);
+pub(crate) struct Slice {
+    inner: Arc<Inner>,
+    remote: Arc<dyn Remote>,
+}
 
 /// Waits for the lane of this thread.
-pub(crate) async fn slice(port: &Port) -> Slice {
+pub(crate) async fn slice(inner: &Arc<Inner>, port: &Port) -> Slice {
     let ticket = port.ticket();
-    let mine = LANE.with_borrow_mut(|lane| {
+    let mine = {
+        let mut lanes = inner.lanes.all();
+        let lane = lanes.entry(name(port.remote())).or_default();
         let free = !std::mem::replace(&mut lane.taken, true);
         if !free {
             lane.line.push_back(port.waiter(ticket));
         }
         free
-    });
+    };
     if !mine {
         // Whoever is woken has been given the lane.
         port.parked(ticket).await;
     }
-    Slice(Arc::clone(port.remote()))
+    Slice { inner: Arc::clone(inner), remote: Arc::clone(port.remote()) }
 }
 
 impl Drop for Slice {
     /// The lane goes on at the thread's next turn, not before.
     fn drop(&mut self) {
-        self.0.wake(Arc::new(Opener), 0);
+        self.remote.wake(Arc::new(Opener(Arc::clone(&self.inner))), 0);
     }
 }
 
 /// Gives the lane to the next in line.
-struct Opener;
+struct Opener(Arc<Inner>);
 
 impl Parked for Opener {
     fn woken(self: Arc<Self>, cx: &mut Cx<'_>, _: u64) {
-        let next = LANE.with_borrow_mut(|lane| {
+        let next = {
+            let mut lanes = self.0.lanes.all();
+            let lane = lanes.entry(name(cx.remote)).or_default();
             let next = lane.line.pop_front();
             lane.taken = next.is_some();
             next
-        });
-        match next {
-            Some(Waiter { remote, who, token }) if Arc::ptr_eq(&remote, cx.remote) => who.woken(cx, token),
-            // Simulated threads share a real one, and so its lane.
-            Some(other) => other.wake(),
-            None => {}
+        };
+        if let Some(Waiter { who, token, .. }) = next {
+            who.woken(cx, token);
         }
     }
-}
-
-/// Forgets who waits on this thread: for tasks that were dropped while they waited, as in a simulated crash.
-pub(crate) fn forget() {
-    let lane = LANE.with_borrow_mut(std::mem::take);
-    drop(lane);
 }

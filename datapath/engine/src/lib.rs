@@ -13,6 +13,7 @@ mod checkpoint;
 mod clean;
 mod devices;
 mod error;
+mod grow;
 mod host;
 mod lane;
 mod log;

@@ -280,11 +280,19 @@ impl Pool {
         name: &str,
         read_only: bool,
     ) -> Result<VolumeId, ChangeError> {
-        let (id, settings) = {
+        let (id, settings, tail) = {
             let state = self.0.lock();
             let record = named(&state, of)?;
-            (record.id, record.settings.clone())
+            (record.id, record.settings.clone(), record.tail > record.blocks)
         };
+        if tail {
+            // A resize was cut short by a crash. What it left is unmapped first.
+            let volume = self.volume(of)?;
+            let range =
+                caisson_task::Range { from: volume.0.bytes.load(Ordering::Acquire), to: u64::MAX, alone: true };
+            let _claim = port.claim(&volume.0.claims, [range, caisson_task::Range::default()]).await;
+            self.trim_tail(port, id).await?;
+        }
         self.change(port, |next| {
             let (name, settings) = (name.to_owned(), settings.clone());
             VolumeChange::Snapshot { of: id, id: next, name, settings, read_only }
@@ -444,7 +452,7 @@ pub(crate) fn named<'a>(state: &'a State, name: &str) -> Result<&'a VolumeRecord
     state.tables.volume_named(name).ok_or_else(|| ChangeError::NoVolume(name.to_owned()))
 }
 
-fn change_failure(failure: Failure) -> ChangeError {
+pub(crate) fn change_failure(failure: Failure) -> ChangeError {
     match failure {
         Failure::NoSpace => ChangeError::Full,
         Failure::Failed(reason) => ChangeError::Failed(reason),
@@ -494,6 +502,7 @@ fn take(
     if let Some(distance) = options.checkpoint_distance {
         sizes.distance = distance;
     }
+    let listed = stores.len();
     let devices = Devices::new(stores, extents.list().to_vec(), segment);
     let buffers = match options.buffers {
         Some(buffers) => buffers,
@@ -520,6 +529,7 @@ fn take(
             openings: start.openings,
             covers: 0,
             superblock: start.superblock,
+            listed,
         },
         room: Vec::new(),
         steward: Stewardship::default(),
@@ -609,6 +619,9 @@ async fn opened(
     Ok(Opened { inner, next_opening: anchor.next_opening, last: replayed.last })
 }
 
+/// How far the superblocks of devices are apart at most: one for a crash between two devices, one for a damaged copy.
+const APART: u64 = 2;
+
 /// The stores in the order of the pool's devices, with both superblock copies of each.
 async fn sorted(
     port: &Port,
@@ -622,11 +635,19 @@ async fn sorted(
         labelled.push((plain.device, store, copies, plain));
     }
     labelled.sort_by_key(|l| l.0);
-    let newest = labelled.iter().max_by_key(|l| l.3.counter).map(|l| l.3.clone());
+    // Between equals the lower device counts: one that was to join has the others' counter.
+    let newest = labelled.iter().rev().max_by_key(|l| l.3.counter).map(|l| l.3.clone());
     let newest = newest.ok_or(OpenError::Nothing)?;
     if let Some((_, store, _, plain)) = labelled.iter().find(|l| l.3.pool != newest.pool) {
         let path = store.path().display().to_string();
         return Err(OpenError::OtherPool { path, pool: plain.pool });
+    }
+    if let Some(l) = labelled.iter().find(|l| l.0 >= newest.devices) {
+        return Err(OpenError::NotListed { path: l.1.path().display().to_string() });
+    }
+    if let Some(l) = labelled.iter().find(|l| l.3.counter + APART < newest.counter) {
+        let behind = newest.counter - l.3.counter;
+        return Err(OpenError::Stale { path: l.1.path().display().to_string(), behind });
     }
     let in_order = labelled.iter().enumerate().all(|(i, l)| l.0 as usize == i);
     if labelled.len() != newest.devices as usize || !in_order {
@@ -665,7 +686,7 @@ async fn begin(inner: &Arc<Inner>, port: &Port, opening: u32, last: u64) -> Resu
 }
 
 /// Sees that a device is empty.
-async fn empty(port: &Port, store: &Arc<FileStore>) -> Result<(), CreateError> {
+pub(crate) async fn empty(port: &Port, store: &Arc<FileStore>) -> Result<(), CreateError> {
     let buffers = Buffers::shared().map_err(OpenError::Memory)?;
     let [bufs, ..] = port.buffers(&buffers, [FRONT as usize, 0, 0]).await;
     let kind = caisson_block::IoKind::Read;
@@ -692,7 +713,6 @@ impl Pool {
     /// Lets go of everything that waits for something of the pool: for after the threads that used it have ended, as in a
     /// simulated crash. Without it, what waits would keep the pool in memory.
     pub fn abandon(&self) {
-        crate::lane::forget();
         self.0.abandon();
     }
 

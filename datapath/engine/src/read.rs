@@ -202,12 +202,12 @@ async fn attempt(
     let mut suspects = Vec::new();
     let mut sealed = vec![0; BLOCK + TAG];
     let large = sources.fetches.len() > READ_TURN_BLOCKS;
-    let mut slice = if large { Some(lane::slice(port).await) } else { None };
+    let mut slice = if large { Some(lane::slice(inner, port).await) } else { None };
     for (done, fetch) in sources.fetches.iter().enumerate() {
         if large && done % READ_TURN_BLOCKS == READ_TURN_BLOCKS - 1 {
             drop(slice.take());
             port.pause().await;
-            slice = Some(lane::slice(port).await);
+            slice = Some(lane::slice(inner, port).await);
         }
         let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
         let sealed = &mut sealed[..len];

@@ -6,6 +6,7 @@
 use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS, FAULTS_KEPT};
 use crate::checkpoint::Checkpoints;
 use crate::devices::Devices;
+use crate::lane::Lanes;
 use crate::log::Log;
 use crate::pages::Lost;
 use crate::space::Space;
@@ -17,7 +18,7 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
-use caisson_task::Waiter;
+use caisson_task::{Claims, Waiter};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,6 +29,8 @@ pub(crate) struct Inner {
     /// The fingerprint key of the default domain.
     pub(crate) prints: FingerprintKey,
     pub(crate) devices: ArcSwap<Devices>,
+    /// Claimed by the checkpoint under way, and by who changes what checkpoints write.
+    pub(crate) checkpointing: Arc<Claims>,
     /// For reading user data.
     pub(crate) buffers: Buffers,
     /// For reading table pages: apart, so that those who hold buffers never wait for each other.
@@ -42,6 +45,7 @@ pub(crate) struct Inner {
     /// Bytes of log between two checkpoints.
     pub(crate) distance: u64,
     random: Mutex<Random>,
+    pub(crate) lanes: Lanes,
     /// The volumes that are in use.
     open: Mutex<HashMap<VolumeId, Weak<Shared>>>,
     state: Mutex<State>,
@@ -143,6 +147,7 @@ impl Inner {
             keyring,
             prints,
             devices: ArcSwap::from_pointee(devices),
+            checkpointing: Claims::new(),
             buffers,
             page_buffers,
             bulk,
@@ -151,6 +156,7 @@ impl Inner {
             segment_size: sizes.segment,
             distance: sizes.distance,
             random: Mutex::new(random),
+            lanes: Lanes::default(),
             open: Mutex::default(),
             state: Mutex::new(state),
             fault: OnceLock::new(),
@@ -204,6 +210,7 @@ impl Inner {
     /// Lets go of everybody who waits, without waking them: their threads have ended. What waits holds the pool, so
     /// without this neither would ever be freed.
     pub(crate) fn abandon(&self) {
+        self.lanes.forget();
         drop(self.waiters());
     }
 

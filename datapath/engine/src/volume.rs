@@ -113,6 +113,12 @@ impl Volume for PoolVolume {
         Some(mapped * caisson_block::BLOCK as u64)
     }
 
+    fn spare(&self) -> u8 {
+        let state = self.0.pool.lock();
+        let left = state.space.limit.saturating_sub(state.tables.live_bytes());
+        (left * 100 / state.space.limit.max(1)) as u8
+    }
+
     fn fault(&self) -> Option<String> {
         self.0.pool.fault().map(str::to_owned)
     }

@@ -5,8 +5,8 @@
 //! another writer may have published the same content first. What a crash leaves of a chunk is all of it or nothing.
 
 use crate::append::kick;
-use crate::lane;
 use crate::bounds::{FETCHES_PER_CHUNK, TURN_BLOCKS};
+use crate::lane;
 use crate::read::TENANT;
 use crate::space::Admit;
 use crate::state::{Inner, State};
@@ -128,7 +128,7 @@ impl Chunk {
             if ways.dedup {
                 chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await;
             }
-            let _slice = if count > TURN_BLOCKS { Some(lane::slice(port).await) } else { None };
+            let _slice = if count > TURN_BLOCKS { Some(lane::slice(inner, port).await) } else { None };
             let mut reader = Blocks::new(data);
             for i in 0..blocks {
                 let index = turn + i;
@@ -431,7 +431,8 @@ fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockI
         }
         // Of a batch that is still open: its id cannot have been used again.
         Known::Pending(_) => {
-            let most = state.tables.geometry().max_refs;
+            // As `candidate` has it: what is far from the maximum cannot reach it by snapshots either.
+            let most = state.tables.geometry().max_refs / 2;
             state.tables.entry(id)?.is_some_and(|e| e.place.is_pending() && e.refs > 0 && e.refs < most)
         }
     };

@@ -36,6 +36,8 @@ pub(crate) enum Change {
     Discovery,
     /// A device failed for good.
     Fault,
+    /// A store has little room left.
+    Spare,
 }
 
 /// One controller.
@@ -207,6 +209,7 @@ impl Controller {
             Change::Namespace(nsid) => shared.events.namespace_changed(nsid),
             Change::Discovery => shared.events.raise(Event::DiscoveryChanged),
             Change::Fault => shared.events.raise(Event::Reliability),
+            Change::Spare => shared.events.raise(Event::Spare),
         }
         for link in shared.queues.values() {
             link.ring();

@@ -22,11 +22,18 @@ pub(crate) enum Event {
     NamespaceChanged = 2,
     /// Notice, Discovery Log Page Change (type 2, F0h).
     DiscoveryChanged = 3,
+    /// SMART, spare below threshold (type 1, 02h): the room for new data runs out.
+    Spare = 4,
 }
 
 /// How many events there are.
-pub(crate) const EVENTS: [Event; 4] =
-    [Event::TransientError, Event::Reliability, Event::NamespaceChanged, Event::DiscoveryChanged];
+pub(crate) const EVENTS: [Event; 5] = [
+    Event::TransientError,
+    Event::Reliability,
+    Event::NamespaceChanged,
+    Event::DiscoveryChanged,
+    Event::Spare,
+];
 
 impl Event {
     pub(crate) fn bit(self) -> u8 {
@@ -42,6 +49,7 @@ impl Event {
             Event::Reliability => AsyncEvent::RELIABILITY,
             Event::NamespaceChanged => AsyncEvent::NS_ATTR,
             Event::DiscoveryChanged => AsyncEvent::DISCOVERY_CHANGE,
+            Event::Spare => AsyncEvent::SPARE,
         }
     }
 

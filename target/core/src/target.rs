@@ -339,6 +339,13 @@ impl Target {
         }
     }
 
+    /// Looks at what no command brings up: has hosts told of stores that have little room left. To be called every second
+    /// or so.
+    pub fn look_around(&self) {
+        let subsystems: Vec<_> = lock(&self.state).subsystems.values().cloned().collect();
+        subsystems.iter().for_each(|subsystem| subsystem.look_at_spare());
+    }
+
     /// GENCTR now.
     pub fn discovery_generation(&self) -> u64 {
         lock(&self.state).generation

@@ -405,6 +405,34 @@ fn a_device_that_failed_for_good_shows() {
 }
 
 #[test]
+fn little_room_is_told_once_and_again_when_it_comes_back() {
+    let mut w = World::new(4096);
+    let (a, _) = w.pair();
+    w.run(a, features(true, 0x0b, u32::from(critical::SPARE), 0), Payload::None).ok();
+    let mut event = w.send(a, aer(), Payload::None);
+    for round in 0..2 {
+        w.disk.with(|d| d.spare = 10);
+        w.target.look_around();
+        w.pump();
+        assert!(w.reply(a, event).is_none(), "10 % is not below the threshold");
+        w.disk.with(|d| d.spare = 9);
+        w.target.look_around();
+        w.pump();
+        assert_eq!(w.reply(a, event).unwrap().ok().dw0(), AsyncEvent::SPARE.dw0(), "round {round}");
+        let s = SmartLog::decode(&page(&mut w, a, 2, 512)).unwrap();
+        assert_eq!((s.cw, s.avsp, s.avspt), (critical::SPARE, 9, 10));
+        event = w.send(a, aer(), Payload::None);
+        w.target.look_around();
+        w.pump();
+        assert!(w.reply(a, event).is_none(), "it was told");
+        w.disk.with(|d| d.spare = 50);
+        w.target.look_around();
+        let s = SmartLog::decode(&page(&mut w, a, 2, 512)).unwrap();
+        assert_eq!((s.cw, s.avsp), (0, 50));
+    }
+}
+
+#[test]
 fn keep_alive_is_by_traffic_on_any_queue() {
     let mut w = World::new(4096);
     let (a, id) = w.admin(NQN, HOST, 4500);

@@ -147,6 +147,16 @@ fn pools_are_made_in_a_running_target_and_survive_restarts() {
     s.ask(&["volume", "create", "v", "--pool", "main", "--size", "16M"]);
     let refused = ["volume", "create", "w", "--size", "1M", "--dedup", "off"];
     s.refused(&refused, &["not in a pool that compresses", "caisson pool list"]);
+    let size = || s.json(&["pool", "status", "main", "--json"])["status"]["size"].as_u64().unwrap();
+    let first = size();
+    assert!(s.ask(&["pool", "grow", "main"]).contains("it was so already"));
+    s.ask(&["pool", "grow", "main", "--size", "2G"]);
+    let second = size();
+    assert!(second > first + (900 << 20), "{first} {second}");
+    s.ask(&["pool", "add-device", "main", &s.dir.path("n"), "--size", "1G"]);
+    assert!(size() > second + (900 << 20));
+    s.refused(&["pool", "grow", "main", "--size", "3G"], &["several devices", "remedy: name one of"]);
+    s.refused(&["pool", "add-device", "main", &pass], &["remedy:"]);
     let lists = || [s.ask(&["pool", "list"]), s.ask(&["volume", "list"])].concat();
     let before = lists();
     for word in ["main", "default", "plain", "pool:main"] {
@@ -162,7 +172,7 @@ fn pools_are_made_in_a_running_target_and_survive_restarts() {
     drop(start());
     // The same, declared by a file from the start.
     let declared = format!(
-        "{text}[[pool]]\nname = 'main'\nkey_file = 'key'\npassphrase_file = 'pass'\ndevice = [{{ path = 'm' }}]\n\
+        "{text}[[pool]]\nname = 'main'\nkey_file = 'key'\npassphrase_file = 'pass'\ndevice = [{{ path = 'm' }}, {{ path = 'n' }}]\n\
          [[volume]]\nname = 'v'\npool = 'main'\nsize = '16M'\ncompression = 'off'\n"
     );
     std::fs::remove_dir_all(s.dir.path("data")).unwrap();

@@ -184,6 +184,9 @@ impl AsyncEvent {
     /// Reliability is degraded: read LID 02h.
     pub const RELIABILITY: AsyncEvent =
         AsyncEvent { aet: aet::SMART, aei: aei::SMART_RELIABILITY, lid: crate::log::lid::SMART };
+    /// The spare has fallen below its threshold: read LID 02h.
+    pub const SPARE: AsyncEvent =
+        AsyncEvent { aet: aet::SMART, aei: aei::SMART_SPARE, lid: crate::log::lid::SMART };
     /// An internal error that lasts: read LID 01h.
     pub const PERSISTENT_ERROR: AsyncEvent =
         AsyncEvent { aet: aet::ERROR, aei: aei::ERROR_PERSISTENT, lid: crate::log::lid::ERROR };

@@ -12,12 +12,20 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// A ring that does each operation at once, on the thread that submits it.
+mod power;
+pub use power::Power;
+
+/// A ring that does each operation at once, on the thread that submits it; none any more when the power is off.
 #[derive(Default)]
-pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>);
+pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>);
 
 impl Ring for Inline {
     fn submit(&mut self, mut op: IoOp) -> Result<(), IoOp> {
+        if let Some(power) = &mut self.1
+            && !power.begins(&op)
+        {
+            return Ok(());
+        }
         let result = execute(&mut op);
         self.0.push_back((op, result));
         Ok(())
@@ -95,6 +103,38 @@ impl Thread {
                 return outcome;
             }
             assert!(self.turn(), "nothing happens any more");
+        }
+    }
+
+    /// A thread whose power is cut.
+    pub fn powered(power: Power) -> Thread {
+        Thread { ring: Inline(VecDeque::new(), Some(power)), ..Thread::default() }
+    }
+
+    /// Its power.
+    pub fn power(&mut self) -> &mut Power {
+        self.ring.1.as_mut().unwrap()
+    }
+
+    /// Runs a function of the pool until its end, or until nothing happens any more.
+    pub fn attempt<T, F>(&mut self, make: impl FnOnce(Port) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let slot = Arc::new(Mutex::new(None));
+        let filled = Arc::clone(&slot);
+        self.spawn(|port| {
+            let work = make(port);
+            async move { *filled.lock().unwrap() = Some(work.await) }
+        });
+        loop {
+            if let Some(value) = slot.lock().unwrap().take() {
+                return Some(value);
+            }
+            if !self.turn() {
+                return None;
+            }
         }
     }
 

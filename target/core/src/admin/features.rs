@@ -121,6 +121,7 @@ impl Features {
         let mut bits = Event::TransientError.bit();
         let mut when = |on: bool, event: Event| bits |= if on { event.bit() } else { 0 };
         when(self.async_event & u32::from(caisson_wire::log::critical::RELIABILITY) != 0, Event::Reliability);
+        when(self.async_event & u32::from(caisson_wire::log::critical::SPARE) != 0, Event::Spare);
         when(self.async_event & aec::NS_ATTR != 0, Event::NamespaceChanged);
         when(self.async_event & aec::DISCOVERY_CHANGE != 0, Event::DiscoveryChanged);
         bits

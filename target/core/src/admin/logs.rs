@@ -8,6 +8,7 @@ use super::{Admin, effects, features};
 use crate::events::ERROR_ENTRIES;
 use crate::io::MAX_TRANSFER;
 use crate::queue::Core;
+use crate::registry::namespace::SPARE_THRESHOLD;
 use crate::registry::subsystem::Kind;
 use crate::spec::Transport;
 use crate::stats::OpClass;
@@ -134,7 +135,12 @@ impl Admin {
         let subsystem = &self.controller.subsystem;
         let io = subsystem.totals();
         let units = |bytes: u64| u128::from(bytes.div_ceil(512).div_ceil(1000));
-        let mut d = SmartLog { cw: subsystem.critical_warning(), avsp: 100, ..SmartLog::default() };
+        let mut d = SmartLog {
+            cw: subsystem.critical_warning(),
+            avsp: subsystem.spare(),
+            avspt: SPARE_THRESHOLD,
+            ..SmartLog::default()
+        };
         let copies = io.count(OpClass::Copy);
         // Which command counts where: NVM 1.2, 1.4.2 (SMART Data Units Read, SMART Host Read and User Data Out Command).
         d.dur.set(units(io.bytes_read + io.bytes_checked));

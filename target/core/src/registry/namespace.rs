@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Percent of room for new data below which a host is warned (AVSPT).
+pub(crate) const SPARE_THRESHOLD: u8 = 10;
+
 /// Hosts with counters of their own on a namespace; what more of them do is counted under one name.
 const MAX_COUNTED_HOSTS: usize = 1024;
 /// That name.
@@ -46,6 +49,7 @@ pub(crate) struct Namespace {
     blocks: AtomicU64,
     protected: AtomicBool,
     fault_told: AtomicBool,
+    spare_told: AtomicBool,
     io: Mutex<BTreeMap<Arc<str>, HostIo>>,
 }
 
@@ -84,6 +88,7 @@ impl Namespace {
             blocks: AtomicU64::new(geometry.blocks),
             protected: AtomicBool::new(spec.write_protected),
             fault_told: AtomicBool::new(false),
+            spare_told: AtomicBool::new(false),
             io: Mutex::new(BTreeMap::new()),
         })
     }
@@ -158,6 +163,12 @@ impl Namespace {
     /// Whether the device behind it has failed for good and nobody was told of that: true once.
     pub(crate) fn newly_failed(&self) -> bool {
         self.failed() && !self.fault_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the room behind it has become little and nobody was told: true once, until there is more again.
+    pub(crate) fn newly_low(&self) -> bool {
+        let low = self.volume.spare() < SPARE_THRESHOLD;
+        !self.spare_told.swap(low, Ordering::Relaxed) && low
     }
 
     pub(crate) fn snapshot(&self) -> NamespaceSnapshot {

@@ -3,7 +3,7 @@
 //! The namespace table is an immutable snapshot behind a generation number: queues keep the `Arc` and look at the number
 //! on each command. Access and controllers are under one lock, so that a host is either refused or disconnected.
 
-use super::namespace::Namespace;
+use super::namespace::{Namespace, SPARE_THRESHOLD};
 use crate::controller::{Change, Controller};
 use crate::seam::CloseReason;
 use crate::snapshot::SubsystemSnapshot;
@@ -11,6 +11,7 @@ use crate::spec::{ControllerModel, History, MAX_CONTROLLERS, MAX_HOSTS, ManageEr
 use crate::stats::Totals;
 use crate::sync::lock;
 use arc_swap::ArcSwap;
+use caisson_wire::log::critical;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -341,9 +342,27 @@ impl Subsystem {
         sum
     }
 
-    /// SMART's critical warning byte: bit 2 (reliability degraded) once a device has failed for good.
+    /// SMART's critical warning byte: reliability is degraded once a device has failed for good; spare is low when a
+    /// store has little room for new data.
     pub(crate) fn critical_warning(&self) -> u8 {
-        if self.table.load().iter().any(|n| n.failed()) { 1 << 2 } else { 0 }
+        let failed = self.table.load().iter().any(|n| n.failed());
+        let low = self.spare() < SPARE_THRESHOLD;
+        (if failed { critical::RELIABILITY } else { 0 }) | if low { critical::SPARE } else { 0 }
+    }
+
+    /// SMART's available spare: the least that any namespace's store has left for new data, in percent.
+    pub(crate) fn spare(&self) -> u8 {
+        self.table.load().iter().map(|n| n.volume.spare()).min().unwrap_or(100).min(100)
+    }
+
+    /// Tells hosts of stores whose room has become little since it was last looked.
+    pub(crate) fn look_at_spare(&self) {
+        let namespaces = self.table.load();
+        // All are asked: each remembers what was told.
+        if namespaces.iter().filter(|n| n.newly_low()).count() > 0 {
+            tracing::warn!(subsystem = %self.nqn, spare = self.spare(), "little room is left for new data");
+            self.tell(Change::Spare, |_| true);
+        }
     }
 
     pub(crate) fn snapshot(&self) -> SubsystemSnapshot {

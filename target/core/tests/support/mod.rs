@@ -33,6 +33,7 @@ pub struct Inner {
     /// The next requests fail so.
     pub fail: Option<BlockError>,
     pub fault: Option<String>,
+    pub spare: u8,
     /// What was asked, in order.
     pub seen: Vec<String>,
 }
@@ -54,6 +55,7 @@ impl Disk {
                 held: Vec::new(),
                 fail: None,
                 fault: None,
+                spare: 100,
                 seen: Vec::new(),
             }),
         })
@@ -194,6 +196,10 @@ impl Volume for Disk {
 
     fn allocated_bytes(&self) -> Option<u64> {
         Some(self.with(|d| d.blocks.len() as u64 * u64::from(d.geometry.block_size)))
+    }
+
+    fn spare(&self) -> u8 {
+        self.with(|d| d.spare)
     }
 
     fn fault(&self) -> Option<String> {

@@ -68,6 +68,7 @@ impl Engine for Fake {
         let inner = pools[&pool].inner.lock().unwrap();
         Ok(Found::Pool(Plain {
             pool,
+            counter: 1,
             device: rest[16].into(),
             devices: inner.devices.len() as u32,
             slots: inner.slots.clone(),

@@ -60,6 +60,8 @@ pub enum Found {
 pub struct Plain {
     /// The pool.
     pub pool: [u8; 16],
+    /// How often its superblock was written: what says more counts.
+    pub counter: u64,
     /// Which of the pool's devices it is.
     pub device: u32,
     /// How many devices the pool has.

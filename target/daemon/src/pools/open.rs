@@ -51,7 +51,9 @@ pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, ask: bool) -> R
              dd if=/dev/zero of=PATH bs=1M count=1",
         ));
     }
-    let plain = found.iter().find_map(|(_, f)| if let Found::Pool(p) = f { Some(p.clone()) } else { None });
+    let plain = found.iter().filter_map(|(_, f)| if let Found::Pool(p) = f { Some(p) } else { None });
+    // A device that was about to join says less than those that were there.
+    let plain = plain.max_by_key(|p| p.counter).cloned();
     match (plain, want) {
         (None, Want::There) => Err(missing(pool, &found)),
         (None, Want::New | Want::Either) => create(engine, pool, &found, ask),
@@ -114,6 +116,9 @@ fn existing(
     let (mut devices, mut new) = (Vec::new(), Vec::new());
     for (device, found) in found {
         match found {
+            Found::Pool(p) if p.pool == plain.pool && p.device >= plain.devices => {
+                new.push((*device).clone())
+            }
             Found::Pool(p) if p.pool == plain.pool => devices.push(((*device).clone(), p.device)),
             Found::Pool(_) => {
                 return Err(Refusal::conflict(

@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What of a device is its superblocks', and blank before it is a pool's.
 const FRONT: u64 = 1 << 20;
@@ -107,7 +107,7 @@ fn plain(s: &Superblock) -> Result<Plain, Refusal> {
     };
     let slots: Result<_, _> = s.slots.iter().map(slot).collect();
     let slots = slots.map_err(|e| Refusal::new(Cause::Invalid, e.to_string(), e.remedy()))?;
-    Ok(Plain { pool: s.pool.0, device: s.device, devices: s.devices, slots })
+    Ok(Plain { pool: s.pool.0, counter: s.counter, device: s.device, devices: s.devices, slots })
 }
 
 fn stored(slot: &KeySlot) -> caisson_engine::KeySlot {
@@ -160,6 +160,9 @@ fn of_change(e: &ChangeError) -> Refusal {
         ChangeError::Full => (Cause::Conflict, "delete volumes or snapshots, or let the pool grow"),
         ChangeError::Volume(_) | ChangeError::Settings(_) => {
             (Cause::Invalid, "choose another name or setting; `caisson volume list` shows what there is")
+        }
+        ChangeError::Device { .. } | ChangeError::Layout(_) => {
+            (Cause::Conflict, "name a blank file or device that has room for a segment")
         }
         ChangeError::Failed(_) | ChangeError::Lost => {
             (Cause::System, "see `caisson pool status` for what is damaged")
@@ -268,6 +271,10 @@ impl Handle {
         host.clone().ok_or_else(|| Refusal::new(Cause::System, "the pool is closed", "open it again"))
     }
 
+    fn stores(&self) -> MutexGuard<'_, Vec<Arc<FileStore>>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs a change of the pool on its thread.
     fn change<T, F>(
         &self,
@@ -338,7 +345,7 @@ impl PoolHandle for Handle {
 
     fn status(&self) -> PoolStatus {
         let s = self.pool.status();
-        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores = self.stores();
         let devices =
             stores.iter().map(|s| DeviceStatus { path: s.path().display().to_string(), size: s.size() });
         let of = |id: VolumeId| s.volumes.iter().find(|v| v.id == id);
@@ -387,18 +394,29 @@ impl PoolHandle for Handle {
     }
 
     fn grow(&self) -> Result<u64, Refusal> {
-        Err(absent("make a pool larger"))
+        for store in self.stores().iter() {
+            store.reread_size_blocking().map_err(|e| {
+                Refusal::system(format!("the size of {} cannot be read", store.path().display()), &e)
+            })?;
+        }
+        let before = self.pool.status().size;
+        let after = self.change(|pool, port| async move { pool.grow(&port).await })?;
+        Ok(after.saturating_sub(before))
     }
 
-    fn add_device(&self, _device: &Device) -> Result<(), Refusal> {
-        Err(absent("give a pool another device"))
+    fn add_device(&self, device: &Device) -> Result<(), Refusal> {
+        let store = stores(std::slice::from_ref(device))?.remove(0);
+        let own = Arc::clone(&store);
+        self.change(|pool, port| async move { pool.add_device(&port, own).await })?;
+        self.stores().push(store);
+        Ok(())
     }
 
     fn close(&self) -> Result<(), Refusal> {
         let closed = self.change(|pool, port| async move { pool.close(&port).await });
         // The thread ends with its last holder; after that the devices are free for another opening.
         self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.stores().clear();
         closed
     }
 }
