@@ -6,6 +6,7 @@
 
 use crate::log::Closed;
 use crate::state::{Inner, State};
+use crate::steward::{checkpoint_due, low};
 use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
 use caisson_tables::Place;
 use caisson_task::{Port, Task};
@@ -39,9 +40,18 @@ impl Inner {
         if self.fault().is_some() {
             return None;
         }
-        let mut state = self.lock();
-        let State { tables, index, log, .. } = &mut *state;
-        if log.due(self.batch_target) { log.close(tables, index) } else { None }
+        let (closed, steward) = {
+            let mut guard = self.lock();
+            let State { tables, index, log, .. } = &mut *guard;
+            let segment = log.tail.map(|t| t.segment);
+            let closed = if log.due(self.batch_target) { log.close(tables, index) } else { None };
+            let entered = log.tail.map(|t| t.segment) != segment;
+            // Before anybody has to wait for it.
+            let call = closed.is_some() && (checkpoint_due(self, &guard) || entered && low(&guard));
+            (closed, if call { guard.steward.call() } else { None })
+        };
+        steward.into_iter().for_each(caisson_task::Waiter::wake);
+        closed
     }
 }
 

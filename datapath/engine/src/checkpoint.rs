@@ -109,6 +109,7 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     finish(&mut state, segments, tail, reserve.more, log_batch);
     let mut waiters = std::mem::take(&mut state.room);
     waiters.append(&mut state.checkpoint_waiters);
+    waiters.extend(state.chores.call());
     drop(state);
     waiters.into_iter().for_each(Waiter::wake);
     kick(inner, port.remote());
@@ -182,9 +183,10 @@ async fn durable_batches(inner: &Arc<Inner>, port: &Port, log_batch: u64) -> Res
 }
 
 fn finish(state: &mut State, segments: Vec<u32>, tail: Option<Tail>, more: Vec<u32>, log_batch: u64) {
-    let State { tables, log, checkpoints, index, space, .. } = state;
+    let State { tables, log, checkpoints, index, space, chores, .. } = state;
     for freed in tables.checkpointed() {
         index.forget_segment(freed, tables.segment(freed).sequence);
+        chores.freed.insert(freed);
     }
     for old in std::mem::replace(&mut checkpoints.pinned, segments) {
         tables.unpin(old);
@@ -453,8 +455,9 @@ fn borrowed(blobs: &[(BlobKind, Vec<u8>)]) -> Vec<(BlobKind, &[u8])> {
     blobs.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect()
 }
 
-/// Writes the superblocks, each device's older copy, and makes them durable. A device that no durable superblock lists
-/// comes last, when the others are durable: on its own it must not stand for the pool.
+/// Writes the superblocks: each device's older copy, and when those are durable the other, so that the loss of either
+/// leaves one that names this root and no older one, of which parts may be written over from now on. A device that no
+/// durable superblock lists comes last: on its own it must not stand for the pool.
 pub(crate) async fn write_superblocks(
     inner: &Arc<Inner>,
     port: &Port,
@@ -477,22 +480,24 @@ pub(crate) async fn write_superblocks(
         };
         (checkpoints.superblock.clone(), anchor, checkpoints.listed)
     };
-    let at = SUPERBLOCK_AT[copy_for(superblock.counter)];
+    let older = copy_for(superblock.counter);
     let stores = inner.devices().stores().to_vec();
-    for (device, store) in stores.iter().enumerate() {
-        if device == listed {
-            sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    for (round, copy) in [older, 1 - older].into_iter().enumerate() {
+        for (device, store) in stores.iter().enumerate() {
+            if round == 0 && device == listed {
+                sync_devices(inner, port).await.map_err(Failure::Failed)?;
+            }
+            superblock.device = device as u32;
+            let nonce: [u8; XNONCE] = inner.random();
+            let mut bytes = vec![0; SUPERBLOCK];
+            let sealed = superblock.seal(&inner.keyring, &anchor, nonce, &mut bytes);
+            sealed.map_err(|e| Failure::Failed(format!("a superblock could not be sealed: {e}")))?;
+            let written = write_copy(inner, port, store, SUPERBLOCK_AT[copy], &bytes).await;
+            let failed = |e| format!("writing the superblock of device {device} failed: {e}");
+            written.map_err(|e| Failure::Failed(failed(e)))?;
         }
-        superblock.device = device as u32;
-        let nonce: [u8; XNONCE] = inner.random();
-        let mut bytes = vec![0; SUPERBLOCK];
-        let sealed = superblock.seal(&inner.keyring, &anchor, nonce, &mut bytes);
-        sealed.map_err(|e| Failure::Failed(format!("a superblock could not be sealed: {e}")))?;
-        let written = write_copy(inner, port, store, at, &bytes).await;
-        written
-            .map_err(|e| Failure::Failed(format!("writing the superblock of device {device} failed: {e}")))?;
+        sync_devices(inner, port).await.map_err(Failure::Failed)?;
     }
-    sync_devices(inner, port).await.map_err(Failure::Failed)?;
     inner.lock().checkpoints.listed = stores.len();
     Ok(())
 }

@@ -36,7 +36,7 @@ impl Pool {
         let new = with_room(&old, &stores).map_err(ChangeError::Layout)?;
         if new.segments() > old.segments() {
             take(inner, stores, new);
-            settle(inner, port).await?;
+            checkpoint_held(inner, port, false).await.map_err(change_failure)?;
         }
         Ok(size(inner))
     }
@@ -66,7 +66,7 @@ impl Pool {
         }
         announce(inner, port, &stores, &new).await.map_err(refused)?;
         take(inner, stores, new);
-        settle(inner, port).await?;
+        checkpoint_held(inner, port, false).await.map_err(change_failure)?;
         Ok(size(inner))
     }
 }
@@ -117,14 +117,6 @@ fn take(inner: &Inner, stores: Vec<Arc<FileStore>>, extents: Extents) {
     *space = Space::of(segments, segment);
     checkpoints.superblock.devices = devices;
     checkpoints.superblock.extents = extents;
-}
-
-/// Makes the new size durable, in both copies of the superblocks.
-async fn settle(inner: &Arc<Inner>, port: &Port) -> Result<(), ChangeError> {
-    for _ in 0..2 {
-        checkpoint_held(inner, port, false).await.map_err(change_failure)?;
-    }
-    Ok(())
 }
 
 /// Sees that nothing would be lost with what stands on a device.

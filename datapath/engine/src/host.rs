@@ -8,11 +8,13 @@ use caisson_task::{Port, Task};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// Device operations that the background has under way at most.
 const DEPTH: usize = 64;
+/// How long the thread rests at most; a bound, for no condition variable waits for ever with a time.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// Threads that do them.
 const THREADS: usize = 4;
 
@@ -31,9 +33,21 @@ struct Queue {
 struct Mailbox {
     queue: Mutex<Queue>,
     news: Condvar,
+    /// The pools whose background is on this thread.
+    tended: Mutex<Vec<Weak<Inner>>>,
 }
 
 impl Mailbox {
+    fn tended(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
+        self.tended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls those whose time has come. Gives the time until the next one's.
+    fn ring(&self, now: Mono) -> Option<Duration> {
+        let pools: Vec<Arc<Inner>> = self.tended().iter().filter_map(Weak::upgrade).collect();
+        pools.iter().filter_map(|inner| inner.ring(now)).min()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +67,6 @@ impl Remote for Mailbox {
 pub struct Host {
     mailbox: Arc<Mailbox>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-    tended: Mutex<Vec<std::sync::Weak<Inner>>>,
 }
 
 impl Host {
@@ -62,7 +75,8 @@ impl Host {
     /// # Errors
     /// The system's, when it refuses one.
     pub fn start(name: &str) -> io::Result<Host> {
-        let mailbox = Arc::new(Mailbox { queue: Mutex::default(), news: Condvar::new() });
+        let mailbox =
+            Arc::new(Mailbox { queue: Mutex::default(), news: Condvar::new(), tended: Mutex::default() });
         let waker = Arc::downgrade(&mailbox);
         let ring = ThreadRing::new(THREADS, DEPTH, move || {
             if let Some(mailbox) = waker.upgrade() {
@@ -72,7 +86,7 @@ impl Host {
         })?;
         let own = Arc::clone(&mailbox);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(own, ring))?;
-        Ok(Host { mailbox, thread: Mutex::new(Some(thread)), tended: Mutex::default() })
+        Ok(Host { mailbox, thread: Mutex::new(Some(thread)) })
     }
 
     /// Runs the function that `make` makes on the thread, and waits for what it gives. Not to be called from the thread
@@ -105,7 +119,7 @@ impl Host {
     /// Starts the pool's background on the thread.
     pub fn tend(&self, pool: &Pool) {
         let tended = Arc::downgrade(&pool.0);
-        self.tended.lock().unwrap_or_else(PoisonError::into_inner).push(tended);
+        self.mailbox.tended().push(tended);
         pool.tend(|make| self.post(Box::new(move |cx| Task::spawn(cx, make))));
     }
 
@@ -124,8 +138,8 @@ impl Drop for Host {
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = thread.join();
         }
-        let tended = std::mem::take(&mut *self.tended.lock().unwrap_or_else(PoisonError::into_inner));
-        tended.iter().filter_map(std::sync::Weak::upgrade).for_each(|inner| inner.abandon());
+        let tended = std::mem::take(&mut *self.mailbox.tended());
+        tended.iter().filter_map(Weak::upgrade).for_each(|inner| inner.abandon());
     }
 }
 
@@ -135,10 +149,12 @@ fn serve(mailbox: Arc<Mailbox>, mut ring: ThreadRing) {
     let origin = Instant::now();
     let mut finished = Vec::new();
     loop {
+        let sleep = mailbox.ring(Mono(origin.elapsed().as_nanos() as u64)).unwrap_or(Duration::MAX);
         let (wakes, jobs) = {
             let idle = |q: &mut Queue| q.wakes.is_empty() && q.jobs.is_empty() && !q.reap && !q.closed;
             let queue = mailbox.queue();
-            let mut queue = mailbox.news.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+            let waited = mailbox.news.wait_timeout_while(queue, sleep.min(LONGEST), idle);
+            let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if queue.closed {
                 break;
             }

@@ -6,6 +6,7 @@
 use crate::append::{durable, kick};
 use crate::bounds::{FRONT, MIN_SEGMENTS, SEGMENT_SIZES};
 use crate::checkpoint::{Checkpoints, Failure, checkpoint};
+use crate::chores::Chores;
 use crate::devices::Devices;
 use crate::error::{ChangeError, CreateError, OpenError};
 use crate::log::{From as LogFrom, Log, POOL_EPOCH};
@@ -188,6 +189,8 @@ impl Pool {
         let opened = opened(port, stores, secrets, options).await?;
         let Opened { inner, next_opening, last } = opened;
         begin(&inner, port, next_opening, last).await?;
+        // The index is in memory only.
+        inner.lock().chores.rebuild = true;
         Ok(Pool(inner))
     }
 
@@ -211,12 +214,13 @@ impl Pool {
     pub async fn close(&self, port: &Port) -> Result<(), ChangeError> {
         self.0.closing.store(true, Ordering::Release);
         self.0.call_steward();
+        self.0.call_chores();
         let open: Vec<Arc<Shared>> = self.0.volumes().values().filter_map(Weak::upgrade).collect();
         open.iter().for_each(|v| v.gone.store(true, Ordering::Release));
         while open.iter().any(|v| v.in_flight() > 0) {
             port.pause().await;
         }
-        while self.0.lock().steward.runs {
+        while self.0.tended() {
             port.pause().await;
         }
         checkpoint(&self.0, port, true).await.map_err(change_failure)
@@ -533,6 +537,7 @@ fn take(
         },
         room: Vec::new(),
         steward: Stewardship::default(),
+        chores: Chores::default(),
         checkpoint_waiters: Vec::new(),
         faults: std::collections::VecDeque::new(),
     };

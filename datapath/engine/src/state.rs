@@ -5,6 +5,7 @@
 
 use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS, FAULTS_KEPT};
 use crate::checkpoint::Checkpoints;
+use crate::chores::Chores;
 use crate::devices::Devices;
 use crate::lane::Lanes;
 use crate::log::Log;
@@ -51,6 +52,8 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     fault: OnceLock<String>,
     pub(crate) closing: AtomicBool,
+    /// When the chores want to be called again, in nanoseconds of [`caisson_block::Mono`].
+    pub(crate) alarm: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -84,6 +87,7 @@ pub(crate) struct State {
     /// Who waits for space to be made.
     pub(crate) room: Vec<Waiter>,
     pub(crate) steward: Stewardship,
+    pub(crate) chores: Chores,
     /// Who waits for a checkpoint, and for which.
     pub(crate) checkpoint_waiters: Vec<Waiter>,
     pub(crate) faults: VecDeque<Damage>,
@@ -161,6 +165,7 @@ impl Inner {
             state: Mutex::new(state),
             fault: OnceLock::new(),
             closing: AtomicBool::new(false),
+            alarm: AtomicU64::new(u64::MAX),
             counters: Counters::default(),
         }
     }
@@ -204,6 +209,7 @@ impl Inner {
         waiters.append(&mut state.room);
         waiters.append(&mut state.checkpoint_waiters);
         waiters.extend(state.steward.call());
+        waiters.extend(state.chores.call());
         waiters
     }
 

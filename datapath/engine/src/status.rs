@@ -1,6 +1,8 @@
 //! What a pool and its volumes hold: the figures for people, scripts and metrics.
 
 use crate::pool::Pool;
+use crate::rebuild::RebuildStatus;
+use crate::scrub::ScrubStatus;
 use crate::settings::Settings;
 use crate::state::Damage;
 use caisson_block::BLOCK;
@@ -31,6 +33,12 @@ pub struct Status {
     pub map_pages: u64,
     /// Memory of tables and index.
     pub memory: u64,
+    /// Of these: pages of the tables, in memory because they changed or were used, and the segment table.
+    pub tables_memory: u64,
+    /// Of these: the index of deduplication and its summaries.
+    pub index_memory: u64,
+    /// The index knows one fingerprint in so many by itself.
+    pub sample: u64,
     /// Blocks written by hosts since the pool was opened, and how many of them were zero or found again.
     pub written_blocks: u64,
     /// All zero.
@@ -51,6 +59,12 @@ pub struct Status {
     pub damage: Vec<Damage>,
     /// How many were found in all.
     pub damaged: u64,
+    /// The scrub that runs, or the last that did since the pool was opened.
+    pub scrub: Option<ScrubStatus>,
+    /// The rebuilding of the index of duplicates, likewise.
+    pub rebuild: Option<RebuildStatus>,
+    /// Bytes of freed segments that were given back to the file system.
+    pub punched: u64,
     /// Why the pool is not used any more.
     pub fault: Option<String>,
     /// The volumes, by number.
@@ -111,6 +125,9 @@ impl Pool {
             stored: stats.stored_bytes + stats.blocks * TAG as u64,
             map_pages: stats.map_pages,
             memory: (tables.memory_bytes() + state.index.memory_bytes()) as u64,
+            tables_memory: tables.memory_bytes() as u64,
+            index_memory: state.index.memory_bytes() as u64,
+            sample: 1 << state.index.stats().sample_shift,
             written_blocks: get(&c.written),
             zero_blocks: get(&c.zero),
             duplicate_blocks: get(&c.duplicate),
@@ -121,6 +138,9 @@ impl Pool {
             dying: tables.volumes().filter(|v| v.dying).count(),
             damage: state.faults.iter().cloned().collect(),
             damaged: get(&c.damaged),
+            scrub: state.chores.scrub.clone(),
+            rebuild: state.chores.rebuilt,
+            punched: state.chores.punched,
             fault: inner.fault().map(str::to_owned),
             volumes,
         }

@@ -42,6 +42,7 @@ impl Stewardship {
 /// Runs until the pool is closed or has failed.
 pub(crate) async fn run(inner: Arc<Inner>, port: Port) {
     inner.lock().steward.runs = true;
+    crate::chores::start(&inner, &port).await;
     let mut steward = Steward { inner: &inner, port: &port, cleaning: None, reaper: Reaper::default() };
     loop {
         let calls = inner.lock().steward.calls;
@@ -164,7 +165,8 @@ impl Steward<'_> {
             if state.steward.calls != calls {
                 return;
             }
-            state.space.exhausted = true;
+            // True for those who wait now: whoever comes later has it looked at again.
+            state.space.exhausted = !state.room.is_empty();
             state.steward.waiter = Some(self.port.waiter(ticket));
             std::mem::take(&mut state.room)
         };
@@ -174,7 +176,8 @@ impl Steward<'_> {
     }
 }
 
-fn checkpoint_due(inner: &Inner, state: &State) -> bool {
+/// Whether it is time for a checkpoint.
+pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
     let changed = state.log.last() > state.checkpoints.covers;
     // Room that a checkpoint may make: segments that are empty, or free ones that the log may not use yet.
     let short = state.log.space() <= 2 * state.space.log_reserve
@@ -191,7 +194,7 @@ fn checkpoint_due(inner: &Inner, state: &State) -> bool {
 const CLEANED_AT_ONCE: usize = 8;
 
 /// Whether there is so little free that the cleaner should work.
-fn low(state: &State) -> bool {
+pub(crate) fn low(state: &State) -> bool {
     let segments = state.tables.geometry().segments;
     let free = state.tables.free_segments() + state.log.reserved.len() as u32;
     free < (segments / 8).max(state.space.checkpoint_segments + 6)

@@ -269,7 +269,11 @@ impl Chunk {
             match tried.await {
                 Err(lost) => break Err(inner.lost(lost, first)),
                 Ok(Published::In(batch)) => break Ok(batch),
-                Ok(Published::Full) => break Err(BlockError::CapacityExceeded),
+                Ok(Published::Full) => {
+                    // The next one may find room: what made it full was true when the steward looked last.
+                    inner.call_steward();
+                    break Err(BlockError::CapacityExceeded);
+                }
                 Ok(Published::Stale(index)) => {
                     let mut reader = Blocks::new(data);
                     self.plans[index] = self.store(reader.get(from + index), ways.level);

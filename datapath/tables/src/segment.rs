@@ -176,6 +176,16 @@ impl Segments {
         taken
     }
 
+    /// Sets this segment aside if it is free. Whether it was.
+    pub fn reserve_one(&mut self, n: u32) -> bool {
+        let free = n < self.len() && self.get(n).state == SegmentState::Free;
+        if free {
+            self.change(n, |s| s.state = SegmentState::Reserved);
+            self.change_frozen(n, |s| s.state = SegmentState::Reserved);
+        }
+        free
+    }
+
     pub fn unreserve(&mut self, n: u32) {
         assert!(self.get(n).state == SegmentState::Reserved, "segment {n} is reserved");
         self.change(n, |s| s.state = SegmentState::Free);

@@ -292,6 +292,11 @@ impl Tables {
         self.segments.reserve(k)
     }
 
+    /// Sets this segment aside if it is free, as `reserve` does. Whether it was.
+    pub fn reserve_one(&mut self, n: u32) -> bool {
+        self.segments.reserve_one(n)
+    }
+
     /// A reserved segment is free again. Panics if it is not reserved.
     pub fn unreserve(&mut self, n: u32) {
         self.segments.unreserve(n);

@@ -17,6 +17,16 @@ impl Want {
         }
     }
 
+    /// Keeps those that `f` is true of.
+    pub fn retain(&mut self, f: impl Fn(PageKey) -> bool) {
+        self.list.retain(|(key, _)| f(*key));
+    }
+
+    /// Adds all of `other`.
+    pub fn append(&mut self, other: Want) {
+        other.list.into_iter().for_each(|(key, at)| self.add(key, at));
+    }
+
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

@@ -3,28 +3,38 @@
 
 use std::path::Path;
 
-use crate::scenario::Export;
+use crate::scenario::{Export, Store};
 
 /// What the program prints once for each listener that accepts connections.
 pub const LISTENING: &str = "listening";
 
 /// `caisson export`: one namespace, in the foreground, no configuration.
 ///
-/// `store` is the backing file, or `None` for memory. The addresses are `ADDRESS:PORT`.
+/// `path` is the backing file, where there is one; a pool's key file and passphrase stand beside it. The addresses are
+/// `ADDRESS:PORT`.
 pub fn export(
     export: &Export,
-    store: Option<&Path>,
+    path: &Path,
     io: &str,
     discovery: Option<&str>,
     allow: Option<&str>,
 ) -> Vec<String> {
     let mut words = vec!["export".to_owned()];
-    match store {
-        Some(path) => {
+    let size = ["--size".to_owned(), export.size.to_string()];
+    match export.store {
+        Store::File => {
             words.push(path.display().to_string());
-            words.extend(["--size".to_owned(), export.size.to_string()]);
+            words.extend(size);
         }
-        None => words.push(format!("ram:{}", export.size)),
+        Store::Memory => words.push(format!("ram:{}", export.size)),
+        Store::Pool { write_cache } => {
+            words.push(format!("pool:{}", path.display()));
+            words.extend(size);
+            let beside = |extension: &str| path.with_extension(extension).display().to_string();
+            words.extend(["--key-file".to_owned(), beside("keys")]);
+            words.extend(["--passphrase-file".to_owned(), beside("passphrase")]);
+            words.extend(["--write-cache".to_owned(), (if write_cache { "on" } else { "off" }).to_owned()]);
+        }
     }
     words.extend(["--listen".to_owned(), format!("tcp://{io}")]);
     if let Some(discovery) = discovery {
@@ -103,8 +113,8 @@ mod tests {
 
     #[test]
     fn export_names_store_and_addresses() {
-        let export = Export::new(0, 1 << 20, 512);
-        let words = super::export(&export, None, "10.0.0.1:4420", Some("10.0.0.1:8009"), None).join(" ");
+        let export = Export { store: Store::Memory, ..Export::new(0, 1 << 20, 512) };
+        let words = super::export(&export, Path::new("/s"), "10.0.0.1:4420", Some("10.0.0.1:8009"), None).join(" ");
         assert!(
             words.starts_with(
                 "export ram:1048576 --listen tcp://10.0.0.1:4420 --discovery tcp://10.0.0.1:8009"

@@ -9,6 +9,20 @@ pub const HOST_ID: &str = "5f0c1d7e-98a4-4b7e-9d53-0d6f3a2b1c44";
 /// See [`HOST_ID`].
 pub const HOST_NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:5f0c1d7e-98a4-4b7e-9d53-0d6f3a2b1c44";
 
+/// What a namespace is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// Memory.
+    Memory,
+    /// A plain volume on a file.
+    File,
+    /// A volume of a pool of its own, with all data services on.
+    Pool {
+        /// Whether writes may complete before they are durable.
+        write_cache: bool,
+    },
+}
+
 /// One subsystem with one namespace (NSID 1).
 #[derive(Debug, Clone)]
 pub struct Export {
@@ -18,14 +32,14 @@ pub struct Export {
     pub size: u64,
     /// Logical block size in bytes: 512 or 4096.
     pub block: u32,
-    /// Kept in a file, or in memory.
-    pub file: bool,
+    /// What it is kept in.
+    pub store: Store,
 }
 
 impl Export {
     /// The `index`th export of a suite, kept in a file.
     pub fn new(index: usize, size: u64, block: u32) -> Self {
-        Self { nqn: format!("nqn.2026-01.test.caisson:interop-{index}"), size, block, file: true }
+        Self { nqn: format!("nqn.2026-01.test.caisson:interop-{index}"), size, block, store: Store::File }
     }
 }
 
@@ -43,6 +57,8 @@ pub enum Mode {
 pub struct Scenario {
     /// The script's name without `.sh`.
     pub suite: &'static str,
+    /// What this run of it is called: names its files and its results.
+    pub name: &'static str,
     /// How the target is run.
     pub mode: Mode,
     /// The subsystems that are there at the start.

@@ -30,32 +30,32 @@ pub fn run(scenario: &Scenario) {
         Ok(results) => {
             let faults = results.faults(self_test());
             for name in &results.passed {
-                println!("ok {} {name}", scenario.suite);
+                println!("ok {} {name}", scenario.name);
             }
             for what in &results.skipped {
-                println!("skip {} {what}", scenario.suite);
+                println!("skip {} {what}", scenario.name);
             }
             for what in &results.failed {
-                println!("not ok {} {what}", scenario.suite);
+                println!("not ok {} {what}", scenario.name);
             }
             println!(
                 "{}: {} ok, {} skipped, {} failed, {:.0} s",
-                scenario.suite,
+                scenario.name,
                 results.passed.len(),
                 results.skipped.len(),
                 results.failed.len(),
                 began.elapsed().as_secs_f32()
             );
-            assert!(faults.is_empty(), "{}:\n  {}", scenario.suite, faults.join("\n  "));
+            assert!(faults.is_empty(), "{}:\n  {}", scenario.name, faults.join("\n  "));
         }
-        Err(error) => panic!("{}: {error}", scenario.suite),
+        Err(error) => panic!("{}: {error}", scenario.name),
     }
 }
 
 fn try_run(scenario: &Scenario) -> Result<Results, String> {
     let text = |error: std::io::Error| error.to_string();
     let image = image()?;
-    let folder = paths::suite_folder(scenario.suite).map_err(text)?;
+    let folder = paths::suite_folder(scenario.name).map_err(text)?;
     let (ports, mut target) = if self_test() {
         (Ports::in_guest(scenario), None)
     } else {

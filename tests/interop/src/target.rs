@@ -1,7 +1,7 @@
 //! The `caisson` processes of one suite: started, asked, killed and started again.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::commands::{self, Change};
 use crate::paths;
-use crate::scenario::{Export, HOST_NQN, Mode, Ports, Scenario};
+use crate::scenario::{Export, HOST_NQN, Mode, Ports, Scenario, Store};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -106,7 +106,7 @@ impl Target {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         // A Unix socket's path has little room; the suite's folder may be deep.
         let socket =
-            std::env::temp_dir().join(format!("caisson-{}-{}.sock", scenario.suite, std::process::id()));
+            std::env::temp_dir().join(format!("caisson-{}-{}.sock", scenario.name, std::process::id()));
         let mut target = Self {
             mode: scenario.mode,
             exports: scenario.exports.clone(),
@@ -125,9 +125,15 @@ impl Target {
         for (index, export) in scenario.exports.iter().enumerate() {
             let io = ports.listener(ports.io[index]);
             let discovery = (index == 0).then(|| ports.listener(ports.discovery));
-            let store = export.file.then(|| self.store(index));
+            let path = self.store(index);
+            if matches!(export.store, Store::Pool { .. }) {
+                let passphrase = path.with_extension("passphrase");
+                fs::write(&passphrase, "a passphrase of the test\n").map_err(|error| error.to_string())?;
+                let private = fs::Permissions::from_mode(0o600);
+                fs::set_permissions(&passphrase, private).map_err(|error| error.to_string())?;
+            }
             let allow = scenario.restricted.then_some(HOST_NQN);
-            let words = commands::export(export, store.as_deref(), &io, discovery.as_deref(), allow);
+            let words = commands::export(export, &path, &io, discovery.as_deref(), allow);
             self.launch(words, 1 + usize::from(discovery.is_some()))?;
         }
         Ok(())
@@ -209,10 +215,6 @@ impl Target {
             ("remove-subsystem", [nqn]) => self.change(&Change::DeleteSubsystem { nqn })?,
             ("kill", []) => self.process(index)?.kill()?,
             ("restart", []) => self.process(index)?.start()?,
-            ("allocated", [_]) => {
-                let data = fs::metadata(self.store(index)).map_err(|error| error.to_string())?;
-                return Ok((data.blocks() * 512).to_string());
-            }
             _ => return Err(format!("no such request: {request}")),
         }
         Ok("done".into())

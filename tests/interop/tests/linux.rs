@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use caisson_interop::scenario::{Export, Mode, Scenario};
+use caisson_interop::scenario::{Export, Mode, Scenario, Store};
 use caisson_interop::suite::run;
 
 const MIB: u64 = 1 << 20;
 
 fn scenario(suite: &'static str, exports: Vec<Export>) -> Scenario {
-    Scenario { suite, mode: Mode::Export, exports, restricted: false, limit: Duration::from_secs(240) }
+    Scenario { suite, name: suite, mode: Mode::Export, exports, restricted: false, limit: Duration::from_secs(240) }
 }
 
 #[test]
 fn basics() {
-    let export = Export { file: false, ..Export::new(0, 64 * MIB, 4096) };
+    let export = Export { store: Store::Memory, ..Export::new(0, 64 * MIB, 4096) };
     run(&scenario("basics", vec![export]));
 }
 
@@ -25,6 +25,30 @@ fn fs() {
 #[test]
 fn fio() {
     run(&scenario("fio", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 512)]));
+}
+
+/// The same on volumes of pools, with deduplication, compression and sealing.
+const POOL: Store = Store::Pool { write_cache: true };
+
+#[test]
+fn fs_on_a_pool() {
+    let exports = vec![Export { store: POOL, ..Export::new(0, 400 * MIB, 4096) }];
+    run(&Scenario { name: "fs-pool", ..scenario("fs", exports) });
+}
+
+#[test]
+fn fio_on_pools() {
+    let on = |index, block| Export { store: POOL, ..Export::new(index, 64 * MIB, block) };
+    run(&Scenario { name: "fio-pool", ..scenario("fio", vec![on(0, 4096), on(1, 512)]) });
+}
+
+/// Without a volatile write cache: a host does not know that a target was killed, and repeats nothing that was
+/// acknowledged.
+#[test]
+fn failover_on_a_pool() {
+    let store = Store::Pool { write_cache: false };
+    let exports = vec![Export { store, ..Export::new(0, 64 * MIB, 4096) }];
+    run(&Scenario { name: "failover-pool", ..scenario("failover", exports) });
 }
 
 #[test]

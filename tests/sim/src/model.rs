@@ -56,6 +56,8 @@ pub struct Model {
     pub ordered: bool,
     /// A device has lied: what was durable may be gone after a crash, and blocks may be unreadable; nothing may be wrong.
     pub lenient: bool,
+    /// A device may come to lie, so that what was replaced durably may be back after a crash.
+    pub remember: bool,
     /// Histories that were too tangled for the checker of linearisability.
     pub tangled: u64,
     /// Operations that it judged.
@@ -66,9 +68,9 @@ pub struct Model {
 pub type Verdict = Result<(), String>;
 
 impl Model {
-    /// Nothing yet.
-    pub fn new(ordered: bool) -> Model {
-        Model { ordered, time: 1, ..Model::default() }
+    /// Nothing yet. What the flags mean is said at the fields.
+    pub fn new(ordered: bool, remember: bool) -> Model {
+        Model { ordered, remember, time: 1, ..Model::default() }
     }
 
     /// Lets the time go on.
@@ -198,11 +200,21 @@ impl Model {
 
     /// The resize that began at `start` is over, well or not.
     pub fn resized(&mut self, name: u32, start: u64, ok: bool) {
+        let now = self.time;
         let Some(v) = self.volumes.get_mut(&name) else { return };
         let Some(size) = v.sizes.pop() else { return };
-        if ok {
-            v.sizes = vec![size];
-            v.blocks.resize_with(size as usize, || Block::new(Value::Of(ZERO), start));
+        if !ok {
+            return;
+        }
+        v.sizes = vec![size];
+        // What is cut off is written with zeroes, for it may come back.
+        for b in v.blocks.iter_mut().skip(size as usize) {
+            let value = Value::Of(ZERO);
+            b.writes.push(Write { id: 0, value, start, end: Some(now), ok: true, durable: true });
+            b.acts.push(linear::Op { start, end: now, act: Act::Write(vec![ZERO]), sure: true });
+        }
+        while (v.blocks.len() as u64) < size {
+            v.blocks.push(Block::new(Value::Of(ZERO), start));
         }
     }
 
@@ -295,7 +307,7 @@ impl Model {
     /// Forgets of these blocks what can never be seen again by an operation that began at `oldest` or later, nor after a
     /// crash.
     pub fn prune(&mut self, volume: u32, extents: &[Extent], oldest: u64) {
-        if self.lenient {
+        if self.remember {
             return;
         }
         let Some(v) = self.volumes.get_mut(&volume) else { return };

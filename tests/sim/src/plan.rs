@@ -39,6 +39,8 @@ pub struct Plan {
     pub disks: usize,
     /// See `disks`.
     pub disk_size: u64,
+    /// Whether the disks are too small for what is to be written.
+    pub tight: bool,
     /// Bytes that the device writes whole.
     pub sector: usize,
     /// What offsets, lengths and buffers are aligned to.
@@ -112,13 +114,20 @@ impl Plan {
             flip_read: rare(&mut rng),
         };
         let unit = [1, 512, 4096][rng.below(3) as usize];
+        // So small that the volumes do not fit, as often as not.
+        let tight = rng.below(4) == 0;
         let count = 1 + rng.below(4) as u32;
         Plan {
             seed,
             volumes: (1..=count).map(|name| (name, VolumePlan::some(&mut rng))).collect(),
             threads: 1 + rng.below(4) as usize,
             disks: if rng.below(4) == 0 { 2 } else { 1 },
-            disk_size: (6 + rng.below(20)) << 20,
+            disk_size: if tight {
+                (1 << 20) + ((40 + rng.below(60)) << 16)
+            } else {
+                (6 + rng.below(20)) << 20
+            },
+            tight,
             sector: if rng.below(2) == 0 || unit == 4096 { 4096 } else { 512 },
             unit,
             punches: rng.below(4) > 0,
@@ -126,7 +135,7 @@ impl Plan {
             faults,
             lies: if weather == Weather::Lying && rng.below(2) == 0 { lies } else { Lies::default() },
             lives: 2 + rng.below(3) as u32,
-            steps: 30 + rng.below(250),
+            steps: 30 + rng.below(if tight { 600 } else { 250 }),
             manage: some(&mut rng, 60),
             depth: 1 + rng.below(24) as usize,
             copies: rng.below(4) == 0,

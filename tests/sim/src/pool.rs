@@ -86,7 +86,7 @@ impl Simulated {
             place: Place::default(),
             volumes: Mutex::default(),
             buffers: Buffers::new([64, 32, 32]).expect("address space for a few buffers"),
-            segment: if rng.below(3) == 0 { 128 << 10 } else { 64 << 10 },
+            segment: if rng.below(3) == 0 && !plan.tight { 128 << 10 } else { 64 << 10 },
             cipher: if rng.below(2) == 0 { Cipher::ChaCha20Poly1305 } else { Cipher::Aes256Gcm },
             distance: (rng.below(4) > 0).then(|| kib(&mut rng, 1024)),
             max_refs: if rng.below(4) == 0 { 2 + rng.below(6) as u32 } else { u32::MAX },

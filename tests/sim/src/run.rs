@@ -109,9 +109,9 @@ pub fn run_seed<S: Subject>(plan: Plan, make: impl FnOnce(&Plan) -> S) -> Result
         None => (0, String::new()),
     };
     // A world in which something panicked may not be dropped safely: destructors of the subject may panic again.
-    if let Some(world) = world {
+    if let Some(mut world) = world {
         CATCHING.set(true);
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(world)));
+        let _ = catch_unwind(AssertUnwindSafe(move || world.end()));
         CATCHING.set(false);
     }
     Err(Box::new(Failure { seed, what, steps, trace }))

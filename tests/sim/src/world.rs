@@ -133,7 +133,7 @@ impl<S: Subject> World<S> {
             chooser: Chooser::new(&mut rng),
             rng,
             nature,
-            model: Model::new(nature.ordered),
+            model: Model::new(nature.ordered, plan.weather == Weather::Lying),
             trace: Trace::new(aloud),
             counts: Counts::default(),
             threads: Vec::new(),

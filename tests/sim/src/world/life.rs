@@ -31,6 +31,23 @@ impl<S: Subject> World<S> {
     /// # Errors
     /// What the subject did wrong.
     pub fn run(&mut self) -> Result<(), String> {
+        self.lives()?;
+        self.end()
+    }
+
+    /// Lets go of everything.
+    ///
+    /// # Errors
+    /// What the subject still holds.
+    pub fn end(&mut self) -> Result<(), String> {
+        self.pending.clear();
+        self.running.clear();
+        self.threads.clear();
+        self.held.clear();
+        self.subject.kill()
+    }
+
+    fn lives(&mut self) -> Result<(), String> {
         if !self.create()? {
             return Ok(());
         }
@@ -45,9 +62,7 @@ impl<S: Subject> World<S> {
                 self.subject.inspect()?;
             }
         }
-        self.threads.clear();
-        self.held.clear();
-        self.subject.kill()
+        Ok(())
     }
 
     fn new_threads(&mut self) {
