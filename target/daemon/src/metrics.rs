@@ -262,7 +262,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
         ("caisson_pool_memory_bytes", "Memory of tables and the index of duplicates.", |p| p.memory as f64),
         ("caisson_pool_faulty", "1 when the pool has failed.", |p| f64::from(u8::from(p.fault.is_some()))),
         ("caisson_pool_scrub_running", "1 while a scrub is under way.", |p| {
-            f64::from(u8::from(p.scrub.is_some_and(|s| s.running)))
+            f64::from(u8::from(p.scrub.as_ref().is_some_and(|s| s.running)))
         }),
     ];
     for (name, help, pick) in gauges {

@@ -139,9 +139,16 @@ fn state(s: Option<&PoolStatus>) -> String {
 }
 
 fn scrub(s: &Scrub) -> String {
-    let how = if s.running { "under way" } else { "ended" };
-    let percent = if s.total > 0 { s.done.saturating_mul(100) / s.total } else { 100 };
-    format!("{how}: {} of {} ({percent} %), {} damaged", format_size(s.done), format_size(s.total), s.found)
+    let how = match (s.running, s.completed) {
+        (true, _) => format!("under way, {} %", s.percent),
+        (false, true) => "came to its end".into(),
+        (false, false) => format!("stopped at {} %", s.percent),
+    };
+    let found = match s.problems.len() {
+        0 => "nothing wrong".to_string(),
+        n => format!("{n} problems, {} blocks of 4 KiB lost", s.lost_blocks),
+    };
+    format!("{how}; {} read, {found}", format_size(s.bytes))
 }
 
 /// One pool, a line for each thing.
@@ -184,6 +191,7 @@ pub fn page(p: &Pool) -> String {
     ]);
     if let Some(s) = &s.scrub {
         t.row(["scrub".into(), scrub(s)]);
+        s.problems.iter().for_each(|p| t.row(["scrub found".into(), p.clone()]));
     }
     for d in &s.damage {
         let where_ = match (&d.volume, d.lba) {
@@ -267,25 +275,35 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 /// Runs `check`.
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let pool = named(&args.paths, args.key_file.clone(), args.passphrase_file.clone());
-    let report = offline::check(&pool)?;
+    // Progress is for somebody who waits at a terminal.
+    let told = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !args.output.json;
+    let report = offline::check(&pool, move |stage, percent| {
+        if told {
+            eprint!("\r{stage}: {percent} %\x1b[K");
+        }
+    })?;
+    if told {
+        eprintln!("\r\x1b[K");
+    }
     if args.output.json {
         json(&report);
     } else {
-        line(format!("{} volumes checked, {}", report.volumes, format_size(report.bytes)));
-        for d in &report.damage {
-            let what = d.volume.as_ref().map_or(String::new(), |v| format!("volume {v}: "));
-            line(format!("DAMAGED: {what}{}", d.what));
+        report.problems.iter().for_each(line);
+        if report.more > 0 {
+            line(format!("and {} more", report.more));
         }
+        line(format!("{} segments gone through, {} read", report.segments, format_size(report.bytes)));
     }
-    if report.damaged == 0 {
+    if report.sound {
         if !args.output.json {
             line("the pool is whole");
         }
         return Ok(());
     }
+    let problems = report.problems.len() as u64 + report.more;
     Err(Failure::Here(Refusal::new(
         caisson_daemon::Cause::System,
-        format!("{} blocks or pages of the pool are damaged", report.damaged),
-        "write the blocks anew, or restore the volumes from a backup; look for what damaged them (dmesg, the device's SMART log)",
+        format!("the pool has {problems} problems; {} blocks of 4 KiB are lost", report.lost_blocks),
+        "write the lost blocks anew, or restore the volumes from a backup; look for what damaged them (dmesg, the device's SMART log)",
     )))
 }

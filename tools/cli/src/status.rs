@@ -148,10 +148,8 @@ pub fn volume(v: &Volume) -> String {
         t.row([format!("{what} of"), o.volume.clone()]);
     }
     if let Some(s) = &v.space {
-        let size = |bytes: Option<u64>| bytes.map_or("not known".into(), format_size);
         t.row(["mapped".into(), format_size(s.mapped)]);
-        t.row(["its own".into(), size(s.unique)]);
-        t.row(["freed by delete".into(), size(s.freed_by_delete)]);
+        t.row(["freed by delete".into(), s.freed_by_delete.map_or("not known".into(), format_size)]);
     }
     t.row(["fault".into(), v.fault.clone().unwrap_or("none".into())]);
     t.row(["under way".into(), format!("{} requests", v.in_flight)]);

@@ -110,6 +110,9 @@ fn volumes_of_a_pool_are_managed_live() {
     s.ask(&["volume", "clone", "monday", "test"]);
     s.ask(&["volume", "resize", "test", "80M"]);
     s.refused(&["volume", "resize", "monday", "80M"], &["snapshot", "remedy: make a clone"]);
+    // It shares all its blocks, and has its root page at most.
+    let free = s.json(&["volume", "show", "test", "--json"])["space"]["freed_by_delete"].as_u64().unwrap();
+    assert!(free < 1 << 20, "{free}");
     let show = s.ask(&["volume", "show", "monday"]);
     assert!(show.contains("snapshot of") && show.contains("16 MiB"), "{show}");
     let v = s.json(&["volume", "show", "v", "--json"]);
@@ -124,6 +127,16 @@ fn volumes_of_a_pool_are_managed_live() {
     }
     assert_eq!(s.json(&["volume", "list", "--json"]).as_array().unwrap().len(), 1);
     s.refused(&["pool", "remove", "pool"], &["holds volume disk", "caisson volume delete"]);
+    s.ask(&["pool", "scrub", "pool", "--rate", "1G"]);
+    let scrub = || s.json(&["pool", "status", "pool", "--json"])["status"]["scrub"].clone();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while scrub()["completed"] != true {
+        assert!(std::time::Instant::now() < end, "{}", scrub());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(scrub()["problems"], serde_json::json!([]));
+    assert!(scrub()["bytes"].as_u64().unwrap() > 16 << 20, "{}", scrub());
+    assert!(s.ask(&["pool", "status", "pool"]).contains("came to its end"));
     s.refused(&["pool", "status", "pol"], &["no pool pol", "caisson pool list"]);
     s.perf(&t, "read");
 }
@@ -220,7 +233,7 @@ fn pools_are_checked_and_looked_into_without_a_target() {
         bytes[at] ^= 4;
     }
     std::fs::write(&pool, &bytes).unwrap();
-    bad(&check, 1, &["damaged", "remedy: write the blocks anew"]);
+    bad(&check, 1, &["blocks of 4 KiB are lost", "remedy: write the lost blocks anew"]);
     bad(&["inspect", &pass], 1, &["there is no pool on", "remedy:"]);
     std::fs::write(s.dir.path("wrong"), "wrong").unwrap();
     bad(

@@ -83,7 +83,7 @@ fn volumes() -> Router<Arc<Daemon>> {
         |State(d): App, Body(ask): Body<CreateVolume>| done(d, move |d| verbs::create_volume(d, &ask));
     let show = |State(d): App, Path(name): Path<String>| {
         away(d, move |d| {
-            view::volumes(d).into_iter().find(|v| v.name == name).map(Json).ok_or_else(|| {
+            view::volume(d, &name).map(Json).ok_or_else(|| {
                 Refusal::not_found(
                     format!("there is no volume {name}"),
                     "see `caisson volume list` for what there is",

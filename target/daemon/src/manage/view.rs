@@ -385,6 +385,17 @@ pub fn volumes(d: &Daemon) -> Vec<Volume> {
     volumes_with(d, &d.pool_status())
 }
 
+/// One volume, with what deleting it would free, which takes a walk over its map.
+pub fn volume(d: &Daemon, name: &str) -> Option<Volume> {
+    let mut v = volumes(d).into_iter().find(|v| v.name == name)?;
+    if let Some(space) = &mut v.space {
+        let objects = d.objects();
+        let pool = objects.volume(name).and_then(|v| d.pools().remove(v.pool()?));
+        space.freed_by_delete = pool.and_then(|p| p.freed_by_delete(name).ok());
+    }
+    Some(v)
+}
+
 fn volumes_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Volume> {
     let pools = d.pools();
     let held = |v: &model::Volume| Some(pools.get(v.pool()?)?.record(&v.name)?.services);

@@ -194,13 +194,13 @@ impl PoolHandle for Pool {
             mapped: 4096,
             stored: 1024,
             volumes: inner.volumes.iter().map(space).collect(),
-            scrub: (inner.scrubbing > 0).then(|| Scrub {
-                running: true,
-                total: inner.scrubbing,
-                ..Scrub::default()
-            }),
+            scrub: (inner.scrubbing > 0).then(|| Scrub { running: true, ..Scrub::default() }),
             ..PoolStatus::default()
         }
+    }
+
+    fn freed_by_delete(&self, name: &str) -> Result<u64, Refusal> {
+        self.record(name).map(|r| r.size / 8).ok_or_else(|| no_volume(name))
     }
 
     fn scrub(&self, bytes_per_second: u64) -> Result<(), Refusal> {

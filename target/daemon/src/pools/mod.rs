@@ -13,7 +13,6 @@ pub mod offline;
 pub mod open;
 mod real;
 mod status;
-mod verify;
 
 pub use log_pool::LogPool;
 pub use open::Made;
@@ -149,6 +148,12 @@ pub trait PoolHandle: Send + Sync {
 
     /// How it is.
     fn status(&self) -> PoolStatus;
+
+    /// Bytes that deleting a volume would give back. Reads the map of what it shares with no other.
+    ///
+    /// # Errors
+    /// There is none of that name; a page of its map is lost.
+    fn freed_by_delete(&self, name: &str) -> Result<u64, Refusal>;
 
     /// Starts a walk over all that is stored, at about `bytes_per_second` (0 stops one that is under way).
     ///

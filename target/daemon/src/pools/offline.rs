@@ -1,7 +1,7 @@
 //! Looking at a pool that no target serves: for `caisson inspect` and `caisson check`. Nothing is ever written.
 
 use super::real::{self, read_only};
-use super::{Damage, Found, PoolHandle, PoolStatus, Record, Setup, engine, keys, verify};
+use super::{Found, PoolHandle, PoolStatus, Record, Setup, engine, keys};
 use crate::model::Pool;
 use crate::refusal::Refusal;
 use serde::Serialize;
@@ -99,36 +99,37 @@ pub fn look(pool: &Pool) -> Result<Look, Refusal> {
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// Bytes of volumes that were read, opened and unpacked.
+    /// Whether nothing is wrong.
+    pub sound: bool,
+    /// What is wrong, in words.
+    pub problems: Vec<String>,
+    /// Problems that are not in the list.
+    pub more: u64,
+    /// Blocks of 4 KiB that are lost to volumes.
+    pub lost_blocks: u64,
+    /// Bytes that were read.
     pub bytes: u64,
-    /// Volumes, snapshots and clones included.
-    pub volumes: usize,
-    /// Blocks and pages that cannot be read.
-    pub damaged: u64,
-    /// What they are, as far as it is remembered.
-    pub damage: Vec<Damage>,
+    /// Segments that were gone through.
+    pub segments: u32,
 }
 
-/// Reads and authenticates every block that a volume of the pool maps, and the tables that lead there.
+/// Reads and authenticates everything that the pool holds, and counts its tables again. `progress` is told what is being done
+/// and how far it is, in percent.
 ///
 /// # Errors
 /// As [`look`].
-pub fn check(pool: &Pool) -> Result<Report, Refusal> {
+pub fn check(pool: &Pool, progress: impl Fn(&str, u8) + Send + 'static) -> Result<Report, Refusal> {
     read_only(setup(pool)?, |handle| {
-        let mut report = Report::default();
-        for record in handle.volumes() {
-            let opened = handle.volume(&record.name)?;
-            let hurt = verify::all(opened.volume.as_ref())
-                .map_err(|e| Refusal::system("the pool cannot be read", &e))?;
-            report.volumes += 1;
-            report.bytes += record.size;
-            report.damaged += hurt.len() as u64;
-            report.damage.extend(hurt.into_iter().take(64).map(|lba| Damage {
-                volume: Some(record.name.clone()),
-                lba: Some(lba),
-                what: format!("block {lba} cannot be read"),
-            }));
-        }
-        Ok(report)
+        let own = handle.pool.clone();
+        let told = move |c: caisson_engine::Checking| progress(c.stage, c.percent);
+        let found = handle.host()?.run(move |port| async move { own.check(&port, told).await });
+        Ok(Report {
+            sound: found.is_sound(),
+            problems: found.problems.iter().map(ToString::to_string).collect(),
+            more: found.more,
+            lost_blocks: found.hurt_blocks,
+            bytes: found.bytes,
+            segments: found.segments,
+        })
     })?
 }

@@ -1,14 +1,15 @@
 //! The engine of production: pools of `caisson-engine` on files and block devices, each tended by a thread of its own.
 
 use super::{
-    Activity, Damage, DeviceStatus, Engine, Found, Plain, PoolHandle, PoolStatus, Record, Setup, VolumeSpace,
+    Activity, Damage, DeviceStatus, Engine, Found, Plain, PoolHandle, PoolStatus, Record, Scrub, Setup,
+    VolumeSpace,
 };
 use crate::model::{Compression, Device, Services};
 use crate::refusal::{Cause, Refusal};
 use caisson_device::{FileStore, Size};
 use caisson_engine::{
-    ChangeError, Cipher, Create, CreateError, Host, Level, Memory, OpenError, Options, Pool, PoolId, Secrets,
-    Settings, Superblock, VolumeId,
+    ChangeError, Cipher, Create, CreateError, Host, Level, Memory, OpenError, Options, Pool, PoolId,
+    ScrubStatus, Secrets, Settings, Superblock, VolumeId,
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::{DEFAULT_DOMAIN, KeySlot, PoolSecrets, Wrapped};
@@ -25,6 +26,9 @@ const FRONT: u64 = 1 << 20;
 const SECOND: u64 = 512 << 10;
 /// Bytes of a copy.
 const COPY: usize = 16 << 10;
+
+/// Problems of each kind that the status of a scrub tells.
+const PROBLEMS: usize = 256;
 
 /// The engine that this program is built with.
 pub fn engine() -> Arc<dyn Engine> {
@@ -266,7 +270,7 @@ fn settings(s: &Services, block_size: u32) -> Settings {
 }
 
 impl Handle {
-    fn host(&self) -> Result<Arc<Host>, Refusal> {
+    pub(super) fn host(&self) -> Result<Arc<Host>, Refusal> {
         let host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         host.clone().ok_or_else(|| Refusal::new(Cause::System, "the pool is closed", "open it again"))
     }
@@ -359,7 +363,7 @@ impl PoolHandle for Handle {
             }
         });
         let space = |v: &caisson_engine::VolumeStatus| {
-            (v.name.clone(), VolumeSpace { mapped: v.mapped, unique: None, freed_by_delete: None })
+            (v.name.clone(), VolumeSpace { mapped: v.mapped, freed_by_delete: None })
         };
         PoolStatus {
             id: self.pool.id().to_string(),
@@ -384,13 +388,25 @@ impl PoolHandle for Handle {
                 checkpoints: s.checkpoints,
                 damaged: s.damaged,
             },
-            scrub: None,
+            scrub: s.scrub.as_ref().map(scrub),
             volumes: s.volumes.iter().map(space).collect(),
         }
     }
 
-    fn scrub(&self, _bytes_per_second: u64) -> Result<(), Refusal> {
-        Err(absent("walk over all that a pool stores"))
+    fn freed_by_delete(&self, name: &str) -> Result<u64, Refusal> {
+        let name = name.to_owned();
+        self.change(move |pool, port| async move { pool.exclusive_bytes(&port, &name).await })
+    }
+
+    fn scrub(&self, bytes_per_second: u64) -> Result<(), Refusal> {
+        if let Some(fault) = self.pool.fault() {
+            return Err(of_change(&ChangeError::Failed(fault)));
+        }
+        match bytes_per_second {
+            0 => self.pool.scrub_stop(),
+            rate => self.pool.scrub_start(rate),
+        }
+        Ok(())
     }
 
     fn grow(&self) -> Result<u64, Refusal> {
@@ -421,12 +437,24 @@ impl PoolHandle for Handle {
     }
 }
 
-fn absent(what: &str) -> Refusal {
-    Refusal::new(
-        Cause::System,
-        format!("this version cannot {what} yet"),
-        "use a newer caisson when there is one",
-    )
+fn scrub(s: &ScrubStatus) -> Scrub {
+    let words = |all: &mut dyn Iterator<Item = String>| all.take(PROBLEMS).collect::<Vec<_>>();
+    let mut problems = s.warnings.clone();
+    problems.extend(words(&mut s.bad.iter().map(ToString::to_string)));
+    problems.extend(words(&mut s.gaps.iter().map(ToString::to_string)));
+    problems.extend(words(&mut s.hurt.iter().map(ToString::to_string)));
+    if s.more > 0 {
+        problems.push(format!("and {} more", s.more));
+    }
+    Scrub {
+        running: s.running,
+        completed: s.completed,
+        rate: s.rate,
+        bytes: s.bytes,
+        percent: s.percent,
+        lost_blocks: s.hurt_blocks,
+        problems,
+    }
 }
 
 /// Management of a volume, by the name that it has at the time.

@@ -80,16 +80,22 @@ pub struct Activity {
 }
 
 /// A walk over all that is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrub {
     /// Whether it is under way.
     pub running: bool,
-    /// Bytes that were checked.
-    pub done: u64,
-    /// Bytes to check.
-    pub total: u64,
-    /// Damaged blocks that it found.
-    pub found: u64,
+    /// Whether it came to its end.
+    pub completed: bool,
+    /// Bytes a second that it reads at most; 0 for no bound.
+    pub rate: u64,
+    /// Bytes that it read.
+    pub bytes: u64,
+    /// How far it is.
+    pub percent: u8,
+    /// Blocks of 4 KiB that are lost; known at its end.
+    pub lost_blocks: u64,
+    /// What it found: damaged records, and which blocks of which volumes they hurt, as far as is kept.
+    pub problems: Vec<String>,
 }
 
 /// A volume's space in its pool, in bytes.
@@ -97,9 +103,9 @@ pub struct Scrub {
 pub struct VolumeSpace {
     /// What hosts have written and not given back.
     pub mapped: u64,
-    /// Unique blocks among these, of this volume and no other; none when it is not known.
-    pub unique: Option<u64>,
-    /// What these take, compressed and sealed: what deleting the volume frees. None when it is not known.
+    /// What deleting the volume would give back: blocks and pages that are its own, compressed and sealed. Counted only when one
+    /// volume is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freed_by_delete: Option<u64>,
 }
 
