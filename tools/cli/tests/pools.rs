@@ -135,7 +135,7 @@ fn volumes_of_a_pool_are_managed_live() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     assert_eq!(scrub()["problems"], serde_json::json!([]));
-    assert!(scrub()["bytes"].as_u64().unwrap() > 16 << 20, "{}", scrub());
+    assert!(scrub()["bytes"].as_u64().unwrap() > 8 << 20, "{}", scrub());
     assert!(s.ask(&["pool", "status", "pool"]).contains("came to its end"));
     s.refused(&["pool", "status", "pol"], &["no pool pol", "caisson pool list"]);
     s.perf(&t, "read");

@@ -5,7 +5,7 @@ use super::tests::{Dir, Failing, FakePlane};
 use super::*;
 use crate::manage::{ask, pools, verbs, view};
 use crate::model::{Compression, Services};
-use crate::pools::fake::Fake;
+use crate::pools::fake_for_tests::Fake;
 use std::sync::atomic::AtomicUsize;
 
 /// A data directory with a passphrase in it, and an engine whose pools outlive daemons.

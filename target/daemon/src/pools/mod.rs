@@ -6,7 +6,7 @@
 //! here.
 
 #[cfg(test)]
-pub(crate) mod fake;
+pub(crate) mod fake_for_tests;
 mod keys;
 mod log_pool;
 pub mod offline;
