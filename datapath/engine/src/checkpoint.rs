@@ -170,7 +170,7 @@ fn reserve(state: &mut State, inner: &Inner) -> Reserve {
     let mut all: Vec<u32> = log.tail.iter().map(|t| t.segment).collect();
     all.extend(&log.reserved);
     let want = inner.reserve_segments(tables.geometry().segments).saturating_sub(log.reserved.len());
-    let free = tables.free_segments().saturating_sub(space.checkpoint_segments);
+    let free = tables.free_segments().saturating_sub(space.kept_for_checkpoints(log));
     let more = tables.reserve(want.min(free as usize));
     if !on(Bug::ReserveUnlisted) {
         all.extend(&more);

@@ -12,7 +12,7 @@ use crate::error::{ChangeError, CreateError, OpenError};
 use crate::log::{From as LogFrom, Log, POOL_EPOCH};
 use crate::recover::{Reader, label, replay, superblocks};
 use crate::settings::Settings;
-use crate::space::Space;
+use crate::space::{Admit, Space, Who};
 use crate::state::{Inner, Parts, Random, Sizes, State};
 use crate::steward::Stewardship;
 use crate::volume::{PoolVolume, Shared};
@@ -400,7 +400,7 @@ impl Pool {
         port: &Port,
         make: impl Fn(VolumeId) -> VolumeChange,
     ) -> Result<VolumeId, ChangeError> {
-        let (id, batch) = publish(&self.0, port, make).await?;
+        let (id, batch) = publish(&self.0, port, Who::Anybody, make).await?;
         durable(&self.0, port, batch).await.map_err(|_| self.failed())?;
         Ok(id)
     }
@@ -410,10 +410,12 @@ impl Pool {
     }
 }
 
-/// Publishes a change of a volume's record. Gives the next free number as it was before, and the batch.
+/// Publishes a change of a volume's record, when there is room; the steward itself, which makes room, does not wait for
+/// it. Gives the next free number as it was before, and the batch.
 pub(crate) async fn publish(
     inner: &Arc<Inner>,
     port: &Port,
+    who: Who,
     make: impl Fn(VolumeId) -> VolumeChange,
 ) -> Result<(VolumeId, u64), ChangeError> {
     loop {
@@ -422,9 +424,17 @@ pub(crate) async fn publish(
         }
         let ticket = port.ticket();
         let done = inner.with(port, |state| {
-            if !state.log.has_room(inner.batch_target) || state.log.space() <= state.space.log_reserve / 2 {
+            if !state.log.has_room(inner.batch_target) {
                 state.room.push(port.waiter(ticket));
                 return Ok(None);
+            }
+            match state.space.admit_deletion(&state.log) {
+                Admit::Go => {}
+                Admit::Wait if who == Who::Anybody => {
+                    state.room.push(port.waiter(ticket));
+                    return Ok(None);
+                }
+                Admit::Wait | Admit::Full => return Ok(Some(Err(ChangeError::Full))),
             }
             let next = state.tables.next_volume();
             let mut journal = Vec::new();

@@ -5,6 +5,7 @@
 
 use crate::append::{durable, flush};
 use crate::bounds::MAX_TRANSFER;
+use crate::space::Who;
 use crate::volume::{InFlight, Shared};
 use crate::{map, read, write};
 use caisson_block::{BLOCK, BlockError, BufList, Extent, Op, Outcome};
@@ -178,7 +179,7 @@ impl Steps<'_> {
         }
         let head = self.put(from, BufList::zeroes((first * UNIT - from) as usize)).await?;
         let tail = self.put(last * UNIT, BufList::zeroes((to - last * UNIT) as usize)).await?;
-        let whole = map::unmap(&self.v.pool, self.port, self.v.id, first, last - first).await?;
+        let whole = map::unmap(&self.v.pool, self.port, self.v.id, first, last - first, Who::Anybody).await?;
         Ok(head.max(tail).max(whole))
     }
 

@@ -149,7 +149,7 @@ impl Steward<'_> {
                 let turn = self.checkpoint().await;
                 let room = {
                     let state = self.inner.lock();
-                    state.log.space() > state.space.log_reserve / 2
+                    state.log.space() > state.space.cleaner_reserve
                 };
                 if room || matches!(turn, Turn::End) { Some(turn) } else { None }
             }
@@ -179,8 +179,9 @@ impl Steward<'_> {
 /// Whether it is time for a checkpoint.
 pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
     let changed = state.log.last() > state.checkpoints.covers;
-    // Room that a checkpoint may make: segments that are empty, or free ones that the log may not use yet.
+    // Free segments that the log may use after a checkpoint, and not before.
     let short = state.log.space() <= 2 * state.space.log_reserve
+        && state.tables.free_segments() > state.space.kept_for_checkpoints(&state.log)
         && (!state.room.is_empty() || state.log.since_checkpoint >= u64::from(inner.segment_size));
     state.steward.wanted
         || !state.checkpoint_waiters.is_empty()

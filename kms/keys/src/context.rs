@@ -7,12 +7,30 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
-    /// A domain's key, from which its epochs' keys are derived.
+    /// A domain's secret, from which its epochs' secrets are derived.
     Domain = 1,
     /// A domain's fingerprint key, which outlives epochs.
     Fingerprint = 2,
     /// A volume's map key.
     Map = 3,
+    /// The pool's own secret, which seals what belongs to no tenant: domain 0.
+    Pool = 4,
+    /// The secret of one epoch of a domain. Derived, never wrapped.
+    Epoch = 5,
+}
+
+impl Purpose {
+    /// The purpose with a stored number; `None` where this version knows none such.
+    pub fn from_stored(number: u8) -> Option<Purpose> {
+        Some(match number {
+            1 => Purpose::Domain,
+            2 => Purpose::Fingerprint,
+            3 => Purpose::Map,
+            4 => Purpose::Pool,
+            5 => Purpose::Epoch,
+            _ => return None,
+        })
+    }
 }
 
 /// The binding of a wrapped key.
@@ -62,6 +80,14 @@ mod tests {
         want.extend(0xa0..=0xaf);
         want.extend([8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(context.encode()[..], want[..]);
+    }
+
+    #[test]
+    fn stored_purposes_keep_their_numbers() {
+        let known: Vec<_> = (0..=255).filter_map(Purpose::from_stored).collect();
+        let want = [Purpose::Domain, Purpose::Fingerprint, Purpose::Map, Purpose::Pool, Purpose::Epoch];
+        assert_eq!(known, want);
+        assert!(known.iter().map(|p| *p as u8).eq(1..=5));
     }
 
     #[test]

@@ -1,16 +1,25 @@
 //! Secrets, and the seam behind which key managers stand.
 //!
-//! Owns [`Secret`], what a wrapped key is bound to ([`Context`]), and the [`KeyProvider`] trait that the sealed file, PKCS#11,
-//! TPM 2.0 and KMIP providers implement. Root keys stay inside their provider; what passes here are the domain keys
-//! that it wraps and unwraps.
+//! Owns [`Secret`], what a wrapped key is bound to ([`Context`]), the [`KeyProvider`] trait that the sealed file, PKCS#11,
+//! TPM 2.0 and KMIP providers implement, and the hierarchy of a pool's keys ([`PoolSecrets`]). Root keys stay inside their
+//! provider; what passes here are the pool's and the domains' secrets, which it wraps and unwraps.
 //!
-//! It must never write a secret anywhere, print one, or know which key manager is behind the trait. It does no I/O.
+//! It must never write a secret anywhere, print one, or know which key manager is behind the trait. It does no I/O: random
+//! bytes are handed in.
 
 mod context;
 pub mod contract;
+mod derive;
+mod hierarchy;
 mod provider;
 mod secret;
+mod slot;
 
-pub use context::{Context, Purpose};
+pub use context::{CONTEXT_LEN, Context, Purpose};
+pub use derive::derive;
+pub use hierarchy::{
+    DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_pool_keys,
+};
 pub use provider::{KeyError, KeyProvider, ProviderStatus, Wrapped};
 pub use secret::Secret;
+pub use slot::KeySlot;

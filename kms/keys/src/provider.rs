@@ -88,9 +88,73 @@ pub enum KeyError {
         /// The length in bytes.
         len: usize,
     },
+    /// No provider that was handed in goes by the name that the pool's keys were wrapped under.
+    #[error(
+        "the keys of {what} are wrapped by key provider {provider:?} (root key {root:?}), which is not configured"
+    )]
+    NoProvider {
+        /// Which keys: the pool's own, or a domain's.
+        what: String,
+        /// The provider's name as stored.
+        provider: String,
+        /// The root key that wrapped them.
+        root: String,
+    },
+    /// The pool holds no wrapped key for something that it needs.
+    #[error("the pool holds no wrapped key for {what}")]
+    NoSlot {
+        /// What for: the pool itself, or a domain.
+        what: String,
+    },
+    /// Stored key slots are not in a form that this version can read.
+    #[error("the pool's key slots cannot be read: {cause}")]
+    BadSlots {
+        /// What was found.
+        cause: String,
+    },
+    /// The system gave no random bytes, so no key was made.
+    #[error("no random bytes for new keys: {cause}")]
+    NoRandom {
+        /// What was seen.
+        cause: String,
+    },
 }
 
 impl KeyError {
+    /// What a person can do about it, as one sentence.
+    pub fn remedy(&self) -> String {
+        match self {
+            KeyError::Unavailable { provider, .. } => {
+                format!(
+                    "see that {provider} runs and can be reached from here; Caisson tries again by itself"
+                )
+            }
+            KeyError::Locked { remedy, .. } | KeyError::Refused { remedy, .. } => remedy.clone(),
+            KeyError::NoSuchKey { provider, root } => format!(
+                "name the provider or key file that holds root key {root:?}: {provider} is another, or lost that key"
+            ),
+            KeyError::NotAuthentic => {
+                "put back the pool's superblock or key slots from where they were changed; \
+                 a key of another pool cannot open this one"
+                    .into()
+            }
+            KeyError::BadLength { .. } => {
+                "report this: Caisson wraps 32 and 64 bytes, which every provider takes".into()
+            }
+            KeyError::NoProvider { provider, .. } if provider == "file" => {
+                "name the sealed key file that the pool was created with (--key-file)".into()
+            }
+            KeyError::NoProvider { provider, .. } => {
+                format!("configure key provider {provider:?} for this pool")
+            }
+            KeyError::NoSlot { .. } => "open the pool with the version that wrote it, and check it".into(),
+            KeyError::BadSlots { .. } => {
+                "check the pool: its superblock is damaged, or a newer version of Caisson wrote it".into()
+            }
+            KeyError::NoRandom { .. } => "see why the kernel gives no random bytes (getrandom)".into(),
+        }
+    }
+
     /// Whether the same call may succeed later with nobody doing anything: then, and only then, try again with back-off.
     pub fn may_pass(&self) -> bool {
         matches!(self, KeyError::Unavailable { .. })

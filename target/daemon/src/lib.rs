@@ -10,6 +10,7 @@ pub mod manage;
 pub mod metrics;
 pub mod model;
 pub mod pool;
+pub mod pools;
 pub mod reactor;
 pub mod refusal;
 pub mod state;

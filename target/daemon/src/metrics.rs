@@ -172,6 +172,7 @@ pub fn text(d: &Daemon) -> Result<String, Refusal> {
         }
     });
     volumes(&mut g, d);
+    pools(&mut g, d);
     reactors(&mut g, d);
     let mut out = Vec::new();
     TextEncoder::new().encode(&g.0, &mut out).map_err(|e| {
@@ -243,6 +244,45 @@ fn volumes(g: &mut Gather, d: &Daemon) {
             put(&[("volume", name)], v.in_flight as f64);
         }
     });
+}
+
+fn pools(g: &mut Gather, d: &Daemon) {
+    use crate::pools::PoolStatus as P;
+    let all = d.pool_status();
+    type Size = fn(&P) -> f64;
+    let gauges: [(&str, &str, Size); 11] = [
+        ("caisson_pool_size_bytes", "Room for data, of all devices.", |p| p.size as f64),
+        ("caisson_pool_used_bytes", "Room in use, garbage included.", |p| p.used as f64),
+        ("caisson_pool_free_bytes", "What new data may still take.", |p| p.free as f64),
+        ("caisson_pool_logical_bytes", "Sizes of all volumes together.", |p| p.logical as f64),
+        ("caisson_pool_mapped_bytes", "What hosts wrote and did not give back.", |p| p.mapped as f64),
+        ("caisson_pool_unique_bytes", "Unique blocks of that.", |p| p.unique as f64),
+        ("caisson_pool_stored_bytes", "What these take, compressed and sealed.", |p| p.stored as f64),
+        ("caisson_pool_metadata_bytes", "What tables take on the devices.", |p| p.metadata as f64),
+        ("caisson_pool_memory_bytes", "Memory of tables and the index of duplicates.", |p| p.memory as f64),
+        ("caisson_pool_faulty", "1 when the pool has failed.", |p| f64::from(u8::from(p.fault.is_some()))),
+        ("caisson_pool_scrub_running", "1 while a scrub is under way.", |p| {
+            f64::from(u8::from(p.scrub.as_ref().is_some_and(|s| s.running)))
+        }),
+    ];
+    for (name, help, pick) in gauges {
+        g.gauge(name, help, |put| all.iter().for_each(|(pool, p)| put(&[("pool", pool)], pick(p))));
+    }
+    type Count = fn(&P) -> u64;
+    let counters: [(&str, &str, Count); 7] = [
+        ("caisson_pool_written_blocks_total", "Blocks of 4 KiB that hosts wrote.", |p| {
+            p.activity.written_blocks
+        }),
+        ("caisson_pool_zero_blocks_total", "Of these: all zero.", |p| p.activity.zero_blocks),
+        ("caisson_pool_duplicate_blocks_total", "Of these: stored already.", |p| p.activity.duplicate_blocks),
+        ("caisson_pool_device_bytes_total", "Bytes written to the devices.", |p| p.activity.device_bytes),
+        ("caisson_pool_moved_bytes_total", "Bytes that the cleaner moved.", |p| p.activity.moved_bytes),
+        ("caisson_pool_checkpoints_total", "Checkpoints.", |p| p.activity.checkpoints),
+        ("caisson_pool_damaged_total", "Blocks and pages that could not be read.", |p| p.activity.damaged),
+    ];
+    for (name, help, pick) in counters {
+        g.counter(name, help, |put| all.iter().for_each(|(pool, p)| put(&[("pool", pool)], pick(p))));
+    }
 }
 
 fn reactors(g: &mut Gather, d: &Daemon) {

@@ -8,6 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod pool;
+
+pub use pool::{CheckArgs, ExportPool, InspectArgs, PoolCommand, ServicesArgs};
+
 /// Exports disks over NVMe/TCP to hosts with stock NVMe initiators.
 #[derive(Parser, Debug)]
 #[command(
@@ -20,6 +24,7 @@ use std::time::Duration;
 #[command(after_help = "\
 First steps:
   caisson quickstart                                    a pool, a volume, an export, and what to type on a host
+  caisson export pool:disk.pool --size 100G --key-file disk.key    one disk: deduplicated, compressed, encrypted
   caisson export ram:1G                                 one disk in memory, until Ctrl-C
   caisson export /dev/nvme1n1 --allow HOSTNQN           one device, for one host
   caisson serve --config /etc/caisson.toml              many, from a file (see docs/configuration.md)
@@ -54,7 +59,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Make a pool and a first volume where there are none, export it, and say what to type on a host
     Quickstart(QuickstartArgs),
-    /// Create, delete, resize and show volumes of a running target
+    /// Create, show, grow and scrub pools of a running target: their volumes are deduplicated, compressed and encrypted
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Create, delete, resize, copy and show volumes of a running target
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Create, delete and show subsystems of a running target, and add and remove their namespaces
@@ -94,6 +102,10 @@ Examples:
     /// Check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Read all of a pool that no target uses, and say what is damaged; nothing is written
+    Check(CheckArgs),
+    /// Show what a pool says of itself, without a target; nothing is written
+    Inspect(InspectArgs),
     /// Print a shell's completions
     #[command(after_help = "Example:\n  caisson completions bash > /etc/bash_completion.d/caisson")]
     Completions {
@@ -178,14 +190,19 @@ pub enum PollMode {
 Examples:
   caisson export ram:1G
   caisson export disk.img --size 100G --nqn nqn.2024-01.com.example:disk
+  caisson export pool:disk.pool --size 100G --key-file disk.key
   caisson export /dev/nvme1n1 --listen tcp://192.0.2.1:4420 --allow nqn.2014-08.org.nvmexpress:uuid:...
   caisson export null:1T --cores 0-3 --listen tcp://0.0.0.0:4420 --discovery tcp://0.0.0.0:8009
 
 Nothing is kept but what is in the file or on the device. On a host, as root:
-  nvme connect -t tcp -a ADDRESS -s 4420 -n NQN")]
+  nvme connect -t tcp -a ADDRESS -s 4420 -n NQN
+
+With pool:PATH, blocks are deduplicated, compressed and encrypted. The pool and its volume are made where there are none, and so is
+the key file, sealed with a passphrase: without both, the data cannot be read again. The passphrase comes from --passphrase-file,
+else from the systemd credential caisson-passphrase, else from $CAISSON_PASSPHRASE, else from the terminal.")]
 pub struct ExportArgs {
-    /// A file or block device, ram:SIZE, or null:SIZE (forgets what is written; for measuring transports)
-    #[arg(value_name = "PATH|ram:SIZE|null:SIZE")]
+    /// A file or block device, pool:PATH, ram:SIZE, or null:SIZE (forgets what is written; for measuring transports)
+    #[arg(value_name = "PATH|pool:PATH|ram:SIZE|null:SIZE")]
     pub store: String,
     /// Where hosts connect to; may be repeated
     #[arg(long, value_name = "tcp://ADDR:PORT", default_value = "tcp://0.0.0.0:4420", value_parser = address)]
@@ -193,12 +210,15 @@ pub struct ExportArgs {
     /// The subsystem's name; without it, it follows from this machine and the store
     #[arg(long)]
     pub nqn: Option<String>,
-    /// Size of a file that does not exist yet
+    /// Size of a file, or of a pool's volume, that does not exist yet; a volume that is smaller grows to it
     #[arg(long, value_parser = parse_size)]
     pub size: Option<u64>,
     /// Bytes of a logical block: 4096 or 512
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     pub block_size: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub pool: ExportPool,
     /// A host that may connect, by its NQN; may be repeated; without it, any host may
     #[arg(long, value_name = "HOSTNQN")]
     pub allow: Vec<String>,
@@ -237,8 +257,9 @@ pub struct ServeArgs {
 Example:
   caisson quickstart --data ./caisson-data
 
-The first run makes a pool, a volume vol0 (a sparse file: it takes space as it is written) and a subsystem that any host
-may connect to. Later runs find them as they were, changes by `caisson volume` and so on included. Where this kernel has no
+The first run makes a pool (a sparse file: it takes space as it is written), a volume vol0 with deduplication, compression and
+encryption on, and a subsystem that any host may connect to. The pool's key file is sealed with a generated passphrase that lies
+beside it, so that you need not type one: fine for a first look, and no protection from whoever reads that folder. Later runs find them as they were, changes by `caisson volume` and so on included. Where this kernel has no
 NVMe/TCP initiator, Caisson proves itself with its own, on a small volume that is made for that and deleted after.")]
 pub struct QuickstartArgs {
     /// The folder of pool and state
@@ -280,6 +301,7 @@ pub enum VolumeCommand {
     #[command(after_help = "\
 Examples:
   caisson volume create data --size 100G
+  caisson volume create data --size 100G --pool main --compression zstd:3
   caisson volume create scratch --size 1G --backing ram
   caisson volume create disk --path /dev/nvme1n1")]
     Create {
@@ -291,7 +313,7 @@ Examples:
         /// What it is made of
         #[arg(long, value_enum, default_value_t = BackingArg::File)]
         backing: BackingArg,
-        /// A file or block device of its own, instead of a file in a pool
+        /// A file or block device of its own, instead of a pool
         #[arg(long, conflicts_with = "pool")]
         path: Option<PathBuf>,
         /// Which pool
@@ -300,9 +322,41 @@ Examples:
         /// Bytes of a logical block: 4096 or 512
         #[arg(long, value_name = "BYTES")]
         block_size: Option<u32>,
-        /// Take over a file of that name that the pool holds already
+        /// Take over a volume of that name that the pool holds already
         #[arg(long)]
         adopt: bool,
+        #[command(flatten)]
+        services: ServicesArgs,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change what a pool does with a volume's blocks, from the next write on
+    #[command(after_help = "Example:\n  caisson volume set data --compression zstd:9 --dedup off")]
+    Set {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        services: ServicesArgs,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Keep what a volume holds now as another, which stays so; takes no time and no space
+    #[command(after_help = "Example:\n  caisson volume snapshot data data-monday")]
+    Snapshot {
+        /// The volume
+        of: String,
+        /// The snapshot's name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a volume that begins as what another holds now, and may be written to
+    #[command(after_help = "Example:\n  caisson volume clone data-monday data-test")]
+    Clone {
+        /// The volume or snapshot
+        of: String,
+        /// The clone's name
+        name: String,
         #[command(flatten)]
         output: Output,
     },
@@ -341,7 +395,7 @@ Examples:
 /// What a volume is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackingArg {
-    /// A sparse file in a pool, or the file or device at --path
+    /// In a pool, or the file or device at --path
     File,
     /// Memory: gone when the target ends
     Ram,

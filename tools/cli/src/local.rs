@@ -1,17 +1,19 @@
 //! Commands that are a target themselves: `export` and `serve`. Start it, say where it is, serve until a signal.
 
-use crate::args::{ExportArgs, LogArgs, PollMode, Running, ServeArgs};
+use crate::args::{ExportArgs, LogArgs, PollMode, Running, ServeArgs, ServicesArgs};
 use crate::failure::Failure;
 use crate::host::{self, Hint};
 use crate::output::line;
 use caisson_daemon::config::Config;
 use caisson_daemon::config::settings::{DEFAULT_SPIN, Log, Polling, Settings};
 use caisson_daemon::daemon::{Daemon, Start, StartError, serve, start_reactors};
+use caisson_daemon::manage::ask::ServicesAsk;
 use caisson_daemon::model::text::{DISCOVERY_PORT, derived_nqn, format_size};
 use caisson_daemon::model::{
-    self, Backing, DEFAULT_MODEL, Host, Item, Listener, Namespace, Objects, Serves, Subsystem, Volume,
-    derived_serial, derived_uuid,
+    self, Backing, DEFAULT_MODEL, Device, Host, Item, Listener, Namespace, Objects, Serves, Services,
+    Subsystem, Volume, derived_serial, derived_uuid,
 };
+use caisson_daemon::pools::Made;
 use caisson_daemon::reactor::clock;
 use caisson_daemon::{Refusal, config};
 use caisson_device::StoreSpec;
@@ -72,6 +74,16 @@ pub fn failed(e: StartError) -> Failure {
     Failure::Here(first.unwrap_or_else(|| Refusal::invalid("the target does not start", "see the log")))
 }
 
+/// Says what was made for a pool, and what that means.
+pub fn say_made(made: Made, key_file: &Path) {
+    if made.pool {
+        line("  made the pool: its volumes are deduplicated, compressed and encrypted");
+    }
+    if made.key_file {
+        line(format!("  {}", crate::pools::key_file_made(key_file)));
+    }
+}
+
 /// A line for each listener in force. Tests and scripts wait for these.
 pub fn say_listening(d: &Daemon) {
     for a in d.bound().values() {
@@ -79,8 +91,65 @@ pub fn say_listening(d: &Daemon) {
     }
 }
 
+/// The name of `export`'s pool.
+const POOL: &str = "pool";
+
+/// What `export pool:PATH` is made of: the pool, and the volume in it.
+fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refusal> {
+    let p = &args.pool;
+    let example = "for example: caisson export pool:disk.pool --size 100G --key-file disk.key";
+    if path.is_empty() {
+        return Err(Refusal::invalid("pool: needs a path", example));
+    }
+    let key_file = p.key_file.clone().ok_or_else(|| {
+        Refusal::invalid(
+            "a pool is encrypted, and no key file is named",
+            format!("add --key-file FILE; it is made where there is none. {example}"),
+        )
+    })?;
+    let path = PathBuf::from(path);
+    let size = match (path.exists(), args.size) {
+        (true, _) => p.pool_size.unwrap_or(0),
+        // What does not compress at all, and the tables, fit too; the file is sparse.
+        (false, Some(size)) => {
+            p.pool_size.unwrap_or_else(|| (size / 8 * 9 + (1 << 30)).next_multiple_of(1 << 20))
+        }
+        (false, None) => {
+            return Err(Refusal::not_found(
+                format!("there is no {}", path.display()),
+                format!("give --size, the size of the volume, to make a pool there. {example}"),
+            ));
+        }
+    };
+    let pool = model::Pool {
+        name: POOL.into(),
+        devices: vec![Device { path, size }],
+        key_file,
+        passphrase_file: p.passphrase_file.clone(),
+        memory: 0,
+    };
+    let backing = Backing::Pool { pool: POOL.into() };
+    // A volume that there is goes on as it does, unless something is said.
+    let said = ServicesAsk::from(p.services);
+    let services = (!said.is_empty()).then(|| said.over(Services::default()));
+    let size = args.size.unwrap_or(0);
+    Ok((pool, Volume { services, ..Volume::new(p.volume.clone(), backing, size, args.block_size) }))
+}
+
 /// The store of `export`, as a volume.
 fn volume(args: &ExportArgs) -> Result<Volume, Refusal> {
+    let p = &args.pool;
+    if p.key_file.is_some()
+        || p.passphrase_file.is_some()
+        || p.pool_size.is_some()
+        || p.services != ServicesArgs::default()
+    {
+        return Err(Refusal::invalid(
+            format!("{} is no pool, and has no keys and no data services", args.store),
+            "write pool:PATH to export a volume of a pool; or leave out --key-file, --passphrase-file, --pool-size, --compression, \
+             --dedup, --write-cache and --verify",
+        ));
+    }
     let spec: StoreSpec = args.store.parse().map_err(|e| {
         Refusal::invalid(
             format!("{e}"),
@@ -113,7 +182,7 @@ fn volume(args: &ExportArgs) -> Result<Volume, Refusal> {
             (Backing::Path { path }, args.size.unwrap_or(0), "disk".to_string())
         }
     };
-    Ok(Volume { name, backing, size, block_size: args.block_size })
+    Ok(Volume::new(name, backing, size, args.block_size))
 }
 
 /// What names this machine, for names that should be the same on each start and nowhere else.
@@ -122,13 +191,14 @@ fn machine() -> String {
     id.unwrap_or_default().trim().to_string()
 }
 
-fn export_objects(args: &ExportArgs, v: Volume) -> (String, Objects) {
-    let store = match &v.backing {
-        Backing::Path { path } => {
-            std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
-        }
-        _ => args.store.clone(),
+fn export_objects(args: &ExportArgs, pool: Option<model::Pool>, v: Volume) -> (String, Objects) {
+    let path = match (&v.backing, &pool) {
+        (Backing::Path { path }, _) => Some(path),
+        (_, Some(pool)) => pool.devices.first().map(|d| &d.path),
+        _ => None,
     };
+    let whole = |p: &PathBuf| std::path::absolute(p).unwrap_or_else(|_| p.clone()).display().to_string();
+    let store = path.map_or_else(|| args.store.clone(), whole);
     let nqn = args.nqn.clone().unwrap_or_else(|| derived_nqn(&format!("{}/{store}", machine())));
     let mut items = vec![
         Item::Subsystem(Subsystem {
@@ -147,6 +217,7 @@ fn export_objects(args: &ExportArgs, v: Volume) -> (String, Objects) {
         }),
         Item::Volume(v),
     ];
+    items.extend(pool.map(Item::Pool));
     items.extend(args.allow.iter().map(|h| Item::Host(Host { nqn: nqn.clone(), host: h.clone() })));
     // A --listen on the discovery port serves the disk too: somebody who names one port wants the disk there.
     items.extend(args.listen.iter().map(|a| Item::Listener(Listener { address: *a, serves: Serves::Both })));
@@ -159,8 +230,12 @@ fn export_objects(args: &ExportArgs, v: Volume) -> (String, Objects) {
 /// Runs `export`.
 pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
     log(&args.running.log, &Log { filter: "warn".into(), json: false })?;
-    let v = volume(args)?;
-    let (nqn, objects) = export_objects(args, v);
+    let (pool, v) = match args.store.strip_prefix("pool:") {
+        Some(path) => in_pool(args, path).map(|(pool, v)| (Some(pool), v))?,
+        None => (None, volume(args)?),
+    };
+    let key_file = pool.as_ref().map(|p| p.key_file.clone()).unwrap_or_default();
+    let (nqn, objects) = export_objects(args, pool, v);
     if let Some(v) = model::check(&objects).into_iter().next() {
         return Err(Failure::Here(Refusal::new(v.cause, v.error, v.remedy)));
     }
@@ -178,6 +253,9 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
                 format_size(size),
                 args.block_size
             ));
+            if let Some(made) = d.made().get(POOL) {
+                say_made(*made, &key_file);
+            }
             say_listening(&d);
             if let Some(s) = &d.settings().socket {
                 line(format!("  managed over {}; changes are not kept", s.display()));

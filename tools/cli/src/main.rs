@@ -7,6 +7,7 @@ mod failure;
 mod host;
 mod local;
 mod output;
+mod pools;
 mod quickstart;
 mod remote;
 mod status;
@@ -40,6 +41,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(a) => local::export(&a, socket),
         Command::Serve(a) => local::serve(&a, socket),
         Command::Quickstart(a) => quickstart::run(&a, socket),
+        Command::Pool(c) => pools::run(&client(), c),
+        Command::Check(a) => pools::check(&a),
+        Command::Inspect(a) => pools::inspect(&a),
         Command::Volume(c) => remote::volume(&client(), c),
         Command::Subsystem(c) => remote::subsystem(&client(), c),
         Command::Host(c) => remote::host(&client(), c),

@@ -9,13 +9,16 @@ use caisson_daemon::config::settings::{Log, Settings};
 use caisson_daemon::daemon::{Daemon, serve};
 use caisson_daemon::model::text::format_size;
 use caisson_daemon::model::{
-    Backing, Change, DEFAULT_MODEL, DEFAULT_POOL, Item, Listener, Lookup, Namespace, Objects, Serves,
-    Subsystem, Volume, derived_serial, key,
+    Backing, Change, DEFAULT_MODEL, DEFAULT_POOL, Device, Item, Listener, Lookup, Namespace, Objects, Pool,
+    Serves, Services, Subsystem, Volume, derived_serial, key,
 };
 use caisson_daemon::{Refusal, daemon};
 use clap::Parser;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The first volume's name.
@@ -25,10 +28,26 @@ const PROOF: &str = "caisson-proof";
 /// Its size: enough that a load does not stay in one corner.
 const PROOF_SIZE: u64 = 256 << 20;
 
+/// The pool's file in the data folder, its key file, and the passphrase that was generated for that.
+const POOL_FILE: &str = "default.pool";
+const KEY_FILE: &str = "quickstart.key";
+const PASSPHRASE_FILE: &str = "quickstart.passphrase";
+/// Random bytes of a generated passphrase.
+const PASSPHRASE_BYTES: usize = 20;
+
 /// What the first run makes.
-fn seed(args: &QuickstartArgs) -> Objects {
+fn seed(args: &QuickstartArgs, dir: &Path) -> Objects {
     let nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid::Uuid::new_v4());
-    let mut items = export(&nqn, VOLUME, args.size);
+    let mut items = export(&nqn, VOLUME, args.size, true);
+    // The volume fits even if nothing of it compresses, and so does what the proof writes.
+    let size = (args.size / 8 * 9 + PROOF_SIZE + (1 << 30)).next_multiple_of(1 << 20);
+    items.push(Item::Pool(Pool {
+        name: DEFAULT_POOL.into(),
+        devices: vec![Device { path: dir.join(POOL_FILE), size }],
+        key_file: dir.join(KEY_FILE),
+        passphrase_file: Some(dir.join(PASSPHRASE_FILE)),
+        memory: 0,
+    }));
     items.extend(args.listen.iter().map(|a| {
         let serves = if is_discovery_port(a.0.port()) { Serves::Discovery } else { Serves::Both };
         Item::Listener(Listener { address: *a, serves })
@@ -36,14 +55,31 @@ fn seed(args: &QuickstartArgs) -> Objects {
     items.into_iter().map(|i| (i.key(), i)).collect()
 }
 
+/// Makes a passphrase of 160 random bits that its owner alone may read, where there is none yet.
+fn passphrase(dir: &Path) -> Result<(), Refusal> {
+    let path = dir.join(PASSPHRASE_FILE);
+    let fail = |e: &std::io::Error| Refusal::system(format!("{} cannot be made", path.display()), e);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| fail(&e))?;
+    let mut random = [0; PASSPHRASE_BYTES];
+    caisson_providers::os_random(&mut random).map_err(|e| Refusal::invalid(e.to_string(), e.remedy()))?;
+    let words: Vec<String> =
+        random.chunks(4).map(|c| c.iter().map(|b| format!("{b:02x}")).collect()).collect();
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let write =
+        |mut f: File| f.write_all(format!("{}\n", words.join("-")).as_bytes()).and_then(|()| f.sync_all());
+    match opened.and_then(write) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| fail(&e)),
+    }
+}
+
 /// A volume in the default pool, and a subsystem of its own that any host may connect to.
-fn export(nqn: &str, volume: &str, size: u64) -> Vec<Item> {
+fn export(nqn: &str, volume: &str, size: u64, services: bool) -> Vec<Item> {
+    let backing = Backing::Pool { pool: DEFAULT_POOL.into() };
     vec![
         Item::Volume(Volume {
-            name: volume.into(),
-            backing: Backing::Pool { pool: DEFAULT_POOL.into() },
-            size,
-            block_size: 4096,
+            services: services.then(Services::default),
+            ..Volume::new(volume, backing, size, 4096)
         }),
         Item::Subsystem(Subsystem {
             nqn: nqn.into(),
@@ -69,7 +105,10 @@ pub fn run(args: &QuickstartArgs, socket: Option<PathBuf>) -> Result<(), Failure
     let mut settings = Settings::in_dir(dir.clone());
     settle(&args.running, socket, &mut settings);
     let was_there = dir.join(caisson_daemon::config::settings::STATE_FILE).exists();
-    let d = start(settings, Objects::new(), seed(args)).map_err(failed)?;
+    if !was_there {
+        passphrase(&dir)?;
+    }
+    let d = start(settings, Objects::new(), seed(args, &dir)).map_err(failed)?;
     // A run that was killed during its proof left these.
     let _ = remove_proof(&d);
     let prove = match args.proof {
@@ -121,6 +160,22 @@ fn explain(d: &daemon::Daemon, was_there: bool) {
     } else {
         format!("made a pool in {}", dir.display())
     });
+    for p in objects.pools() {
+        if d.made().get(&p.name).is_some_and(|m| m.key_file) {
+            line(format!(
+                "  the pool is encrypted; its key file {} is sealed with the passphrase in {PASSPHRASE_FILE} beside it: whoever \
+                 copies this folder has both, so this protects nothing until the passphrase is kept elsewhere",
+                p.key_file.display()
+            ));
+        }
+    }
+    if let Some(dir) = d.folders().get(DEFAULT_POOL) {
+        line(format!(
+            "  its volumes are plain files in {}, from an earlier version of caisson, and are served as they are: without \
+             deduplication, compression and encryption; for those: caisson pool create, then caisson volume create --pool",
+            dir.display()
+        ));
+    }
     for v in objects.volumes() {
         let h = health.get(&v.name);
         let size = h.map_or(v.size, |h| h.size);
@@ -155,7 +210,7 @@ fn remove_proof(d: &Daemon) -> Result<(), Refusal> {
             Item::Subsystem(s) => nqns.contains(&s.nqn),
             Item::Namespace(n) => nqns.contains(&n.nqn),
             Item::Host(h) => nqns.contains(&h.nqn),
-            Item::Listener(_) | Item::Referral(_) => false,
+            Item::Pool(_) | Item::Listener(_) | Item::Referral(_) => false,
         };
         o.iter().filter(|(_, i)| of_mine(i)).map(|(k, _)| (k.clone(), None)).collect()
     };
@@ -182,7 +237,10 @@ fn proof(d: &Daemon) -> Result<(), Failure> {
     );
     command(&format!("caisson identify {address} --nqn {nqn}"))?;
     let proof = format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid::Uuid::new_v4());
-    d.change(|_| Ok(export(&proof, PROOF, PROOF_SIZE).into_iter().map(|i| (i.key(), Some(i))).collect()))?;
+    let services = objects.pool(DEFAULT_POOL).is_some();
+    d.change(|_| {
+        Ok(export(&proof, PROOF, PROOF_SIZE, services).into_iter().map(|i| (i.key(), Some(i))).collect())
+    })?;
     line(format!("\n(on a volume of {} that is deleted afterwards)", format_size(PROOF_SIZE)));
     let result = command(&format!(
         "caisson perf {address} --nqn {proof} --pattern write --block-size 64k --depth 8 --bytes 64M --verify --quiet"

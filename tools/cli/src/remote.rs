@@ -6,6 +6,7 @@ use crate::args::{
 use crate::failure::Failure;
 use crate::output::{Table, json, line, print};
 use crate::status;
+use caisson_daemon::Refusal;
 use caisson_daemon::manage::ask::*;
 use caisson_daemon::manage::client::{Client, segment};
 use caisson_daemon::manage::view::{Connections, Done, Listener, Subsystem, Volume};
@@ -36,7 +37,7 @@ pub fn client(socket: Option<&Path>) -> Client {
 }
 
 /// Says what a request did.
-fn told(output: Output, done: &Done, what: &str) {
+pub fn told(output: Output, done: &Done, what: &str) {
     if output.json {
         json(done);
     } else if done.changed {
@@ -49,7 +50,7 @@ fn told(output: Output, done: &Done, what: &str) {
 /// Runs `volume ...`.
 pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { name, size, backing, path, pool, block_size, adopt, output } => {
+        VolumeCommand::Create { name, size, backing, path, pool, block_size, adopt, services, output } => {
             // The target may run in another folder.
             let path = path.map(|p| std::path::absolute(&p).unwrap_or(p));
             let said = format!("volume {name} created");
@@ -61,8 +62,30 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
                 path,
                 pool,
                 adopt,
+                services: services.into(),
             };
             told(output, &c.send("POST", "/v1/volumes", &ask)?, &said);
+        }
+        VolumeCommand::Set { name, services, output } => {
+            let ask = ServicesAsk::from(services);
+            if ask.is_empty() {
+                return Err(Failure::Here(Refusal::invalid(
+                    "nothing is to be changed",
+                    "name one of --compression, --dedup, --write-cache and --verify",
+                )));
+            }
+            let done = c.send("PUT", &format!("/v1/volumes/{}/services", segment(&name)), &ask)?;
+            told(output, &done, &format!("volume {name} is changed"));
+        }
+        VolumeCommand::Snapshot { of, name, output } => {
+            let said = format!("{name} keeps what {of} holds");
+            let done = c.send("POST", &format!("/v1/volumes/{}/snapshots", segment(&of)), &Copy { name })?;
+            told(output, &done, &said);
+        }
+        VolumeCommand::Clone { of, name, output } => {
+            let said = format!("{name} begins as what {of} holds");
+            let done = c.send("POST", &format!("/v1/volumes/{}/clones", segment(&of)), &Copy { name })?;
+            told(output, &done, &said);
         }
         VolumeCommand::Delete { name, output } => {
             let done = c.send("DELETE", &format!("/v1/volumes/{}", segment(&name)), &())?;
@@ -97,7 +120,7 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
 }
 
 /// Prints a table, or what to say when it is empty.
-fn listed(table: &Table, none: &str) {
+pub fn listed(table: &Table, none: &str) {
     if table.is_empty() {
         line(none);
     } else {

@@ -72,11 +72,26 @@ pub fn page(s: &Status, before: Option<(f64, &Status)>) -> String {
     for v in s.volumes.iter().filter(|v| v.fault.is_some()) {
         out.push_str(&format!("FAULT: volume {}: {}\n", v.name, v.fault.as_deref().unwrap_or_default()));
     }
+    for p in &s.pools {
+        let Some(status) = &p.status else { continue };
+        if let Some(fault) = &status.fault {
+            out.push_str(&format!("FAULT: pool {}: {fault}\n", p.name));
+        }
+        if status.activity.damaged > 0 {
+            out.push_str(&format!(
+                "DAMAGED: pool {}: {} blocks or pages; see `caisson pool status {}`\n",
+                p.name, status.activity.damaged, p.name
+            ));
+        }
+    }
     let mut section = |table: Table| {
         if !table.is_empty() {
             out.push_str(&format!("\n{table}"));
         }
     };
+    // A folder has nothing to say beyond what its volumes say.
+    let logs: Vec<_> = s.pools.iter().filter(|p| p.status.is_some()).cloned().collect();
+    section(crate::pools::table(&logs));
     section(volumes(&s.volumes));
     section(subsystems(&s.subsystems));
     section(namespaces(s, before));
@@ -121,6 +136,21 @@ pub fn volume(v: &Volume) -> String {
     t.row(["size".into(), format!("{} ({} bytes)", format_size(v.size), v.size)]);
     t.row(["in use".into(), v.allocated.map_or("not known".into(), format_size)]);
     t.row(["block size".into(), v.block_size.to_string()]);
+    if let Some(s) = &v.services {
+        let on = |on: bool| if on { "on" } else { "off" };
+        t.row(["compression".into(), s.compression.to_string()]);
+        t.row(["dedup".into(), on(s.dedup).into()]);
+        t.row(["write cache".into(), on(s.write_cache).into()]);
+        t.row(["verify".into(), on(s.verify).into()]);
+    }
+    if let Some(o) = &v.origin {
+        let what = if o.read_only { "snapshot" } else { "clone" };
+        t.row([format!("{what} of"), o.volume.clone()]);
+    }
+    if let Some(s) = &v.space {
+        t.row(["mapped".into(), format_size(s.mapped)]);
+        t.row(["freed by delete".into(), s.freed_by_delete.map_or("not known".into(), format_size)]);
+    }
     t.row(["fault".into(), v.fault.clone().unwrap_or("none".into())]);
     t.row(["under way".into(), format!("{} requests", v.in_flight)]);
     for e in &v.exports {

@@ -1,126 +1,9 @@
 //! The `caisson` program as people run it: what it prints, how it ends, and that what it serves can be used.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
-const CAISSON: &str = env!("CARGO_BIN_EXE_caisson");
-
-/// Runs it to its end.
-fn caisson(args: &[&str]) -> Output {
-    Command::new(CAISSON).args(args).env_remove("CAISSON_SOCKET").output().unwrap()
-}
-
-fn out(o: &Output) -> String {
-    String::from_utf8_lossy(&o.stdout).into_owned()
-}
-
-fn err(o: &Output) -> String {
-    String::from_utf8_lossy(&o.stderr).into_owned()
-}
-
-/// Runs it, and expects success.
-fn good(args: &[&str]) -> String {
-    let o = caisson(args);
-    assert!(o.status.success(), "caisson {}: {}{}", args.join(" "), out(&o), err(&o));
-    out(&o)
-}
-
-/// Runs it, and expects this exit status, and these words on standard error.
-fn bad(args: &[&str], status: i32, words: &[&str]) {
-    let o = caisson(args);
-    let said = err(&o);
-    assert_eq!(o.status.code(), Some(status), "caisson {}: {said}", args.join(" "));
-    for w in words {
-        assert!(said.contains(w), "caisson {}: {w:?} is not in: {said}", args.join(" "));
-    }
-}
-
-/// A folder of its own for a test, gone at the end.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let path = std::env::temp_dir().join(format!("caisson-cli-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Dir(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A target in the foreground, ended with the test.
-struct Running {
-    child: Child,
-    /// What it printed until it was ready.
-    said: String,
-}
-
-impl Running {
-    /// Starts it, and reads what it prints until a line with `ready`.
-    fn start(args: &[&str], ready: &str) -> Running {
-        let mut child = Command::new(CAISSON)
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut said = String::new();
-        loop {
-            let mut line = String::new();
-            if lines.read_line(&mut line).unwrap() == 0 {
-                let mut errors = String::new();
-                child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-                panic!("caisson {} ended: {said}{errors}", args.join(" "));
-            }
-            said.push_str(&line);
-            if line.contains(ready) {
-                break;
-            }
-        }
-        // Kept open: a target whose reader is gone is another test.
-        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-        Running { child, said }
-    }
-
-    /// The addresses it says it listens on.
-    fn listening(&self) -> Vec<String> {
-        self.said.lines().filter_map(|l| l.split_once("listening on ").map(|(_, a)| a.to_string())).collect()
-    }
-
-    fn signal(&mut self, name: &str) -> Option<i32> {
-        // The shell's own, for not every machine has the program.
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        let end = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("it did not end on {name}");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::path::Path;
+use support::{Dir, Running, bad, caisson, good};
 
 const NQN: &str = "nqn.2024-01.com.example:cli";
 const HOST: &str = "nqn.2024-01.com.example:host";
@@ -325,6 +208,8 @@ fn quickstart_proves_itself_and_finds_its_volume_again() {
     for word in [
         "made a pool in",
         "volume vol0: 64 MiB",
+        "is sealed with the passphrase in quickstart.passphrase",
+        "this protects nothing until",
         "listening on",
         "nvme connect",
         "Status:",
@@ -338,6 +223,11 @@ fn quickstart_proves_itself_and_finds_its_volume_again() {
         let line = said.lines().find(|l| l.contains("nvme disconnect -n ")).unwrap();
         line.rsplit(' ').next().unwrap().to_string()
     };
+    for secret in ["quickstart.key", "quickstart.passphrase", "default.pool"] {
+        use std::os::unix::fs::MetadataExt;
+        let mode = dir.0.join("d").join(secret).metadata().unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret}");
+    }
     // What a host wrote is there after the next start, untouched by its proof.
     let t = Running::start(
         &[&args[..7], &["--metrics", "127.0.0.1:0", "--proof", "never"]].concat(),
@@ -377,6 +267,24 @@ fn quickstart_proves_itself_and_finds_its_volume_again() {
         "8M",
     ]);
     assert!(read.contains("(0 of them never written)"), "{read}");
+}
+
+/// A data folder from before there were pools of this kind: served as it is, with a word about it.
+#[test]
+fn quickstart_serves_plain_volumes_from_before() {
+    let dir = Dir::new("plain");
+    let config = dir.path("c.toml");
+    let (data, socket) = (dir.path("d"), dir.path("d/caisson.sock"));
+    std::fs::write(&config, "data_dir = 'd'\n[metrics]\naddress = ''\n").unwrap();
+    let t = Running::start(&["serve", "--config", &config], "managed over");
+    good(&["--socket", &socket, "volume", "create", "vol0", "--size", "32M"]);
+    drop(t);
+    let args = ["quickstart", "--data", &data, "--metrics", "127.0.0.1:0", "--proof", "never"];
+    let t = Running::start(&args, "Serving until");
+    for word in ["volume vol0: 32 MiB", "plain files in", "without deduplication", "caisson pool create"] {
+        assert!(t.said.contains(word), "{word} is not in: {}", t.said);
+    }
+    assert!(!dir.0.join("d/quickstart.key").exists());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Sans-IO but for [`Config::load`], which reads the one file. docs/configuration.md describes the format for people, and
 //! docs/caisson.example.toml is read by a test here. Every problem names file, line, column and remedy.
 
+mod pools;
 pub mod problem;
 mod read;
 pub(crate) use read::{SOCKET_PATH_MAX, default_serves};

@@ -1,11 +1,12 @@
 //! From TOML tables to settings and items.
 
 use super::Config;
+use super::pools::{pools, services};
 use super::problem::Problem;
-use super::settings::{DEFAULT_SPIN, Limits, Log, METRICS_ADDRESS, POOL_DIR, Polling, SOCKET_FILE, Settings};
+use super::settings::{DEFAULT_SPIN, Limits, Log, METRICS_ADDRESS, Polling, SOCKET_FILE, Settings};
 use super::walk::{At, Problems, Table};
 use crate::model::text::{Address, DISCOVERY_PORT, IO_PORT, nearest, parse_cores};
-use crate::model::{self, Backing, DEFAULT_MODEL, DEFAULT_POOL, Item, Objects, Serves};
+use crate::model::{self, Backing, DEFAULT_MODEL, DEFAULT_POOL, Item, Lookup, Objects, Serves};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -14,17 +15,18 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 /// Items with the places of their tables and of the values that name them.
-struct Items {
-    objects: Objects,
+pub(super) struct Items {
+    pub(super) objects: Objects,
     places: BTreeMap<String, Range<usize>>,
 }
 
 impl Items {
-    fn add(&mut self, item: Item, span: Range<usize>, text: &str, out: &mut Problems) {
+    pub(super) fn add(&mut self, item: Item, span: Range<usize>, text: &str, out: &mut Problems) {
         let key = item.key();
         if let Some(first) = self.places.get(&key) {
             let (line, _) = super::problem::line_column(text, first.start);
             let what = match &item {
+                Item::Pool(p) => format!("pool {}", p.name),
                 Item::Volume(v) => format!("volume {}", v.name),
                 Item::Subsystem(s) => format!("subsystem {}", s.nqn),
                 Item::Namespace(n) => format!("namespace {} of {}", n.nsid, n.nqn),
@@ -59,8 +61,8 @@ pub(super) fn config(file: &Path, text: &str) -> Result<Config, Problems> {
     let mut out = Vec::new();
     let mut root = Table::new("the file", 0..0, parsed.get_ref());
     let base = file.parent().unwrap_or(Path::new(""));
-    let settings = settings(&mut root, base, &mut out);
     let mut items = Items { objects: Objects::new(), places: BTreeMap::new() };
+    let settings = settings(&mut root, base, text, &mut items, &mut out);
     volumes(&mut root, base, &settings, text, &mut items, &mut out);
     subsystems(&mut root, text, &mut items, &mut out);
     listeners(&mut root, text, &mut items, &mut out);
@@ -85,12 +87,18 @@ pub(super) fn config(file: &Path, text: &str) -> Result<Config, Problems> {
     })
 }
 
-fn settings(root: &mut Table<'_, '_>, base: &Path, out: &mut Problems) -> Settings {
+fn settings(
+    root: &mut Table<'_, '_>,
+    base: &Path,
+    text: &str,
+    items: &mut Items,
+    out: &mut Problems,
+) -> Settings {
     let mut s = Settings::default();
     if let Some(dir) = root.string("data_dir", "/var/lib/caisson", out) {
         s = Settings::in_dir(base.join(dir.value));
     }
-    pools(root, base, &mut s, out);
+    pools(root, base, &mut s, text, items, out);
     if let Some(mut t) = root.table("reactor", out) {
         reactor(&mut t, &mut s, out);
         t.finish(out);
@@ -151,26 +159,6 @@ fn check_socket(path: &Option<PathBuf>, span: Range<usize>, out: &mut Problems) 
             ),
             remedy: "use a shorter one, such as \"/run/caisson/caisson.sock\"".into(),
         });
-    }
-}
-
-fn pools(root: &mut Table<'_, '_>, base: &Path, s: &mut Settings, out: &mut Problems) {
-    for mut t in root.tables("pool", "pool", out) {
-        let name = t.string("name", DEFAULT_POOL, out);
-        let path = t.required("path", "/srv/caisson/pool", out);
-        if let Some(path) = path {
-            let (name, span) = name.map_or((DEFAULT_POOL.to_string(), t.span.clone()), |n| (n.value, n.span));
-            let own = s.data_dir.as_ref().map(|d| d.join(POOL_DIR));
-            let replaced = s.pools.insert(name.clone(), base.join(path.value));
-            if replaced.is_some() && replaced != own {
-                out.push(Problem {
-                    span,
-                    error: format!("pool {name} is declared twice"),
-                    remedy: "give each [[pool]] a name of its own".into(),
-                });
-            }
-        }
-        t.finish(out);
     }
 }
 
@@ -276,11 +264,14 @@ fn volumes(
             }
             (2, None, None) => Some(Backing::Ram),
             (3, None, None) => Some(Backing::Null),
-            (_, None, pool) => in_pool(pool.as_ref(), settings, &span, out),
+            (_, None, pool) => in_pool(pool.as_ref(), settings, &items.objects, &span, out),
         };
+        let log = matches!(&backing, Some(Backing::Pool { pool }) if items.objects.pool(pool).is_some());
+        let services = services(&mut t, log, out);
         if let (Some(name), Some(backing)) = (name, backing) {
             let size = size.map_or(0, |s| s.value);
-            let volume = model::Volume { name: name.value, backing, size, block_size };
+            let volume =
+                model::Volume { services, ..model::Volume::new(name.value, backing, size, block_size) };
             items.add(Item::Volume(volume), span, text, out);
         }
         t.finish(out);
@@ -290,14 +281,18 @@ fn volumes(
 fn in_pool(
     pool: Option<&At<String>>,
     settings: &Settings,
+    objects: &Objects,
     span: &Range<usize>,
     out: &mut Problems,
 ) -> Option<Backing> {
     let name = pool.map_or(DEFAULT_POOL, |p| p.value.as_str());
-    if settings.pools.contains_key(name) {
+    if settings.pools.contains_key(name) || objects.pool(name).is_some() {
         return Some(Backing::Pool { pool: name.to_string() });
     }
-    let remedy = match nearest(name, settings.pools.keys().map(String::as_str)) {
+    let remedy = match nearest(
+        name,
+        settings.pools.keys().chain(objects.pools().map(|p| &p.name)).map(String::as_str),
+    ) {
         Some(near) => format!("did you mean {near:?}?"),
         None if settings.pools.is_empty() => {
             "set data_dir = \"/var/lib/caisson\" at the top of the file: the default pool is in it".into()

@@ -167,3 +167,64 @@ fn all_problems_at_once() {
     let r = parse("[reactor]\ncores = 'x'\n[log]\nformat = 'y'\nwhat = 1\n").unwrap_err();
     assert_eq!(r.problems.len(), 3);
 }
+
+#[test]
+fn pools_of_devices_and_what_they_do_with_volumes() {
+    use crate::model::{Compression, Device, Pool, Services};
+    let c = parse(
+        "data_dir = 'd'\n[[pool]]\nname = 'main'\nkey_file = 'main.key'\npassphrase_file = '/p'\nmemory = '1G'\n\
+         [[pool.device]]\npath = '/dev/a'\n[[pool.device]]\npath = 'b.pool'\nsize = '10G'\n\
+         [[volume]]\nname = 'v'\npool = 'main'\nsize = '1G'\ncompression = 'zstd:-3'\ndedup = false\nverify = true\n\
+         [[volume]]\nname = 'w'\npool = 'main'\nsize = '1G'\n[[volume]]\nname = 'x'\nsize = '1G'\n",
+    )
+    .unwrap_or_else(|r| panic!("{r}"));
+    let device = |path: &str, size| Device { path: path.into(), size };
+    assert_eq!(
+        c.objects.pool("main"),
+        Some(&Pool {
+            name: "main".into(),
+            devices: vec![device("/dev/a", 0), device("/etc/b.pool", 10 << 30)],
+            key_file: "/etc/main.key".into(),
+            passphrase_file: Some("/p".into()),
+            memory: 1 << 30,
+        })
+    );
+    let of = |name: &str| c.objects.volume(name).unwrap().services;
+    let all = Services::default();
+    assert_eq!(
+        of("v"),
+        Some(Services { compression: Compression::Zstd(-3), dedup: false, verify: true, ..all })
+    );
+    assert_eq!((of("w"), of("x")), (Some(all), None));
+    assert!(c.settings.pools.contains_key("default") && !c.settings.pools.contains_key("main"));
+}
+
+#[test]
+fn errors_of_pools_name_the_line_and_the_remedy() {
+    let pool = "[[pool]]\nname = 'm'\nkey_file = 'k'\ndevice = [{ path = '/dev/a' }]\n";
+    for (text, place, words) in [
+        ("[[pool]]\nkey_file = 'k'\n", ":1:", "lacks a device"),
+        ("[[pool]]\ndevice = [{ path = '/a' }]\n", ":1:", "lacks a `key_file`"),
+        ("[[pool]]\npath = 'p'\nmemory = '1G'\n", ":3:10", "does not go with a pool that is a folder"),
+        ("[[pool]]\npath = 'p'\nkey_file = 'k'\n", ":2:8", "write [[pool.device]]"),
+        ("[[pool]]\nkey_file = 'k'\ndevice = [{ path = '/a', sise = 1 }]\n", ":3:", "did you mean `size`?"),
+        ("[[pool]]\nkey_file = 'k'\nmemory = 1\ndevice = [{ path = '/a' }]\n", ":3:10", "out of range"),
+        (&format!("{pool}{pool}"), ":6:8", "pool m is declared twice"),
+        (&format!("{pool}[[pool]]\nname = 'm'\npath = 'p'\n"), ":6:8", "pool m is declared twice"),
+        (&format!("{pool}[[volume]]\nname = 'v'\nsize = 4096\npool = 'n'\n"), ":8:8", "did you mean \"m\"?"),
+        (
+            &format!("{pool}[[volume]]\nname = 'v'\nsize = 4096\npool = 'm'\ncompression = 'lz4'\n"),
+            ":9:15",
+            "zstd:LEVEL",
+        ),
+        ("[[volume]]\nname = 'v'\nbacking = 'ram'\nsize = 4096\ndedup = true\n", ":5:9", "put the volume in"),
+        (&format!("{pool}[[volume]]\nname = 'v'\npath = '/dev/a'\n"), ":6:8", "which pool m is on"),
+    ] {
+        let said = said(text);
+        assert!(
+            said.contains(&format!("/etc/caisson.toml{place}")) && said.contains(words),
+            "{text}\n{said}"
+        );
+        assert!(said.contains("remedy:"), "{said}");
+    }
+}

@@ -15,13 +15,14 @@ pub(super) struct Turn {
 /// Where an item stands in the order of making: what others rest on comes first.
 fn rank(item: &Item) -> u8 {
     match item {
-        Item::Volume(_) => 0,
-        Item::Subsystem(_) => 1,
-        Item::Host(_) => 2,
-        Item::Namespace(_) => 3,
-        Item::Referral(_) => 4,
+        Item::Pool(_) => 0,
+        Item::Volume(_) => 1,
+        Item::Subsystem(_) => 2,
+        Item::Host(_) => 3,
+        Item::Namespace(_) => 4,
+        Item::Referral(_) => 5,
         // Last, so that the first host finds all there is.
-        Item::Listener(_) => 5,
+        Item::Listener(_) => 6,
     }
 }
 
@@ -81,11 +82,12 @@ pub(super) fn turn_back(world: &mut World, turns: &[Turn]) {
     }
 }
 
-/// Whether this makes a volume larger and does nothing else: such a change is kept first and done then, so that a crash
-/// in between leaves a file that is too short, which the next start lengthens, and never one that is too long.
+/// Whether this makes a volume or a pool larger and does nothing else: such a change is kept first and done then, so that a
+/// crash in between leaves what is too short, which the next start lengthens, and never what is too long.
 pub(super) fn grows(turns: &[Turn]) -> bool {
     match turns {
         [Turn { from: Some(Item::Volume(a)), to: Some(Item::Volume(b)), .. }] => b.size > a.size,
+        [Turn { from: Some(Item::Pool(_)), to: Some(Item::Pool(_)), .. }] => true,
         _ => false,
     }
 }

@@ -6,8 +6,11 @@
 
 mod change;
 mod plane;
+#[cfg(test)]
+mod pool_tests;
 mod reactors;
 pub mod serve;
+mod store;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -19,6 +22,7 @@ pub use reactors::start_reactors;
 use crate::config::settings::{STATE_FILE, Settings};
 use crate::model::{Backing, Change, Item, Lookup, Objects, key};
 use crate::pool::{Locked, Pool};
+use crate::pools::{Engine, Made, PoolHandle, PoolStatus};
 use crate::refusal::{Cause, Refusal};
 use crate::state::files::{Disk, Files};
 use crate::state::{State, StateError};
@@ -28,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
+use store::Store;
 use world::World;
 
 /// Why a target does not start.
@@ -69,6 +74,8 @@ pub struct Start {
     pub seed: Objects,
     /// The file operations of the state.
     pub files: Arc<dyn Files>,
+    /// What makes and opens pools.
+    pub engine: Arc<dyn Engine>,
     /// The time from which everything counts, on the data plane's clock.
     pub now: Mono,
 }
@@ -76,7 +83,14 @@ pub struct Start {
 impl Start {
     /// From these settings and items, on this machine's files.
     pub fn new(settings: Settings, base: Objects, now: Mono) -> Start {
-        Start { settings, base, seed: Objects::new(), files: Arc::new(Disk), now }
+        Start {
+            settings,
+            base,
+            seed: Objects::new(),
+            files: Arc::new(Disk),
+            engine: crate::pools::engine(),
+            now,
+        }
     }
 }
 
@@ -118,7 +132,7 @@ impl Daemon {
         start: Start,
         plane: impl FnOnce(&Settings, Arc<Target>) -> Result<Arc<dyn DataPlane>, Refusal>,
     ) -> Result<Arc<Daemon>, StartError> {
-        let Start { settings, base, seed, files, now } = start;
+        let Start { settings, base, seed, files, engine, now } = start;
         let data = settings.data_dir.as_deref().map(Locked::take).transpose()?;
         let mut state = match &data {
             None => State::transient(base),
@@ -129,16 +143,16 @@ impl Daemon {
                 ),
             })?,
         };
+        let made_before = made_before(&state);
+        // Kept only once it is real: a start that ends before begins anew, and finds what it had made.
+        let seed = if state.is_new() { seed } else { Objects::new() };
+        let mut objects = state.objects();
+        objects.extend(seed.clone());
         let mut pools = BTreeMap::new();
-        for (name, dir) in &settings.pools {
+        // A pool that is an item stands in the place of a folder of the same name, which is the default one then.
+        for (name, dir) in settings.pools.iter().filter(|(name, _)| objects.pool(name).is_none()) {
             pools.insert(name.clone(), Pool::open(name, dir)?);
         }
-        let made_before = made_before(&state);
-        if state.is_new() && !seed.is_empty() {
-            let changes: Vec<Change> = seed.into_iter().map(|(k, i)| (k, Some(i))).collect();
-            state.commit(&changes)?;
-        }
-        let objects = state.objects();
         settle_pools(&pools, &objects)?;
         for (key, entry) in state.changes().iter().filter(|(_, e)| e.file.is_some()) {
             let how = if entry.now.is_some() { "changed" } else { "removed" };
@@ -151,20 +165,31 @@ impl Daemon {
         if !broken.is_empty() {
             return Err(StartError::Items(broken));
         }
-        let history = state.begin()?;
+        let history = state.begin();
         let target = Target::new(caisson_core::Settings::default(), now);
         let plane = plane(&settings, Arc::clone(&target))?;
-        let mut world = World::new(Arc::clone(&target), Arc::clone(&plane), pools, history);
+        let pools = pools.into_iter().map(|(name, pool)| (name, Store::Folder(pool))).collect();
+        let mut world = World::new(Arc::clone(&target), Arc::clone(&plane), pools, engine, history);
         world.made_before = made_before;
+        world.wanted =
+            objects.volumes().filter_map(|v| Some((v.pool()?.to_string(), v.name.clone()))).collect();
         let changes: Vec<Change> = objects.into_iter().map(|(k, i)| (k, Some(i))).collect();
         let (_, turns) = change::plan(&Objects::new(), &changes);
         if let Err((key, e)) = change::turn_all(&mut world, &turns) {
             plane.shutdown();
-            let _ = state.end();
+            world.abandon();
             return Err(StartError::Items(vec![(key, e)]));
+        }
+        let seed: Vec<Change> = seed.into_iter().map(|(k, i)| (k, Some(i))).collect();
+        if let Err(e) = state.started(&seed) {
+            plane.shutdown();
+            change::turn_back(&mut world, &turns);
+            world.abandon();
+            return Err(e.into());
         }
         world.settle();
         world.starting = false;
+        world.wanted.clear();
         let daemon = Arc::new(Daemon {
             inner: Mutex::new(Inner { world, state }),
             settings,
@@ -237,6 +262,34 @@ impl Daemon {
         inner.world.volumes.iter().map(|(n, o)| (n.clone(), health(o))).collect()
     }
 
+    /// The open log-structured pools, by name.
+    pub fn pools(&self) -> BTreeMap<String, Arc<dyn PoolHandle>> {
+        let inner = self.lock();
+        let log = |(name, store): (&String, &Store)| Some((name.clone(), Arc::clone(&store.log()?.handle)));
+        inner.world.pools.iter().filter_map(log).collect()
+    }
+
+    /// How each log-structured pool is, by name.
+    pub fn pool_status(&self) -> BTreeMap<String, PoolStatus> {
+        // Asked without the lock: a pool may take its time.
+        self.pools().into_iter().map(|(name, pool)| (name, pool.status())).collect()
+    }
+
+    /// The folders in use as pools, by name.
+    pub fn folders(&self) -> BTreeMap<String, std::path::PathBuf> {
+        let inner = self.lock();
+        let folder = |(name, store): (&String, &Store)| match store {
+            Store::Folder(p) => Some((name.clone(), p.dir().to_path_buf())),
+            Store::Log(_) => None,
+        };
+        inner.world.pools.iter().filter_map(folder).collect()
+    }
+
+    /// What was made for each log-structured pool when it was opened.
+    pub fn made(&self) -> BTreeMap<String, Made> {
+        self.lock().world.made.clone()
+    }
+
     /// Makes the changes that `decide` finds from what is configured: all of them or none, live and kept.
     ///
     /// # Errors
@@ -248,7 +301,8 @@ impl Daemon {
         self.change_adopting(None, decide)
     }
 
-    /// As [`Daemon::change`]; a new volume of the name `adopt` may take over a file that its pool holds.
+    /// As [`Daemon::change`]; a new volume under the key `adopt` may take over what its pool holds, a new pool what its devices
+    /// hold.
     ///
     /// # Errors
     /// As [`Daemon::change`].
@@ -337,13 +391,13 @@ pub struct VolumeHealth {
     pub in_flight: u64,
 }
 
-/// The volumes that were created at run time by earlier runs, so that their files must be there.
+/// The keys of volumes and pools that were created at run time by earlier runs, so that they must be there.
 fn made_before(state: &State) -> BTreeSet<String> {
-    let name = |e: &crate::state::Entry| match (&e.now, &e.file) {
-        (Some(Item::Volume(v)), None) => Some(v.name.clone()),
+    let made = |e: &crate::state::Entry| match (&e.now, &e.file) {
+        (Some(item @ (Item::Volume(_) | Item::Pool(_))), None) => Some(item.key()),
         _ => None,
     };
-    state.changes().values().filter_map(name).collect()
+    state.changes().values().filter_map(made).collect()
 }
 
 /// Ends in each pool what a crash interrupted, and names what nobody declares.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 /// A data plane that listens in name only.
 #[derive(Default)]
-struct FakePlane {
+pub(super) struct FakePlane {
     next: AtomicU16,
     listening: Mutex<Vec<SocketAddr>>,
 }
@@ -42,8 +42,8 @@ impl DataPlane for FakePlane {
 }
 
 /// The machine's files, which fail from a chosen operation on.
-struct Failing {
-    left: AtomicUsize,
+pub(super) struct Failing {
+    pub(super) left: AtomicUsize,
 }
 
 impl Failing {
@@ -80,16 +80,16 @@ impl Files for Failing {
 }
 
 /// A data directory of its own for a test, gone at the end.
-struct Dir(PathBuf);
+pub(super) struct Dir(pub(super) PathBuf);
 
 impl Dir {
-    fn new(name: &str) -> Dir {
+    pub(super) fn new(name: &str) -> Dir {
         let path = std::env::temp_dir().join(format!("caisson-daemon-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         Dir(path)
     }
 
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         Settings { metrics: None, ..Settings::in_dir(self.0.clone()) }
     }
 
@@ -121,6 +121,7 @@ fn ram(name: &str) -> ask::CreateVolume {
         path: None,
         pool: None,
         adopt: false,
+        services: ask::ServicesAsk::default(),
     }
 }
 
@@ -214,7 +215,7 @@ fn a_change_of_which_one_part_fails_changes_nothing() {
     let refused = d.change(|o| {
         let mut all: Vec<Change> = o.keys().map(|k| (k.clone(), None)).collect();
         let items = [
-            Item::Volume(Volume { name: "w".into(), backing: Backing::Ram, size: 4096, block_size: 4096 }),
+            Item::Volume(Volume::new("w", Backing::Ram, 4096, 4096)),
             Item::Listener(Listener { address: Address(([127, 0, 0, 1], 1).into()), serves: Serves::Io }),
         ];
         all.extend(items.into_iter().map(|i| (i.key(), Some(i))));

@@ -5,16 +5,18 @@
 //! off until [`World::settle`], after the change is kept.
 
 use super::plane::DataPlane;
+use super::store::{Store, fit, open_alone};
 use crate::model::text::DISCOVERY_NQN;
-use crate::model::{self, Backing, Item, Listener, Namespace, Serves, Subsystem, Volume};
-use crate::pool::Pool;
+use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
+use crate::pools::open::{Want, lengthen, remove};
+use crate::pools::{Engine, LogPool, Made};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
 use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, SubsystemSpec, Target, Transport};
-use caisson_device::{Size, StoreSpec};
-use caisson_volume::{Opened, Options};
+use caisson_volume::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A listener in force.
@@ -28,7 +30,7 @@ pub(super) struct Bound {
 #[derive(Clone)]
 pub(super) struct Open {
     pub(super) opened: Opened,
-    /// The pool in which its file was made by a change that is not kept yet (see [`Pool::make`]).
+    /// The pool in which its file was made by a change that is not kept yet (see [`Store::make`]).
     fresh: Option<String>,
 }
 
@@ -36,20 +38,30 @@ pub(super) struct Open {
 pub(super) struct World {
     pub(super) target: Arc<Target>,
     pub(super) plane: Arc<dyn DataPlane>,
-    pub(super) pools: BTreeMap<String, Pool>,
+    pub(super) pools: BTreeMap<String, Store>,
+    pub(super) engine: Arc<dyn Engine>,
     pub(super) volumes: BTreeMap<String, Open>,
     /// Volumes that were taken away by a change that is not kept yet.
     leaving: BTreeMap<String, (Volume, Open)>,
+    /// Pools that were taken away by a change that is not kept yet.
+    leaving_pools: BTreeMap<String, LogPool>,
+    /// Pools that were made by a change that is not kept yet, with the files that were made for them.
+    fresh_pools: BTreeMap<String, Vec<PathBuf>>,
+    /// What was made for pools since the start, by pool.
+    pub(super) made: BTreeMap<String, Made>,
     /// Which volume each namespace exports.
     exported: BTreeMap<(String, u32), String>,
     pub(super) ports: BTreeMap<String, Bound>,
     pub(super) history: History,
     /// While the configuration is made real for the first time: files of pools are found, not made anew.
     pub(super) starting: bool,
-    /// Volumes whose files in the pool may be taken over by the change at hand.
+    /// The key of a volume that its pool holds, or a pool that its devices hold, which the change at hand may take over.
     pub(super) adopt: Option<String>,
-    /// Volumes that were made by an earlier run: a file that is missing is a loss, not a reason to make an empty one.
+    /// The keys of volumes and pools that were made by an earlier run: one that is missing is a loss, not a reason to make an
+    /// empty one.
     pub(super) made_before: BTreeSet<String>,
+    /// While starting: all volumes that are configured, by pool and name.
+    pub(super) wanted: BTreeSet<(String, String)>,
 }
 
 /// What the registry refuses, for an operator. The rules of the model come first, so these are rare.
@@ -80,30 +92,39 @@ impl World {
     pub(super) fn new(
         target: Arc<Target>,
         plane: Arc<dyn DataPlane>,
-        pools: BTreeMap<String, Pool>,
+        pools: BTreeMap<String, Store>,
+        engine: Arc<dyn Engine>,
         history: History,
     ) -> World {
         World {
             target,
             plane,
             pools,
+            engine,
             volumes: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            leaving_pools: BTreeMap::new(),
+            fresh_pools: BTreeMap::new(),
+            made: BTreeMap::new(),
             exported: BTreeMap::new(),
             ports: BTreeMap::new(),
             history,
             starting: true,
             adopt: None,
             made_before: BTreeSet::new(),
+            wanted: BTreeSet::new(),
         }
     }
 
     /// Makes the item that was `from` be `to`. Both are of one key.
     pub(super) fn turn(&mut self, from: Option<&Item>, to: Option<&Item>) -> Result<(), Refusal> {
         match (from, to) {
+            (None, Some(Item::Pool(p))) => self.open_pool(p),
+            (Some(Item::Pool(p)), None) => self.leave_pool(p),
+            (Some(Item::Pool(a)), Some(Item::Pool(b))) => self.grow_pool(a, b),
             (None, Some(Item::Volume(v))) => self.open(v),
             (Some(Item::Volume(v)), None) => self.leave(v),
-            (Some(Item::Volume(a)), Some(Item::Volume(b))) => self.resize(a, b),
+            (Some(Item::Volume(a)), Some(Item::Volume(b))) => self.change_volume(a, b),
             (None, Some(Item::Subsystem(s))) => self.add_subsystem(s),
             (Some(Item::Subsystem(s)), None) => self.target.remove_subsystem(&s.nqn).map_err(|e| refused(&e)),
             (Some(Item::Subsystem(a)), Some(Item::Subsystem(b))) => self.change_subsystem(a, b),
@@ -132,9 +153,9 @@ impl World {
             if let Err(error) = open.opened.manage.close() {
                 tracing::warn!(%error, volume = name, "a volume was taken away before all its requests had ended");
             }
-            if let Backing::Pool { pool } = &volume.backing
-                && let Some(pool) = self.pools.get(pool)
-            {
+            // A pool deletes only what nobody holds.
+            drop(open);
+            if let Some(pool) = volume.pool().and_then(|p| self.pools.get(p)) {
                 pool.end_delete(&name);
             }
         }
@@ -143,56 +164,61 @@ impl World {
                 pool.keep(name);
             }
         }
+        self.fresh_pools.clear();
+        for (name, pool) in std::mem::take(&mut self.leaving_pools) {
+            close_pool(&name, &pool);
+        }
+    }
+
+    /// Gives up what was turned back after a start that failed: pools are closed, their volumes as they were.
+    pub(super) fn abandon(&mut self) {
+        for (name, (volume, open)) in std::mem::take(&mut self.leaving) {
+            let _ = open.opened.manage.close();
+            let Some(pool) = volume.pool() else { continue };
+            match self.leaving_pools.get(pool) {
+                Some(log) => log.keep(&name),
+                None => self.pools.get(pool).into_iter().for_each(|p| p.keep(&name)),
+            }
+        }
+        for (name, pool) in std::mem::take(&mut self.leaving_pools) {
+            close_pool(&name, &pool);
+        }
     }
 
     fn open(&mut self, v: &Volume) -> Result<(), Refusal> {
         if let Some((was, open)) = self.leaving.remove(&v.name) {
-            if let Backing::Pool { pool } = &was.backing
-                && let Some(pool) = self.pools.get(pool)
-            {
+            if let Some(pool) = was.pool().and_then(|p| self.pools.get(p)) {
                 pool.keep(&v.name);
             }
             self.volumes.insert(v.name.clone(), open);
             return Ok(());
         }
         let mut fresh = None;
-        let spec = match &v.backing {
-            Backing::Ram => StoreSpec::Ram(size(v)?),
-            Backing::Null => StoreSpec::Null(size(v)?),
-            Backing::Path { path } => StoreSpec::Path(path.clone()),
-            Backing::Pool { pool: name } => {
+        let opened = match v.pool() {
+            None => open_alone(v)?,
+            Some(name) => {
                 let pool = self.pools.get(name).ok_or_else(|| no_pool(name, &self.pools))?;
-                let adopted = self.starting || self.adopt.as_ref() == Some(&v.name);
-                StoreSpec::Path(if adopted && pool.has(&v.name) {
-                    pool.path(&v.name)
-                } else if self.starting && self.made_before.contains(&v.name) {
-                    return Err(Refusal::not_found(
-                        format!("the file of volume {} is missing: {}", v.name, pool.path(&v.name).display()),
-                        "mount the file system that it is on, or restore it; to do without it, move the state file away or \
-                         remove the volume from it",
-                    ));
+                let key = model::key::volume(&v.name);
+                let adopted = self.starting || self.adopt.as_ref() == Some(&key);
+                if adopted && pool.has(&v.name) {
+                    pool.open(v)?
+                } else if self.starting && self.made_before.contains(&key) {
+                    return Err(pool.lost(v));
                 } else {
-                    fresh = Some(name.clone());
-                    pool.make(&v.name, v.size)?
-                })
+                    let opened = pool.make(v)?;
+                    fresh = Some(name.to_string());
+                    opened
+                }
             }
         };
-        let options = Options { block_size: v.block_size, size: Size::new(v.size), ..Options::default() };
-        let result = caisson_volume::open(&spec, &options)
-            .map_err(|e| {
-                Refusal::new(
-                    Cause::System,
-                    format!("volume {} cannot be opened: {e}", v.name),
-                    format!("check that {spec} is there, is not in use elsewhere, and that this user may read and write it"),
-                )
-            })
-            .and_then(|opened| fit(v, &opened).map(|()| opened));
-        match result {
-            Ok(opened) => {
+        match fit(v, &opened) {
+            Ok(()) => {
                 self.volumes.insert(v.name.clone(), Open { opened, fresh });
                 Ok(())
             }
             Err(e) => {
+                let _ = opened.manage.close();
+                drop(opened);
                 if let Some(pool) = fresh.and_then(|p| self.pools.get(&p)) {
                     pool.unmake(&v.name);
                 }
@@ -204,11 +230,10 @@ impl World {
     /// Takes a volume away: for good with [`World::settle`].
     fn leave(&mut self, v: &Volume) -> Result<(), Refusal> {
         let Some(open) = self.volumes.remove(&v.name) else { return Ok(()) };
-        if let Backing::Pool { pool } = &v.backing
-            && let Some(pool) = self.pools.get(pool)
-        {
+        if let Some(pool) = v.pool().and_then(|p| self.pools.get(p)) {
             if open.fresh.is_some() {
                 let _ = open.opened.manage.close();
+                drop(open);
                 pool.unmake(&v.name);
                 return Ok(());
             }
@@ -221,14 +246,23 @@ impl World {
         Ok(())
     }
 
-    fn resize(&mut self, from: &Volume, to: &Volume) -> Result<(), Refusal> {
-        if (&from.backing, from.block_size) != (&to.backing, to.block_size) {
+    fn change_volume(&mut self, from: &Volume, to: &Volume) -> Result<(), Refusal> {
+        if (&from.backing, from.block_size, &from.origin) != (&to.backing, to.block_size, &to.origin) {
             return Err(Refusal::invalid(
                 format!("volume {} cannot change its backing or block size", to.name),
                 "create another volume and copy the data",
             ));
         }
         let Some(open) = self.volumes.get(&to.name) else { return Ok(()) };
+        if from.services != to.services
+            && let Some(log) = to.pool().and_then(|p| self.pools.get(p)).and_then(Store::log)
+        {
+            // One that is being made goes by another name until it is kept, and is not changed in the same step.
+            log.handle.set(&to.name, &to.services.unwrap_or_default())?;
+        }
+        if from.size == to.size {
+            return Ok(());
+        }
         let block = u64::from(to.block_size);
         let bytes = if to.size == 0 { from.size } else { to.size };
         open.opened.manage.resize(bytes / block).map_err(|e| {
@@ -239,6 +273,88 @@ impl World {
             )
         })?;
         self.tell_size(&to.name)
+    }
+
+    fn open_pool(&mut self, p: &Pool) -> Result<(), Refusal> {
+        if let Some(log) = self.leaving_pools.remove(&p.name) {
+            self.pools.insert(p.name.clone(), Store::Log(log));
+            return Ok(());
+        }
+        if self.pools.contains_key(&p.name) {
+            return Err(Refusal::conflict(
+                format!("there is a pool {} already: a folder of sparse files", p.name),
+                "choose another name",
+            ));
+        }
+        let key = model::key::pool(&p.name);
+        let want = match self.starting {
+            true if self.made_before.contains(&key) => Want::There,
+            true => Want::Either,
+            false if self.adopt.as_ref() == Some(&key) => Want::There,
+            false => Want::New,
+        };
+        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, self.starting)?;
+        let log = LogPool::new(&p.name, opening.handle);
+        if self.starting {
+            let wanted = |volume: &str| self.wanted.contains(&(p.name.clone(), volume.to_string()));
+            match log.settle(wanted) {
+                Ok(strangers) => strangers.iter().for_each(|s| stranger(&p.name, s)),
+                Err(e) => {
+                    close_pool(&p.name, &log);
+                    return Err(e);
+                }
+            }
+        }
+        if opening.made.pool {
+            tracing::info!("pool {} was made", p.name);
+            self.fresh_pools.insert(p.name.clone(), opening.files);
+        }
+        if opening.made.key_file {
+            tracing::info!("key file {} was made for pool {}", p.key_file.display(), p.name);
+        }
+        self.made.insert(p.name.clone(), opening.made);
+        self.pools.insert(p.name.clone(), Store::Log(log));
+        Ok(())
+    }
+
+    /// Takes a pool away, which holds no configured volume any more: for good with [`World::settle`]. Its data stays.
+    fn leave_pool(&mut self, p: &Pool) -> Result<(), Refusal> {
+        match self.pools.remove(&p.name) {
+            Some(Store::Log(log)) => {
+                if let Some(files) = self.fresh_pools.remove(&p.name) {
+                    close_pool(&p.name, &log);
+                    remove(&files);
+                } else {
+                    self.leaving_pools.insert(p.name.clone(), log);
+                }
+            }
+            Some(folder) => {
+                self.pools.insert(p.name.clone(), folder);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Makes a pool larger: devices that came, and files that were given a larger size, or devices that grew by themselves.
+    fn grow_pool(&mut self, from: &Pool, to: &Pool) -> Result<(), Refusal> {
+        let Some(log) = self.pools.get(&to.name).and_then(Store::log) else { return Ok(()) };
+        let stays = |(a, b): (&Device, &Device)| a.path == b.path && a.size <= b.size;
+        if to.devices.len() < from.devices.len() || !from.devices.iter().zip(&to.devices).all(stays) {
+            return Err(Refusal::invalid(
+                format!("pool {} cannot become smaller", to.name),
+                "make a smaller pool, and copy the volumes",
+            ));
+        }
+        for (old, new) in from.devices.iter().zip(&to.devices) {
+            if new.size > old.size {
+                let _ = lengthen(&new.path, new.size)?;
+            }
+        }
+        for device in &to.devices[from.devices.len()..] {
+            log.handle.add_device(device)?;
+        }
+        log.handle.grow().map(drop)
     }
 
     /// Tells hosts of a volume's new size, through each namespace that exports it.
@@ -357,6 +473,11 @@ impl World {
                 tracing::error!(%error, volume = name, "a volume did not close cleanly");
             }
         }
+        for (name, pool) in std::mem::take(&mut self.pools) {
+            if let Store::Log(log) = pool {
+                close_pool(&name, &log);
+            }
+        }
     }
 }
 
@@ -378,12 +499,7 @@ fn referral(r: &model::Referral) -> caisson_core::Referral {
     }
 }
 
-fn size(v: &Volume) -> Result<Size, Refusal> {
-    Size::new(v.size)
-        .ok_or_else(|| Refusal::invalid(format!("volume {} has no size", v.name), "give it one: --size 10G"))
-}
-
-fn no_pool(name: &str, pools: &BTreeMap<String, Pool>) -> Refusal {
+fn no_pool(name: &str, pools: &BTreeMap<String, Store>) -> Refusal {
     let remedy = if pools.is_empty() {
         "this target has no pool: use --backing ram, or start it with a data directory".to_string()
     } else {
@@ -392,31 +508,15 @@ fn no_pool(name: &str, pools: &BTreeMap<String, Pool>) -> Refusal {
     Refusal::not_found(format!("there is no pool {name}"), remedy)
 }
 
-/// Makes an opened volume as large as it is configured, which ends a growth that a stop interrupted; never cuts it.
-fn fit(v: &Volume, opened: &Opened) -> Result<(), Refusal> {
-    let block = u64::from(v.block_size);
-    let has = opened.volume.geometry().blocks * block;
-    if v.size == 0 || has == v.size {
-        return Ok(());
+fn close_pool(name: &str, pool: &LogPool) {
+    if let Err(error) = pool.handle.close() {
+        tracing::error!(%error, pool = name, "a pool did not close cleanly: its next opening recovers it");
     }
-    if has > v.size {
-        return Err(Refusal::conflict(
-            format!("volume {} has {has} bytes, and is configured with {}", v.name, v.size),
-            format!(
-                "to keep all its data, configure size = {has}; to cut it, start with that size and run `caisson volume resize \
-                 {} {} --shrink`",
-                v.name, v.size
-            ),
-        ));
-    }
-    opened.manage.resize(v.size / block).map_err(|e| {
-        Refusal::new(
-            Cause::System,
-            format!(
-                "volume {} has {has} bytes and cannot be grown to the configured {}: {e}",
-                v.name, v.size
-            ),
-            format!("configure size = {has}, or leave the size out for a device of its own"),
-        )
-    })
+}
+
+fn stranger(pool: &str, volume: &str) {
+    tracing::info!(
+        "pool {pool} holds a volume {volume} that is not configured: take it over with `caisson volume create {volume} --adopt \
+         --pool {pool}`"
+    );
 }

@@ -1,5 +1,6 @@
 //! What requests carry: the JSON bodies of the management API.
 
+use crate::model::{Compression, Services};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -60,9 +61,107 @@ pub struct CreateVolume {
     /// Which pool; the default one where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// Take over a file of that name that the pool holds already.
+    /// Take over a volume of that name that the pool holds already.
     #[serde(default)]
     pub adopt: bool,
+    /// What its pool does with its blocks; what is missing is as it is by itself.
+    #[serde(default)]
+    pub services: ServicesAsk,
+}
+
+/// What a pool is to do with a volume's blocks, as far as it is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicesAsk {
+    /// `off` or `zstd:LEVEL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Whether blocks that are stored already are shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<bool>,
+    /// Whether plain writes complete before they are durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_cache: Option<bool>,
+    /// Whether the bytes of duplicates are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+}
+
+impl ServicesAsk {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == ServicesAsk::default()
+    }
+
+    /// `base` with what is said.
+    pub fn over(&self, base: Services) -> Services {
+        Services {
+            compression: self.compression.unwrap_or(base.compression),
+            dedup: self.dedup.unwrap_or(base.dedup),
+            write_cache: self.write_cache.unwrap_or(base.write_cache),
+            verify: self.verify.unwrap_or(base.verify),
+        }
+    }
+}
+
+/// `POST /v1/volumes/{name}/snapshots` and `POST /v1/volumes/{name}/clones`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// The new volume's name.
+    pub name: String,
+}
+
+/// A file or block device of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceAsk {
+    /// Where it is, from / on.
+    pub path: PathBuf,
+    /// What a file is made, or grown, to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+}
+
+/// `POST /v1/pools`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePool {
+    /// Its name.
+    pub name: String,
+    /// Its devices.
+    pub devices: Vec<DeviceAsk>,
+    /// Its sealed key file, from / on; made where there is none.
+    pub key_file: PathBuf,
+    /// A file with the passphrase, which the target reads now and at each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Bytes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Take over a pool that the devices hold already.
+    #[serde(default)]
+    pub adopt: bool,
+}
+
+/// `POST /v1/pools/{name}/grow`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grow {
+    /// A file of the pool that is to become larger; the pool's only one where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// How large; without it, what devices have grown by is taken into use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+}
+
+/// `POST /v1/pools/{name}/scrub`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScrubAsk {
+    /// About how many bytes a second; 0 stops one that is under way.
+    pub rate: Size,
 }
 
 /// `POST /v1/volumes/{name}/resize`.

@@ -1,8 +1,8 @@
 //! The HTTP side of management: which path and method is which verb or view, and the socket it is served on.
 
 use super::ask::*;
-use super::verbs;
 use super::view::{self, Done};
+use super::{pools, verbs};
 use crate::config::SOCKET_PATH_MAX;
 use crate::daemon::{Daemon, Did};
 use crate::metrics;
@@ -83,7 +83,7 @@ fn volumes() -> Router<Arc<Daemon>> {
         |State(d): App, Body(ask): Body<CreateVolume>| done(d, move |d| verbs::create_volume(d, &ask));
     let show = |State(d): App, Path(name): Path<String>| {
         away(d, move |d| {
-            view::volumes(d).into_iter().find(|v| v.name == name).map(Json).ok_or_else(|| {
+            view::volume(d, &name).map(Json).ok_or_else(|| {
                 Refusal::not_found(
                     format!("there is no volume {name}"),
                     "see `caisson volume list` for what there is",
@@ -95,10 +95,53 @@ fn volumes() -> Router<Arc<Daemon>> {
     let resize = |State(d): App, Path(name): Path<String>, Body(ask): Body<Resize>| {
         done(d, move |d| verbs::resize_volume(d, &name, &ask))
     };
+    let set = |State(d): App, Path(name): Path<String>, Body(ask): Body<ServicesAsk>| {
+        done(d, move |d| verbs::set_volume(d, &name, &ask))
+    };
+    let snapshot = |State(d): App, Path(name): Path<String>, Body(ask): Body<Copy>| {
+        done(d, move |d| verbs::copy_volume(d, &name, &ask, true))
+    };
+    let clone = |State(d): App, Path(name): Path<String>, Body(ask): Body<Copy>| {
+        done(d, move |d| verbs::copy_volume(d, &name, &ask, false))
+    };
     Router::new()
         .route("/v1/volumes", get(list).post(create))
         .route("/v1/volumes/{name}", get(show).delete(delete))
         .route("/v1/volumes/{name}/resize", post(resize))
+        .route("/v1/volumes/{name}/services", put(set))
+        .route("/v1/volumes/{name}/snapshots", post(snapshot))
+        .route("/v1/volumes/{name}/clones", post(clone))
+}
+
+fn pools() -> Router<Arc<Daemon>> {
+    let list = |State(d): App| away(d, |d| Ok(Json(view::pools(d))));
+    let create = |State(d): App, Body(ask): Body<CreatePool>| done(d, move |d| pools::create_pool(d, &ask));
+    let show = |State(d): App, Path(name): Path<String>| {
+        away(d, move |d| {
+            view::pools(d).into_iter().find(|p| p.name == name).map(Json).ok_or_else(|| {
+                Refusal::not_found(
+                    format!("there is no pool {name}"),
+                    "see `caisson pool list` for what there is",
+                )
+            })
+        })
+    };
+    let remove = |State(d): App, Path(name): Path<String>| done(d, move |d| pools::remove_pool(d, &name));
+    let grow = |State(d): App, Path(name): Path<String>, Body(ask): Body<Grow>| {
+        done(d, move |d| pools::grow_pool(d, &name, &ask))
+    };
+    let add = |State(d): App, Path(name): Path<String>, Body(ask): Body<DeviceAsk>| {
+        done(d, move |d| pools::add_device(d, &name, &ask))
+    };
+    let scrub = |State(d): App, Path(name): Path<String>, Body(ask): Body<ScrubAsk>| {
+        done(d, move |d| pools::scrub_pool(d, &name, &ask))
+    };
+    Router::new()
+        .route("/v1/pools", get(list).post(create))
+        .route("/v1/pools/{name}", get(show).delete(remove))
+        .route("/v1/pools/{name}/grow", post(grow))
+        .route("/v1/pools/{name}/devices", post(add))
+        .route("/v1/pools/{name}/scrub", post(scrub))
 }
 
 fn subsystems() -> Router<Arc<Daemon>> {
@@ -175,6 +218,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/connections", get(connections))
+        .merge(pools())
         .merge(volumes())
         .merge(subsystems())
         .merge(addresses())

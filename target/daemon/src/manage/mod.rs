@@ -7,5 +7,6 @@
 pub mod ask;
 pub mod client;
 pub mod http;
+pub mod pools;
 pub mod verbs;
 pub mod view;

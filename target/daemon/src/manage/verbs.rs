@@ -7,22 +7,22 @@ use crate::daemon::{Daemon, Did};
 use crate::model::text::{Address, DISCOVERY_PORT, IO_PORT, nearest};
 use crate::model::{
     Backing, Change, DEFAULT_MODEL, DEFAULT_POOL, Host, Item, Listener, Lookup, MAX_NSID, Namespace, Objects,
-    Referral, Subsystem, Volume, derived_serial, key,
+    Origin, Referral, Services, Subsystem, Volume, derived_serial, key,
 };
 use crate::refusal::Refusal;
 
-type Result<T> = std::result::Result<T, Refusal>;
+pub(super) type Result<T> = std::result::Result<T, Refusal>;
 
-fn bad(what: impl Into<String>, remedy: &str) -> Refusal {
+pub(super) fn bad(what: impl Into<String>, remedy: &str) -> Refusal {
     Refusal::invalid(what, remedy)
 }
 
-fn bytes(size: &Size) -> Result<u64> {
+pub(super) fn bytes(size: &Size) -> Result<u64> {
     size.bytes().map_err(|e| bad(e, "write a number with a unit, such as 10G or 512MiB"))
 }
 
 /// `item` where nothing is; nothing to do where the same is; a conflict where another is.
-fn put(objects: &Objects, item: Item, what: &str) -> Result<Vec<Change>> {
+pub(super) fn put(objects: &Objects, item: Item, what: &str) -> Result<Vec<Change>> {
     let key = item.key();
     match objects.get(&key) {
         Some(there) if *there == item => Ok(Vec::new()),
@@ -78,8 +78,9 @@ pub fn create_volume(d: &Daemon, ask: &CreateVolume) -> Result<Did> {
         }
         _ => return Err(bad("only volumes on files have a path or a pool", "leave out --path and --pool")),
     };
-    let volume = Volume { name: ask.name.clone(), backing, size, block_size: ask.block_size.unwrap_or(4096) };
-    let adopt = ask.adopt.then(|| ask.name.clone());
+    let volume = Volume::new(ask.name.clone(), backing, size, ask.block_size.unwrap_or(4096));
+    let volume = Volume { services: services_of_new(d, &volume, ask)?, ..volume };
+    let adopt = ask.adopt.then(|| key::volume(&ask.name));
     d.change_adopting(adopt, |o| {
         // Asked without a size, for a file or device that has one: what was found then is meant.
         let mut volume = volume;
@@ -90,6 +91,58 @@ pub fn create_volume(d: &Daemon, ask: &CreateVolume) -> Result<Did> {
         }
         let what = format!("volume {}", volume.name);
         put(o, Item::Volume(volume), &what)
+    })
+}
+
+/// What a new volume's pool does with its blocks: all that it can, but for what was said.
+fn services_of_new(d: &Daemon, v: &Volume, ask: &CreateVolume) -> Result<Option<Services>> {
+    let Some(handle) = v.pool().and_then(|p| d.pools().remove(p)) else {
+        if ask.services.is_empty() {
+            return Ok(None);
+        }
+        return Err(bad(
+            format!("volume {} is not in a pool that compresses or deduplicates", v.name),
+            "leave those options out, or name a pool that `caisson pool list` shows as a log (--pool NAME)",
+        ));
+    };
+    // What is taken over stays as it is, as far as nothing else is said.
+    let held = ask.adopt.then(|| handle.record(&v.name)).flatten();
+    Ok(Some(ask.services.over(held.map_or(Services::default(), |r| r.services))))
+}
+
+/// Changes what a volume's pool does with its blocks, from the next write on.
+pub fn set_volume(d: &Daemon, name: &str, ask: &ServicesAsk) -> Result<Did> {
+    d.change(|o| {
+        let mut v = in_log(o, name)?.clone();
+        v.services = Some(ask.over(v.services.unwrap_or_default()));
+        Ok(vec![(key::volume(name), Some(Item::Volume(v)))])
+    })
+}
+
+/// The volume of that name, which must be in a pool that has data services.
+fn in_log<'a>(o: &'a Objects, name: &str) -> Result<&'a Volume> {
+    let v = o.volume(name).ok_or_else(|| no_volume(o, name))?;
+    if v.pool().is_some_and(|p| o.pool(p).is_some()) {
+        return Ok(v);
+    }
+    Err(Refusal::conflict(
+        format!("volume {name} is not in a pool that has snapshots and data services"),
+        "create a volume in a pool of `caisson pool create`, and copy the data there",
+    ))
+}
+
+/// Makes a volume that holds what another holds now: a snapshot, which stays so, or a clone.
+pub fn copy_volume(d: &Daemon, of: &str, ask: &Copy, read_only: bool) -> Result<Did> {
+    let size = d.volume_health().get(of).map(|h| h.size);
+    d.change(|o| {
+        let v = in_log(o, of)?;
+        let origin = Some(Origin { volume: of.into(), read_only });
+        let copy = Volume { name: ask.name.clone(), size: size.unwrap_or(v.size), origin, ..v.clone() };
+        match o.volume(&ask.name) {
+            // The same request again; the volumes may differ in size by now.
+            Some(there) if there.origin == copy.origin => Ok(Vec::new()),
+            _ => put(o, Item::Volume(copy), &format!("volume {}", ask.name)),
+        }
     })
 }
 
@@ -127,6 +180,12 @@ pub fn resize_volume(d: &Daemon, name: &str, ask: &Resize) -> Result<Did> {
         }
         if size == now {
             return Ok(Vec::new());
+        }
+        if v.origin.as_ref().is_some_and(|o| o.read_only) {
+            return Err(Refusal::conflict(
+                format!("volume {name} is a snapshot, which does not change"),
+                format!("make a clone of it, and resize that: caisson volume clone {name} NAME"),
+            ));
         }
         v.size = size;
         Ok(vec![(key::volume(name), Some(Item::Volume(v)))])

@@ -1,7 +1,8 @@
 //! What the target shows: plain structures, the JSON of the management API, made from what is configured and what is.
 
 use crate::daemon::Daemon;
-use crate::model::{self, Backing, Item, Lookup, Serves};
+use crate::model::{self, Backing, Item, Lookup, Origin, Serves, Services};
+use crate::pools::{PoolStatus, VolumeSpace};
 use caisson_core::{ControllerSnapshot, OpClass, SubsystemSnapshot, Totals, bucket_end};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +22,9 @@ pub struct Status {
     pub data_dir: Option<String>,
     /// Where metrics are served over TCP.
     pub metrics: Option<String>,
+    /// Pools, by name.
+    #[serde(default)]
+    pub pools: Vec<Pool>,
     /// Volumes, by name.
     pub volumes: Vec<Volume>,
     /// Subsystems, by NQN.
@@ -33,6 +37,23 @@ pub struct Status {
     pub counters: Counters,
     /// The data plane's threads.
     pub reactors: Vec<Reactor>,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// `log` for one with data services, `folder` for sparse files in a folder.
+    pub kind: String,
+    /// Its devices, or its folder.
+    pub devices: Vec<String>,
+    /// Its sealed key file.
+    pub key_file: Option<String>,
+    /// How many volumes it holds.
+    pub volumes: usize,
+    /// How it is; none for a folder.
+    pub status: Option<PoolStatus>,
 }
 
 /// A volume.
@@ -52,6 +73,15 @@ pub struct Volume {
     pub fault: Option<String>,
     /// Requests under way.
     pub in_flight: u64,
+    /// What its pool does with its blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
+    /// The volume that it is a snapshot or clone of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Its space in its pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<VolumeSpace>,
     /// Where it is exported: `NQN/NSID`.
     pub exports: Vec<String>,
 }
@@ -320,8 +350,55 @@ fn subsystem(
     }
 }
 
+/// All pools.
+pub fn pools(d: &Daemon) -> Vec<Pool> {
+    pools_with(d, &d.pool_status())
+}
+
+fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
+    let objects = d.objects();
+    let volumes = |name: &str| objects.volumes().filter(|v| v.pool() == Some(name)).count();
+    let log = objects.pools().map(|p| Pool {
+        name: p.name.clone(),
+        kind: "log".into(),
+        devices: p.devices.iter().map(|d| d.path.display().to_string()).collect(),
+        key_file: Some(p.key_file.display().to_string()),
+        volumes: volumes(&p.name),
+        status: status.get(&p.name).cloned(),
+    });
+    let folders = d.folders();
+    let folder = folders.iter().map(|(name, dir)| Pool {
+        name: name.clone(),
+        kind: "folder".into(),
+        devices: vec![dir.display().to_string()],
+        key_file: None,
+        volumes: volumes(name),
+        status: None,
+    });
+    let mut all: Vec<Pool> = log.chain(folder).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
 /// All volumes.
 pub fn volumes(d: &Daemon) -> Vec<Volume> {
+    volumes_with(d, &d.pool_status())
+}
+
+/// One volume, with what deleting it would free, which takes a walk over its map.
+pub fn volume(d: &Daemon, name: &str) -> Option<Volume> {
+    let mut v = volumes(d).into_iter().find(|v| v.name == name)?;
+    if let Some(space) = &mut v.space {
+        let objects = d.objects();
+        let pool = objects.volume(name).and_then(|v| d.pools().remove(v.pool()?));
+        space.freed_by_delete = pool.and_then(|p| p.freed_by_delete(name).ok());
+    }
+    Some(v)
+}
+
+fn volumes_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Volume> {
+    let pools = d.pools();
+    let held = |v: &model::Volume| Some(pools.get(v.pool()?)?.record(&v.name)?.services);
     let objects = d.objects();
     let health = d.volume_health();
     let view = |v: &model::Volume| {
@@ -334,6 +411,9 @@ pub fn volumes(d: &Daemon) -> Vec<Volume> {
             allocated: h.and_then(|h| h.allocated),
             fault: h.and_then(|h| h.fault.clone()),
             in_flight: h.map_or(0, |h| h.in_flight),
+            services: v.services.or_else(|| held(v)),
+            origin: v.origin.clone(),
+            space: v.pool().and_then(|p| status.get(p)?.volumes.get(&v.name).copied()),
             exports: objects
                 .namespaces()
                 .filter(|n| n.volume == v.name)
@@ -383,6 +463,7 @@ pub fn connections(d: &Daemon) -> Connections {
 pub fn status(d: &Daemon) -> Status {
     let c = d.snapshot().counters;
     let settings = d.settings();
+    let pools = d.pool_status();
     let reactor = |t: crate::daemon::ThreadCounts| Reactor {
         connections: t.connections,
         accepted: t.accepted,
@@ -401,7 +482,8 @@ pub fn status(d: &Daemon) -> Status {
         driver: d.plane().driver().into(),
         data_dir: settings.data_dir.as_ref().map(|p| p.display().to_string()),
         metrics: d.metrics().map(|a| format!("http://{a}/metrics")),
-        volumes: volumes(d),
+        pools: pools_with(d, &pools),
+        volumes: volumes_with(d, &pools),
         subsystems: subsystems(d),
         listeners: listeners(d),
         referrals: referrals(d),

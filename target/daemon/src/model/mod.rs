@@ -1,10 +1,11 @@
-//! What a target exports, as plain data: volumes, subsystems, namespaces, hosts, listeners, referrals.
+//! What a target exports, as plain data: pools, volumes, subsystems, namespaces, hosts, listeners, referrals.
 //!
 //! Each is an [`Item`] under a key that says what it is and which one (`volume/data`, `namespace/NQN/1`). A whole
 //! configuration is a set of items, [`Objects`]. Being flat makes the rest simple: a change is a key and its new item or
 //! none, two configurations are compared key by key, and the rules that join items are checked in one place, `rules`.
 //! No file, socket or device is touched here.
 
+mod pool;
 mod rules;
 pub mod text;
 
@@ -14,7 +15,8 @@ use std::path::PathBuf;
 use text::Address;
 use uuid::Uuid;
 
-pub use rules::{MAX_NSID, MAX_SIZE, Violation, check, check_volume_name};
+pub use pool::{Compression, Device, Origin, Pool, Services};
+pub use rules::{MAX_DEVICES, MAX_NSID, MAX_SIZE, Violation, check, check_volume_name};
 
 /// The pool's name where none is written.
 pub const DEFAULT_POOL: &str = "default";
@@ -23,7 +25,7 @@ pub const DEFAULT_POOL: &str = "default";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum Backing {
-    /// A sparse file in a pool.
+    /// In a pool: of blocks in a log, or a sparse file in a folder, as the pool is.
     Pool {
         /// The pool's name.
         pool: String,
@@ -51,6 +53,27 @@ pub struct Volume {
     pub size: u64,
     /// Logical block size in bytes: 512 or 4096.
     pub block_size: u32,
+    /// What its pool does with its blocks; none where that has no services to give, or is to go on as it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
+    /// The volume that it is a snapshot or clone of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+impl Volume {
+    /// A new volume as its pool or store makes it by itself.
+    pub fn new(name: impl Into<String>, backing: Backing, size: u64, block_size: u32) -> Volume {
+        Volume { name: name.into(), backing, size, block_size, services: None, origin: None }
+    }
+
+    /// The pool that it is in, of whatever kind.
+    pub fn pool(&self) -> Option<&str> {
+        match &self.backing {
+            Backing::Pool { pool } => Some(pool),
+            _ => None,
+        }
+    }
 }
 
 /// A subsystem; its namespaces and hosts are items of their own.
@@ -131,6 +154,8 @@ pub struct Referral {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "type")]
 pub enum Item {
+    /// A log-structured pool.
+    Pool(Pool),
     /// A logical disk.
     Volume(Volume),
     /// A subsystem.
@@ -149,6 +174,10 @@ pub enum Item {
 pub mod key {
     use super::text::Address;
 
+    /// Of a pool.
+    pub fn pool(name: &str) -> String {
+        format!("pool/{name}")
+    }
     /// Of a volume.
     pub fn volume(name: &str) -> String {
         format!("volume/{name}")
@@ -179,6 +208,7 @@ impl Item {
     /// The key it stands under.
     pub fn key(&self) -> String {
         match self {
+            Item::Pool(p) => key::pool(&p.name),
             Item::Volume(v) => key::volume(&v.name),
             Item::Subsystem(s) => key::subsystem(&s.nqn),
             Item::Namespace(n) => key::namespace(&n.nqn, n.nsid),
@@ -197,6 +227,8 @@ pub type Change = (String, Option<Item>);
 
 /// The kinds of items in a configuration, for those who look for one kind.
 pub trait Lookup {
+    /// All log-structured pools, by name.
+    fn pools(&self) -> impl Iterator<Item = &Pool>;
     /// All volumes, by name.
     fn volumes(&self) -> impl Iterator<Item = &Volume>;
     /// All subsystems, by NQN.
@@ -209,6 +241,8 @@ pub trait Lookup {
     fn listeners(&self) -> impl Iterator<Item = &Listener>;
     /// All referrals.
     fn referrals(&self) -> impl Iterator<Item = &Referral>;
+    /// The log-structured pool of this name.
+    fn pool(&self, name: &str) -> Option<&Pool>;
     /// The volume of this name.
     fn volume(&self, name: &str) -> Option<&Volume>;
     /// The subsystem of this name.
@@ -224,12 +258,20 @@ macro_rules! of_kind {
 }
 
 impl Lookup for Objects {
+    of_kind!(pools, Pool);
     of_kind!(volumes, Volume);
     of_kind!(subsystems, Subsystem);
     of_kind!(namespaces, Namespace);
     of_kind!(hosts, Host);
     of_kind!(listeners, Listener);
     of_kind!(referrals, Referral);
+
+    fn pool(&self, name: &str) -> Option<&Pool> {
+        match self.get(&key::pool(name)) {
+            Some(Item::Pool(p)) => Some(p),
+            _ => None,
+        }
+    }
 
     fn volume(&self, name: &str) -> Option<&Volume> {
         match self.get(&key::volume(name)) {

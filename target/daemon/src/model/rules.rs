@@ -3,7 +3,7 @@
 //! Each violation names the key of the item that is wrong, so that a file's reader can point at its line.
 
 use super::text::{DISCOVERY_NQN, check_nqn, nearest};
-use super::{Backing, Item, Lookup, Namespace, Objects, Subsystem, Volume, key};
+use super::{Backing, Item, Lookup, Namespace, Objects, Pool, Subsystem, Volume, key};
 use crate::refusal::Cause;
 use std::collections::BTreeMap;
 
@@ -32,7 +32,8 @@ pub fn check(objects: &Objects) -> Vec<Violation> {
         };
         debug_assert_eq!(*k, item.key());
         match item {
-            Item::Volume(v) => volume(v, &mut say),
+            Item::Pool(p) => pool(p, &mut say),
+            Item::Volume(v) => volume(v, objects, &mut say),
             Item::Subsystem(s) => subsystem(s, &mut say),
             Item::Namespace(n) => namespace(n, objects, &mut say),
             Item::Host(h) => {
@@ -64,15 +65,58 @@ pub fn check_volume_name(name: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("`{name}` cannot be a volume's name")) }
 }
 
-fn volume(v: &Volume, say: Say<'_>) {
-    if let Err(e) = check_volume_name(&v.name) {
+const NAME_REMEDY: &str =
+    "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit";
+
+/// The devices of a pool, at most: what its superblock has room for.
+pub const MAX_DEVICES: usize = 32;
+
+fn pool(p: &Pool, say: Say<'_>) {
+    if check_volume_name(&p.name).is_err() {
+        say(Cause::Invalid, format!("`{}` cannot be a pool's name", p.name), NAME_REMEDY.into());
+    }
+    if p.devices.is_empty() || p.devices.len() > MAX_DEVICES {
         say(
             Cause::Invalid,
-            e,
-            "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
-                .into(),
+            format!("pool {} has {} devices", p.name, p.devices.len()),
+            format!("name 1 to {MAX_DEVICES} files or block devices (--device PATH)"),
         );
     }
+    if p.key_file.as_os_str().is_empty() {
+        say(
+            Cause::Invalid,
+            format!("pool {} has no key file", p.name),
+            "name one (--key-file FILE); it is made where there is none".into(),
+        );
+    }
+}
+
+/// What only a pool with data services can do for a volume.
+fn services(v: &Volume, objects: &Objects, say: Say<'_>) {
+    if v.pool().is_some_and(|p| objects.pool(p).is_some()) {
+        return;
+    }
+    if v.services.is_some() {
+        say(
+            Cause::Invalid,
+            format!("volume {} is not in a pool that compresses or deduplicates", v.name),
+            "leave out compression, dedup, write cache and verify; or make a pool for it: caisson pool create".into(),
+        );
+    }
+    if v.origin.is_some() {
+        say(
+            Cause::Invalid,
+            format!("volume {} is not in a pool that has snapshots", v.name),
+            "snapshots and clones are of volumes in a pool of `caisson pool create`".into(),
+        );
+    }
+}
+
+fn volume(v: &Volume, objects: &Objects, say: Say<'_>) {
+    if let Err(e) = check_volume_name(&v.name) {
+        say(Cause::Invalid, e, NAME_REMEDY.into());
+    }
+    services(v, objects, say);
     if v.block_size != 512 && v.block_size != 4096 {
         say(
             Cause::Invalid,
@@ -81,7 +125,9 @@ fn volume(v: &Volume, say: Say<'_>) {
         );
         return;
     }
-    let own = matches!(v.backing, Backing::Path { .. });
+    // What is there already says its size.
+    let own =
+        matches!(v.backing, Backing::Path { .. }) || v.pool().is_some_and(|p| objects.pool(p).is_some());
     if v.size == 0 && !own {
         say(
             Cause::Invalid,
@@ -191,6 +237,37 @@ fn namespace(n: &Namespace, objects: &Objects, say: Say<'_>) {
 /// What may occur only once, beyond keys.
 fn doubles(objects: &Objects, out: &mut Vec<Violation>) {
     let mut paths = BTreeMap::new();
+    for p in objects.pools() {
+        let devices = p.devices.iter().map(|d| (&d.path, false));
+        for (path, is_key) in devices.chain([(&p.key_file, true)]) {
+            // Several pools may share a key file, and nothing else.
+            let first = paths.insert(path, (format!("pool {}", p.name), is_key));
+            if let Some((first, was_key)) = first
+                && !(was_key && is_key)
+            {
+                out.push(Violation {
+                    key: key::pool(&p.name),
+                    cause: Cause::Conflict,
+                    error: format!("{} is named twice: by {first} and by pool {}", path.display(), p.name),
+                    remedy: "give each pool files or devices of its own, and its key file another place"
+                        .into(),
+                });
+            }
+        }
+    }
+    for v in objects.volumes() {
+        if let Backing::Path { path } = &v.backing
+            && let Some((first, _)) = paths.get(path)
+        {
+            out.push(Violation {
+                key: key::volume(&v.name),
+                cause: Cause::Conflict,
+                error: format!("volume {} is on {}, which {first} is on", v.name, path.display()),
+                remedy: "give it a file or device of its own, or create it in the pool".into(),
+            });
+        }
+    }
+    let mut paths = BTreeMap::new();
     for v in objects.volumes() {
         if let Backing::Path { path } = &v.backing
             && let Some(first) = paths.insert(path.clone(), &v.name)
@@ -235,7 +312,7 @@ mod tests {
     }
 
     fn volume(name: &str, size: u64) -> Item {
-        Item::Volume(Volume { name: name.into(), backing: Backing::Ram, size, block_size: 4096 })
+        Item::Volume(Volume::new(name, Backing::Ram, size, 4096))
     }
 
     fn subsystem(nqn: &str) -> Item {
@@ -278,6 +355,51 @@ mod tests {
             (vec![volume("a", 4096), namespace(1, "a")], "no subsystem"),
             (vec![volume("a", 4096), subsystem(NQN), namespace(0, "a")], "out of range"),
             (vec![volume("a", 4096), subsystem(NQN), namespace(1, "a"), namespace(2, "a")], "same uuid"),
+        ];
+        for (items, word) in cases {
+            let found = check(&objects(items));
+            assert!(found.iter().any(|v| v.error.contains(word)), "{word}: {found:?}");
+            assert!(found.iter().all(|v| !v.remedy.is_empty()));
+        }
+    }
+
+    #[test]
+    fn rules_of_pools() {
+        let device = |path: &str| Device { path: path.into(), size: 0 };
+        let pool = |name: &str, devices: &[&str], key: &str| {
+            Item::Pool(Pool {
+                name: name.into(),
+                devices: devices.iter().map(|d| device(d)).collect(),
+                key_file: key.into(),
+                passphrase_file: None,
+                memory: 0,
+            })
+        };
+        let in_pool = |pool: &str, services, origin| {
+            let backing = Backing::Pool { pool: pool.into() };
+            Item::Volume(Volume { services, origin, ..Volume::new("v", backing, 4096, 4096) })
+        };
+        let on = Some(Services::default());
+        let of = Some(Origin { volume: "w".into(), read_only: true });
+        let sound = [
+            vec![pool("p", &["/d"], "/k"), pool("q", &["/e", "/f"], "/k"), in_pool("p", on, of.clone())],
+            vec![in_pool("folder", None, None)],
+        ];
+        for items in sound {
+            assert_eq!(check(&objects(items)), vec![]);
+        }
+        let path = Item::Volume(Volume::new("v", Backing::Path { path: "/d".into() }, 0, 4096));
+        let cases = [
+            (vec![pool("a b", &["/d"], "/k")], "pool's name"),
+            (vec![pool("p", &[], "/k")], "0 devices"),
+            (vec![pool("p", &["/d"], "")], "no key file"),
+            (vec![pool("p", &["/d", "/d"], "/k")], "named twice"),
+            (vec![pool("p", &["/d"], "/d")], "named twice"),
+            (vec![pool("p", &["/d"], "/k"), pool("q", &["/e", "/d"], "/k")], "named twice"),
+            (vec![pool("p", &["/k"], "/l"), pool("q", &["/e"], "/k")], "named twice"),
+            (vec![pool("p", &["/d"], "/k"), path], "which pool p is on"),
+            (vec![in_pool("folder", on, None)], "compresses"),
+            (vec![in_pool("folder", None, of)], "snapshots"),
         ];
         for (items, word) in cases {
             let found = check(&objects(items));

@@ -176,6 +176,14 @@ impl State {
     /// The state file cannot be written. The state is as before.
     pub fn commit(&mut self, changes: &[Change]) -> Result<(), Refusal> {
         let before = self.changes.clone();
+        self.put(changes);
+        if self.changes == before {
+            return Ok(());
+        }
+        self.save().inspect_err(|_| self.changes = before)
+    }
+
+    fn put(&mut self, changes: &[Change]) {
         for (key, now) in changes {
             let file = self.base.get(key).cloned();
             if file == *now {
@@ -184,24 +192,26 @@ impl State {
                 self.changes.insert(key.clone(), Entry { now: now.clone(), file });
             }
         }
-        if self.changes == before {
-            return Ok(());
-        }
-        self.save().inspect_err(|_| self.changes = before)
     }
 
-    /// Counts a start, and whether the run before ended without a stop; what SMART counts from.
-    ///
-    /// # Errors
-    /// The state file cannot be written.
-    pub fn begin(&mut self) -> Result<History, Refusal> {
+    /// Counts a start, and whether the run before ended without a stop; what SMART counts from. Kept by [`State::started`].
+    pub fn begin(&mut self) -> History {
         self.history.starts += 1;
         if self.history.running {
             self.history.unclean += 1;
         }
         self.history.running = true;
-        self.save()?;
-        Ok(self.history)
+        self.history
+    }
+
+    /// Keeps the start, with the changes that it made of its own: all of it or, on an error, none.
+    ///
+    /// # Errors
+    /// The state file cannot be written.
+    pub fn started(&mut self, changes: &[Change]) -> Result<(), Refusal> {
+        let before = self.changes.clone();
+        self.put(changes);
+        self.save().inspect_err(|_| self.changes = before)
     }
 
     /// Tells how long this run has lasted; kept with the next change or the end.

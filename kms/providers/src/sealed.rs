@@ -1,0 +1,203 @@
+//! The sealed key file as a key provider.
+//!
+//! Owns the unlocked root keys of one file and wrapping with them. The newest root key wraps; all of them unwrap. It must never
+//! give a root key out.
+
+use crate::format::{self, Argon2Cost, FormatError, Opener, Root};
+use crate::seal::{self, NONCE_LEN, TAG_LEN};
+use crate::store::{self, KeyFileError};
+use caisson_keys::{CONTEXT_LEN, Context, KeyError, KeyProvider, ProviderStatus, Random, Secret, Wrapped};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The provider's name, as pools remember it.
+pub const NAME: &str = "file";
+
+/// The first byte of what [`SealedFile`] wraps.
+const WRAP_VERSION: u8 = 1;
+
+/// Longest secret that it wraps.
+const MAX_SECRET: usize = 256;
+
+/// A sealed key file, unlocked.
+pub struct SealedFile {
+    path: PathBuf,
+    /// What the file holds, to see that nobody else changed it.
+    bytes: Vec<u8>,
+    id: [u8; 16],
+    roots: Vec<Root>,
+    opener: Opener,
+}
+
+impl fmt::Debug for SealedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealedFile({:?}, {:?})", self.path, self.root_names())
+    }
+}
+
+impl SealedFile {
+    /// Makes a key file with one new root key called `label`, sealed with `passphrase`, and leaves it unlocked. Refuses where
+    /// there is anything of that name. Takes as long as `cost` says.
+    pub fn create(
+        path: &Path,
+        passphrase: &Secret,
+        label: &str,
+        cost: Argon2Cost,
+    ) -> Result<SealedFile, KeyFileError> {
+        let random: Random<'_> = &mut crate::os_random;
+        if path.symlink_metadata().is_ok() {
+            // Said before the wait.
+            return Err(KeyFileError::Exists { path: path.into() });
+        }
+        let opener = new_opener(passphrase, cost, random)?;
+        let mut id = [0; 16];
+        random(&mut id)?;
+        let roots = vec![new_root(label, random)?];
+        let bytes = format::encode(id, &roots, &opener, random)?;
+        store::create(path, &bytes, &unique(random)?)?;
+        Ok(SealedFile { path: path.into(), bytes, id, roots, opener })
+    }
+
+    /// Unlocks a key file. A wrong passphrase is an error of its own ([`KeyFileError::is_wrong_passphrase`]).
+    pub fn open(path: &Path, passphrase: &Secret) -> Result<SealedFile, KeyFileError> {
+        let bytes = store::read(path)?;
+        let contents = |cause: FormatError| KeyFileError::Contents { path: path.into(), cause };
+        let (header, roots, opener) = format::decode(&bytes, passphrase).map_err(contents)?;
+        Ok(SealedFile { path: path.into(), bytes, id: header.id, roots, opener })
+    }
+
+    /// Looks at a key file without a passphrase: whether it is there, private, whole and of a known version.
+    pub fn examine(path: &Path) -> Result<format::Header, KeyFileError> {
+        let bytes = store::read(path)?;
+        format::decode_header(&bytes).map_err(|cause| KeyFileError::Contents { path: path.into(), cause })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of its root keys, oldest first. The last one wraps.
+    pub fn root_names(&self) -> Vec<String> {
+        self.roots.iter().map(Root::name).collect()
+    }
+
+    /// Adds a root key, which wraps from here on; what the older ones wrapped still unwraps. The file is replaced whole.
+    pub fn add_root(&mut self, label: &str) -> Result<(), KeyFileError> {
+        if self.roots.len() == format::MAX_ROOTS {
+            return Err(KeyFileError::Full { path: self.path.clone() });
+        }
+        self.roots.push(new_root(label, &mut crate::os_random)?);
+        let stored = self.store();
+        if stored.is_err() {
+            self.roots.pop();
+        }
+        stored
+    }
+
+    /// Seals the file with another passphrase and a new salt. Copies of the old file still open with the old one: destroy them.
+    pub fn change_passphrase(&mut self, passphrase: &Secret, cost: Argon2Cost) -> Result<(), KeyFileError> {
+        let opener = new_opener(passphrase, cost, &mut crate::os_random)?;
+        let old = std::mem::replace(&mut self.opener, opener);
+        let stored = self.store();
+        if stored.is_err() {
+            self.opener = old;
+        }
+        stored
+    }
+
+    fn store(&mut self) -> Result<(), KeyFileError> {
+        let random: Random<'_> = &mut crate::os_random;
+        let bytes = format::encode(self.id, &self.roots, &self.opener, random)?;
+        store::replace(&self.path, &self.bytes, &bytes, &unique(random)?)?;
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// What errors call it.
+    fn called(&self) -> String {
+        format!("{NAME} {}", self.path.display())
+    }
+}
+
+fn new_opener(passphrase: &Secret, cost: Argon2Cost, random: Random<'_>) -> Result<Opener, KeyFileError> {
+    if passphrase.is_empty() {
+        return Err(KeyFileError::EmptyPassphrase);
+    }
+    if !cost.is_allowed() {
+        return Err(KeyFileError::Cost);
+    }
+    Ok(Opener::new(passphrase, cost, random)?)
+}
+
+fn new_root(label: &str, random: Random<'_>) -> Result<Root, KeyFileError> {
+    if !format::is_label(label) {
+        return Err(KeyFileError::Label { label: label.into() });
+    }
+    let mut id = [0; 16];
+    random(&mut id)?;
+    // A clock before 1970 is no reason not to make a key.
+    let created = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    Ok(Root { id, created, label: label.into(), key: Secret::filled(32, random)? })
+}
+
+fn unique(random: Random<'_>) -> Result<String, KeyFileError> {
+    let mut bytes = [0; 8];
+    random(&mut bytes)?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+/// What is authenticated with a wrapped secret: its place, and which root key wrapped it.
+fn associated(context: &Context, root: &Root) -> [u8; CONTEXT_LEN + 16] {
+    let mut out = [0; CONTEXT_LEN + 16];
+    out[..CONTEXT_LEN].copy_from_slice(&context.encode());
+    out[CONTEXT_LEN..].copy_from_slice(&root.id);
+    out
+}
+
+impl KeyProvider for SealedFile {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn wrap(&self, secret: &Secret, context: &Context) -> Result<Wrapped, KeyError> {
+        let bad_length = || KeyError::BadLength { provider: self.called(), len: secret.len() };
+        let root =
+            self.roots.last().filter(|_| (1..=MAX_SECRET).contains(&secret.len())).ok_or_else(bad_length)?;
+        let mut nonce = [0; NONCE_LEN];
+        crate::os_random(&mut nonce)?;
+        let mut blob = Vec::with_capacity(1 + NONCE_LEN + secret.len() + TAG_LEN);
+        blob.push(WRAP_VERSION);
+        blob.extend(nonce);
+        blob.extend(secret.expose());
+        let text = &mut blob[1 + NONCE_LEN..];
+        let tag = seal::seal(&root.key, &nonce, &associated(context, root), text).ok_or_else(bad_length)?;
+        blob.extend(tag);
+        Ok(Wrapped { root: root.name(), blob })
+    }
+
+    fn unwrap(&self, wrapped: &Wrapped, context: &Context) -> Result<Secret, KeyError> {
+        let root = self
+            .roots
+            .iter()
+            .find(|r| r.name() == wrapped.root)
+            .ok_or_else(|| KeyError::NoSuchKey { provider: self.called(), root: wrapped.root.clone() })?;
+        let parts = || {
+            let (version, rest) = wrapped.blob.split_first()?;
+            let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+            let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+            let fits = *version == WRAP_VERSION && (1..=MAX_SECRET).contains(&text.len());
+            fits.then_some((nonce, text, tag))
+        };
+        let (nonce, text, tag) = parts().ok_or(KeyError::NotAuthentic)?;
+        Secret::filled(text.len(), |out| {
+            out.copy_from_slice(text);
+            seal::open(&root.key, nonce, &associated(context, root), out, tag).ok_or(KeyError::NotAuthentic)
+        })
+    }
+
+    fn status(&self) -> ProviderStatus {
+        ProviderStatus::Ready
+    }
+}

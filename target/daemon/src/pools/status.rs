@@ -1,0 +1,117 @@
+//! How a pool is, in numbers: what status, the management API and metrics show.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How a pool is. All sizes are in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Its UUID.
+    pub id: String,
+    /// Its devices.
+    pub devices: Vec<DeviceStatus>,
+    /// Room for data, of all devices.
+    pub size: u64,
+    /// Of this: in use, garbage that the cleaner has not come to included.
+    pub used: u64,
+    /// What new data may still take; the reserve that overwrites and the cleaner live from is not part of it.
+    pub free: u64,
+    /// Sizes of all volumes together.
+    pub logical: u64,
+    /// What hosts have written of that and not given back; what several volumes share counts for each.
+    pub mapped: u64,
+    /// Unique blocks of that.
+    pub unique: u64,
+    /// What these take, compressed and sealed.
+    pub stored: u64,
+    /// What tables take on the devices.
+    pub metadata: u64,
+    /// Memory of tables and the index of duplicates.
+    pub memory: u64,
+    /// Why the pool has failed, when it has.
+    pub fault: Option<String>,
+    /// What was found damaged, as far as it is remembered.
+    pub damage: Vec<Damage>,
+    /// What it did since it was opened.
+    pub activity: Activity,
+    /// The walk over all that is stored: the one under way, or the last.
+    pub scrub: Option<Scrub>,
+    /// Space by volume.
+    pub volumes: BTreeMap<String, VolumeSpace>,
+}
+
+/// A device of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Where it is.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// Something that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The volume that is hurt; none for tables.
+    pub volume: Option<String>,
+    /// Its first logical block that is.
+    pub lba: Option<u64>,
+    /// What it is, and where.
+    pub what: String,
+}
+
+/// What a pool did since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Blocks of 4 KiB that hosts wrote.
+    pub written_blocks: u64,
+    /// Of these: all zero.
+    pub zero_blocks: u64,
+    /// Of these: stored already.
+    pub duplicate_blocks: u64,
+    /// Bytes that were written to the devices.
+    pub device_bytes: u64,
+    /// Bytes that the cleaner moved.
+    pub moved_bytes: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Blocks and pages that could not be read.
+    pub damaged: u64,
+}
+
+/// A walk over all that is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Whether it is under way.
+    pub running: bool,
+    /// Whether it came to its end.
+    pub completed: bool,
+    /// Bytes a second that it reads at most; 0 for no bound.
+    pub rate: u64,
+    /// Bytes that it read.
+    pub bytes: u64,
+    /// How far it is.
+    pub percent: u8,
+    /// Blocks of 4 KiB that are lost; known at its end.
+    pub lost_blocks: u64,
+    /// What it found: damaged records, and which blocks of which volumes they hurt, as far as is kept.
+    pub problems: Vec<String>,
+}
+
+/// A volume's space in its pool, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpace {
+    /// What hosts have written and not given back.
+    pub mapped: u64,
+    /// What deleting the volume would give back: blocks and pages that are its own, compressed and sealed. Counted only when one
+    /// volume is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed_by_delete: Option<u64>,
+}
+
+impl PoolStatus {
+    /// How many bytes of hosts stand behind one that is stored; none without data.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.stored > 0).then(|| self.mapped as f64 / self.stored as f64)
+    }
+}

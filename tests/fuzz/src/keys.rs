@@ -1,0 +1,34 @@
+//! The sealed key file, of any bytes.
+
+use caisson_keys::Secret;
+use caisson_providers::format;
+use sha2::{Digest, Sha256};
+
+/// As they are, and with the checksum and the length set right, so that what is behind them is reached.
+pub fn key_file(data: &[u8]) {
+    open(data);
+    if data.len() >= 136 + 32 {
+        let mut whole = data.to_vec();
+        whole[..8].copy_from_slice(&format::MAGIC);
+        whole[8..10].copy_from_slice(&format::VERSION.to_le_bytes());
+        let len = whole.len();
+        whole[12..16].copy_from_slice(&(len as u32).to_le_bytes());
+        whole[28..32].fill(0);
+        let digest = Sha256::digest(&whole[..len - 32]);
+        whole[len - 32..].copy_from_slice(&digest);
+        open(&whole);
+    }
+}
+
+fn open(bytes: &[u8]) {
+    let Ok(header) = format::decode_header(bytes) else { return };
+    assert!(header.cost.is_allowed() && (1..=format::MAX_ROOTS).contains(&header.roots));
+    assert!(bytes.len() <= format::MAX_FILE);
+    // Only what costs nothing is stretched, or the fuzzer would do nothing else.
+    if header.cost.memory_kib * header.cost.passes <= 256 {
+        let opened = format::decode(bytes, &Secret::take(&mut b"fixture passphrase".to_vec()));
+        if let Ok((_, roots, _)) = opened {
+            assert_eq!(roots.len(), header.roots);
+        }
+    }
+}
