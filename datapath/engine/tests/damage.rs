@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const SEGMENT: u32 = 64 << 10;
-const SIZE: u64 = (1 << 20) + 96 * SEGMENT as u64;
+const SIZE: u64 = (1 << 20) + 192 * SEGMENT as u64;
 /// Of each volume: high enough for pages above the leaves.
 const BLOCKS: u64 = 1500;
 const TRIALS: u64 = 64;
@@ -76,7 +76,9 @@ fn check(thread: &mut Thread, path: &Path) -> Result<Report, OpenError> {
 
 fn scrub(thread: &mut Thread, pool: &Pool) -> ScrubStatus {
     pool.scrub_start(0);
-    while thread.turn() {}
+    // The last one's status stands until this one begins.
+    while thread.turn() && !pool.status().scrub.is_some_and(|s| s.running) {}
+    while thread.turn() && pool.status().scrub.is_some_and(|s| s.running) {}
     let status = pool.status().scrub.unwrap();
     assert!(status.completed && !status.running && status.percent == 100);
     status
