@@ -150,7 +150,12 @@ fn freed_room_goes_back_to_the_file_system() {
         quiet(thread);
     };
     for round in 0..3 {
-        (0..200).for_each(|n| write(&mut thread, &v, n, n + round));
+        for n in 0..200 {
+            write(&mut thread, &v, n, n + round);
+            if n % 40 == 0 {
+                checkpoint(&mut thread);
+            }
+        }
         (0..200).for_each(|n| holds(&mut thread, &v, n, n + round));
         checkpoint(&mut thread);
         let (full, punched) = (device.allocated().unwrap(), pool.status().punched);
