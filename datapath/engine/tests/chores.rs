@@ -51,7 +51,7 @@ fn volume(thread: &mut Thread, pool: &Pool, name: &'static str) -> impl Volume +
 /// A run of blocks that do not compress, of a number that tells them from others.
 fn content(n: u64) -> Vec<u8> {
     let mut rng = Rng::new(n);
-    (0..512 * 16).flat_map(|_| (rng.below(u64::MAX) ^ n << 48).to_le_bytes()).collect()
+    (0..512 * 16).flat_map(|_| (rng.below(u64::MAX) ^ (n << 48)).to_le_bytes()).collect()
 }
 
 fn write(thread: &mut Thread, volume: &dyn Volume, run: u64, n: u64) {
@@ -160,7 +160,7 @@ fn freed_room_goes_back_to_the_file_system() {
         checkpoint(&mut thread);
         let (full, punched) = (device.allocated().unwrap(), pool.status().punched);
         let at = Extent { lba: 0, blocks: 200 * 16 };
-        thread.run(&v, Op::Deallocate { ranges: vec![at].into() }).unwrap();
+        thread.run(&v, Op::Deallocate { ranges: vec![at] }).unwrap();
         checkpoint(&mut thread);
         checkpoint(&mut thread);
         assert!(pool.status().punched >= punched + (8 << 20), "{:?}", pool.status());
