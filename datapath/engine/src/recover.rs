@@ -184,7 +184,8 @@ pub(crate) async fn replay(
     log_batch: u64,
 ) -> Result<Replayed, OpenError> {
     let done = Replayed { last: log_batch, ..Replayed::default() };
-    let mut replay = Replay { inner, port, opening, next: log_batch + 1, open: None, ends: HashMap::new(), done };
+    let mut replay =
+        Replay { inner, port, opening, next: log_batch + 1, open: None, ends: HashMap::new(), done };
     for &segment in reserved {
         if !replay.segment(segment, log_batch).await? {
             break;
@@ -303,7 +304,8 @@ impl Replay<'_> {
                         }
                     }
                     Next::End => {
-                        (offset, empty) = self.skip(&devices, segment, offset + BLOCK as u32, empty + 1).await?;
+                        (offset, empty) =
+                            self.skip(&devices, segment, offset + BLOCK as u32, empty + 1).await?;
                     }
                 }
             }
