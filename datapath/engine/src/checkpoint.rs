@@ -5,7 +5,7 @@
 //! are synced. Only then may anything that the old root needs be written over.
 
 use crate::append::{self, kick, store, sync_devices};
-use crate::bounds::CHECKPOINT_BATCH;
+use crate::bounds::{CHECKPOINT_BATCH, PAGES_A_TURN};
 use crate::log::{Load, POOL_EPOCH, Tail};
 use crate::pages::{POOL_DOMAIN, record_of};
 use crate::state::{Inner, State};
@@ -236,13 +236,17 @@ impl<'a> Writer<'a> {
     }
 
     async fn all(&mut self, log_batch: u64, reserved: &[u32]) -> Result<BatchRef, Failure> {
-        loop {
+        for n in 1u64.. {
             let next = self.inner.lock().tables.frozen_next();
             match next {
                 Frozen::Page(key, page) => self.page(key, &page).await?,
                 Frozen::Wait => self.write_pages().await?,
                 Frozen::Again => self.port.pause().await,
                 Frozen::Done => break,
+            }
+            // A batch holds hundreds of pages where they compress well.
+            if n.is_multiple_of(PAGES_A_TURN) {
+                self.port.pause().await;
             }
         }
         self.write_pages().await?;
@@ -369,7 +373,7 @@ impl<'a> Writer<'a> {
         // that a first picture has.
         let per = self.batch_bytes();
         self.forget_openings();
-        let first = self.blobs(reserved);
+        let first = self.sizes(reserved);
         let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
         let groups = pieces(&borrowed(&first), per);
         let mut places = Vec::with_capacity(groups.len() + 1);
@@ -425,10 +429,26 @@ impl<'a> Writer<'a> {
         self.write(load, &plan, place).await
     }
 
+    /// The root's parts as long as [`blobs`](Self::blobs) will give them, and empty.
+    fn sizes(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+        let state = self.inner.lock();
+        let tables = state.tables.frozen_root_len();
+        let openings = encode_openings(&state.checkpoints.openings);
+        drop(state);
+        vec![
+            (BlobKind::Tables, vec![0; tables]),
+            (BlobKind::Openings, openings),
+            (BlobKind::Reserved, encode_reserved(reserved)),
+        ]
+    }
+
     /// Forgets openings that no segment was written in. Once a root: taking segments for it may make more of them
     /// idle, and the root's size must stay what it was.
     fn forget_openings(&self) {
         let mut state = self.inner.lock();
+        if state.checkpoints.openings.len() == 1 {
+            return;
+        }
         let root = state.tables.frozen_root();
         let current = state.log.opening;
         let mut numbers: Vec<u32> = root.segments.iter().map(|s| s.opening).collect();
@@ -447,7 +467,7 @@ impl<'a> Writer<'a> {
         let openings = encode_openings(&state.checkpoints.openings);
         drop(state);
         vec![
-            (BlobKind::Tables, root.encode(usize::MAX).concat()),
+            (BlobKind::Tables, root.encode_whole()),
             (BlobKind::Openings, openings),
             (BlobKind::Reserved, encode_reserved(reserved)),
         ]

@@ -17,6 +17,7 @@ use caisson_log::{
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{ApplyError, BlockId, Change, Place, Root, SegmentState, Stored, Use};
 use caisson_task::{Io, Port};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What the newest root says.
@@ -163,6 +164,8 @@ struct Replay<'a> {
     opening: u32,
     next: u64,
     open: Option<u32>,
+    /// Where the last batch of each segment that belongs to this log ends.
+    ends: HashMap<u32, u32>,
     done: Replayed,
 }
 
@@ -182,7 +185,8 @@ pub(crate) async fn replay(
     log_batch: u64,
 ) -> Result<Replayed, OpenError> {
     let done = Replayed { last: log_batch, ..Replayed::default() };
-    let mut replay = Replay { inner, port, opening, next: log_batch + 1, open: None, done };
+    let mut replay =
+        Replay { inner, port, opening, next: log_batch + 1, open: None, ends: HashMap::new(), done };
     for &segment in reserved {
         if !replay.segment(segment, log_batch).await? {
             break;
@@ -219,6 +223,7 @@ impl Replay<'_> {
                 }
                 // Of before the checkpoint, in the segment that the log was filling.
                 self.open = Some(segment);
+                self.ends.insert(segment, offset);
                 any = true;
                 continue;
             }
@@ -235,6 +240,7 @@ impl Replay<'_> {
             self.enter(segment, &header);
             self.apply(&header).await?;
             self.next = number + 1;
+            self.ends.insert(segment, offset);
             self.done.last = number;
             self.done.batches += 1;
             self.done.bytes += u64::from(header.prefix.total);
@@ -284,7 +290,7 @@ impl Replay<'_> {
         let devices = self.inner.devices();
         let size = self.inner.segment_size;
         for &segment in reserved {
-            let mut offset = 0;
+            let mut offset = self.ends.get(&segment).copied().unwrap_or(0);
             let mut empty = 0;
             while offset < size && empty < LOOK_BEHIND {
                 match self.batch(&devices, segment, offset).await? {
@@ -301,13 +307,37 @@ impl Replay<'_> {
                         }
                     }
                     Next::End => {
-                        offset += BLOCK as u32;
-                        empty += 1;
+                        (offset, empty) =
+                            self.skip(&devices, segment, offset + BLOCK as u32, empty + 1).await?;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The next place from `offset` on where a batch may begin, having passed by some that are empty.
+    async fn skip(
+        &self,
+        devices: &Devices,
+        segment: u32,
+        mut offset: u32,
+        mut empty: u32,
+    ) -> Result<(u32, u32), OpenError> {
+        let size = self.inner.segment_size;
+        while offset < size && empty < LOOK_BEHIND {
+            let len = SCAN.min(size - offset).min((LOOK_BEHIND - empty) * BLOCK as u32);
+            let place = Place { segment, offset };
+            let bytes = self.reader(devices).bytes(place, len as usize).await?;
+            for block in bytes.chunks(BLOCK) {
+                if block.get(..PREFIX).is_some_and(|prefix| decode_prefix(prefix).is_ok()) {
+                    return Ok((offset, empty));
+                }
+                offset += BLOCK as u32;
+                empty += 1;
+            }
+        }
+        Ok((offset, empty))
     }
 
     async fn apply(&mut self, header: &Header) -> Result<(), OpenError> {
@@ -367,6 +397,9 @@ impl Replay<'_> {
 
 /// Blocks of 4 KiB without a batch after which a segment is taken to hold no more of the log.
 const LOOK_BEHIND: u32 = 256;
+
+/// Bytes that are read at once to find out where it goes on.
+const SCAN: u32 = 256 << 10;
 
 /// How far the log was durable when a batch was closed.
 fn durable_before(header: &Header) -> u64 {

@@ -349,7 +349,7 @@ impl Bench {
                 // Kept blocks stay as they are.
                 let each = REQUEST / BLOCK;
                 let lba = bench.random(blocks);
-                let lba = if lba / each % KEPT == 0 { lba + each } else { lba };
+                let lba = if (lba / each).is_multiple_of(KEPT) { lba + each } else { lba };
                 (lba % blocks, 1 << 40 | i)
             });
             bench.flush();
