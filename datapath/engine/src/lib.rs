@@ -22,6 +22,7 @@ mod pages;
 mod pool;
 mod read;
 mod reap;
+mod recount;
 mod recover;
 mod settings;
 mod space;
