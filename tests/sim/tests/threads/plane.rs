@@ -1,8 +1,6 @@
 //! A thread of the data plane: a loop that other threads wake, over real files.
 
-use caisson_block::{
-    Completions, Cx, IoOp, Mono, Outcome, Parked, Remote, Request, Ring, Tag, Volume,
-};
+use caisson_block::{Completions, Cx, IoOp, Mono, Outcome, Parked, Remote, Request, Ring, Tag, Volume};
 use caisson_device::execute;
 use caisson_device::threaded::{self, ThreadRing};
 use std::collections::VecDeque;
