@@ -29,6 +29,7 @@ mod punch;
 mod read;
 mod reap;
 mod rebuild;
+mod recount;
 mod recover;
 mod scrub;
 mod settings;
