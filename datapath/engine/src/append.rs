@@ -9,6 +9,7 @@ use crate::state::{Inner, State};
 use crate::steward::{checkpoint_due, low};
 use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
 use caisson_tables::Place;
+use caisson_tables::planted::{Bug, on};
 use caisson_task::{Port, Task};
 use std::sync::Arc;
 
@@ -120,6 +121,9 @@ pub(crate) async fn sync_round(inner: &Arc<Inner>, port: &Port) {
 
 /// Syncs all devices.
 pub(crate) async fn sync_devices(inner: &Inner, port: &Port) -> Result<(), String> {
+    if on(Bug::SkippedSync) {
+        return Ok(());
+    }
     let ends = port.ios(inner.devices().syncs()).await;
     match ends.into_iter().find_map(Result::err) {
         None => Ok(()),
@@ -136,7 +140,7 @@ pub(crate) async fn durable(inner: &Arc<Inner>, port: &Port, sequence: u64) -> R
         let ticket = port.ticket();
         {
             let mut state = inner.lock();
-            if state.log.durable >= sequence {
+            if state.log.durable >= sequence || on(Bug::AckBeforeDurable) {
                 return Ok(());
             }
             if inner.fault().is_some() {

@@ -34,6 +34,12 @@ pub(crate) const MOVED_RETRIES: usize = 8;
 /// Bytes of a checkpoint's batch.
 pub(crate) const CHECKPOINT_BATCH: usize = 128 << 10;
 
+/// Pages of a checkpoint that are compressed at a turn.
+pub(crate) const PAGES_A_TURN: u64 = 16;
+
+/// Segments that are looked at for cleaning, or copied for a root, while the lock is held.
+pub(crate) const SEGMENTS_AT_ONCE: u32 = 1 << 14;
+
 /// Bytes that the log may write between two checkpoints: what recovery reads at most.
 pub(crate) const CHECKPOINT_DISTANCE: u64 = 1 << 30;
 

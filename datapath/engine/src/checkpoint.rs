@@ -5,7 +5,7 @@
 //! are synced. Only then may anything that the old root needs be written over.
 
 use crate::append::{self, kick, store, sync_devices};
-use crate::bounds::CHECKPOINT_BATCH;
+use crate::bounds::{CHECKPOINT_BATCH, PAGES_A_TURN};
 use crate::log::{Load, POOL_EPOCH, Tail};
 use crate::pages::{POOL_DOMAIN, record_of};
 use crate::state::{Inner, State};
@@ -17,6 +17,7 @@ use caisson_log::{
     Anchor, At, BatchKind, BatchPlan, BatchRef, BatchSize, Blob, BlobKind, Opening, Record, RootHead,
     SUPERBLOCK, SUPERBLOCK_AT, Stamp, Superblock, XNONCE, copy_for, encode_openings, encode_reserved, pieces,
 };
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{Frozen, PageKey, Place, Stored, Use};
 use caisson_task::{Claim, Io, Port, Range, Task, Waiter};
 use std::sync::Arc;
@@ -101,9 +102,9 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     };
     let Writer { segments, tail, .. } = writer;
     durable_batches(inner, port, log_batch).await?;
-    sync_devices(inner, port).await.map_err(Failure::Failed)?;
-    // Both copies, one after the other: whichever is lost later, the other names this root.
-    write_superblocks(inner, port, root, clean).await?;
+    if !on(Bug::SuperblockFirst) {
+        sync_devices(inner, port).await.map_err(Failure::Failed)?;
+    }
     write_superblocks(inner, port, root, clean).await?;
     let mut state = inner.lock();
     finish(&mut state, segments, tail, reserve.more, log_batch);
@@ -143,7 +144,7 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             } else if state.log.open_is_empty() {
                 state.tables.freeze();
                 state.log.since_checkpoint = 0;
-                Some((state.log.next - 1, reserve(state, inner), closed))
+                Some((state.log.next - u64::from(!on(Bug::OneMoreBatch)), reserve(state, inner), closed))
             } else {
                 // No buffer is free: a batch under way will give one back.
                 state.room.push(port.waiter(ticket));
@@ -169,9 +170,11 @@ fn reserve(state: &mut State, inner: &Inner) -> Reserve {
     let mut all: Vec<u32> = log.tail.iter().map(|t| t.segment).collect();
     all.extend(&log.reserved);
     let want = inner.reserve_segments(tables.geometry().segments).saturating_sub(log.reserved.len());
-    let free = tables.free_segments().saturating_sub(space.checkpoint_segments);
+    let free = tables.free_segments().saturating_sub(space.kept_for_checkpoints(log));
     let more = tables.reserve(want.min(free as usize));
-    all.extend(&more);
+    if !on(Bug::ReserveUnlisted) {
+        all.extend(&more);
+    }
     Reserve { all, more }
 }
 
@@ -233,13 +236,17 @@ impl<'a> Writer<'a> {
     }
 
     async fn all(&mut self, log_batch: u64, reserved: &[u32]) -> Result<BatchRef, Failure> {
-        loop {
+        for n in 1u64.. {
             let next = self.inner.lock().tables.frozen_next();
             match next {
                 Frozen::Page(key, page) => self.page(key, &page).await?,
                 Frozen::Wait => self.write_pages().await?,
                 Frozen::Again => self.port.pause().await,
                 Frozen::Done => break,
+            }
+            // A batch holds hundreds of pages where they compress well.
+            if n.is_multiple_of(PAGES_A_TURN) {
+                self.port.pause().await;
             }
         }
         self.write_pages().await?;
@@ -366,7 +373,7 @@ impl<'a> Writer<'a> {
         // that a first picture has.
         let per = self.batch_bytes();
         self.forget_openings();
-        let first = self.blobs(reserved);
+        let first = self.sizes(reserved);
         let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
         let groups = pieces(&borrowed(&first), per);
         let mut places = Vec::with_capacity(groups.len() + 1);
@@ -422,10 +429,26 @@ impl<'a> Writer<'a> {
         self.write(load, &plan, place).await
     }
 
+    /// The root's parts as long as [`blobs`](Self::blobs) will give them, and empty.
+    fn sizes(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+        let state = self.inner.lock();
+        let tables = state.tables.frozen_root_len();
+        let openings = encode_openings(&state.checkpoints.openings);
+        drop(state);
+        vec![
+            (BlobKind::Tables, vec![0; tables]),
+            (BlobKind::Openings, openings),
+            (BlobKind::Reserved, encode_reserved(reserved)),
+        ]
+    }
+
     /// Forgets openings that no segment was written in. Once a root: taking segments for it may make more of them
     /// idle, and the root's size must stay what it was.
     fn forget_openings(&self) {
         let mut state = self.inner.lock();
+        if state.checkpoints.openings.len() == 1 {
+            return;
+        }
         let root = state.tables.frozen_root();
         let current = state.log.opening;
         let mut numbers: Vec<u32> = root.segments.iter().map(|s| s.opening).collect();
@@ -444,7 +467,7 @@ impl<'a> Writer<'a> {
         let openings = encode_openings(&state.checkpoints.openings);
         drop(state);
         vec![
-            (BlobKind::Tables, root.encode(usize::MAX).concat()),
+            (BlobKind::Tables, root.encode_whole()),
             (BlobKind::Openings, openings),
             (BlobKind::Reserved, encode_reserved(reserved)),
         ]
@@ -482,7 +505,8 @@ pub(crate) async fn write_superblocks(
     };
     let older = copy_for(superblock.counter);
     let stores = inner.devices().stores().to_vec();
-    for (round, copy) in [older, 1 - older].into_iter().enumerate() {
+    let rounds = if on(Bug::OneSuperblock) { 1 } else { 2 };
+    for (round, copy) in [older, 1 - older].into_iter().enumerate().take(rounds) {
         for (device, store) in stores.iter().enumerate() {
             if round == 0 && device == listed {
                 sync_devices(inner, port).await.map_err(Failure::Failed)?;

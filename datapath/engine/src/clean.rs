@@ -155,7 +155,7 @@ async fn move_block(
             if inner.fault().is_some() {
                 return Ok(Moved::Failed);
             }
-            if state.log.space() <= state.space.log_reserve / 2 {
+            if state.log.space() <= state.space.cleaner_reserve {
                 return Ok(Moved::NoRoom);
             }
             if !state.log.has_room(inner.batch_target) {

@@ -12,6 +12,7 @@ use crate::bounds::{BATCH_TARGET, BATCHES_IN_FLIGHT};
 use caisson_block::BufMut;
 use caisson_index::{Entry as Printed, Index, SummaryAt};
 use caisson_log::{At, BatchKind, BatchPlan, Record, Stamp};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, Place, Stored, Tables, Use};
 use caisson_task::Waiter;
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +49,13 @@ impl Load {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.changes.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.spans.clear();
+        self.arena.clear();
+        self.changes.clear();
     }
 
     /// About how many bytes it takes on the device.
@@ -87,6 +95,8 @@ pub(crate) struct Tail {
 pub(crate) struct Log {
     open: Load,
     flying: VecDeque<Flying>,
+    /// Batches that were written, for their memory.
+    spare: Vec<Load>,
     /// Stored things whose place on the device cannot be read yet: batch and record.
     pending: HashMap<BlockId, (u64, u32)>,
     /// The number that the open batch will have.
@@ -122,6 +132,7 @@ impl Log {
         Log {
             open: Load::default(),
             flying: VecDeque::new(),
+            spare: Vec::new(),
             pending: HashMap::new(),
             next: 1,
             written: 0,
@@ -159,6 +170,8 @@ impl Log {
 
     /// Adds changes to the open batch.
     pub(crate) fn journal(&mut self, changes: &[Change]) {
+        let lost = usize::from(changes.len() > 1 && on(Bug::LostChange));
+        let changes = &changes[..changes.len() - lost];
         changes.iter().for_each(|change| change.encode(&mut self.open.changes));
     }
 
@@ -219,7 +232,8 @@ impl Log {
         assert!(plan.total_len() <= out.len(), "a batch is closed before it outgrows its buffer");
         let tail = self.place(plan.total_len() as u32, tables)?;
         out.truncate(plan.total_len());
-        let load = Arc::new(std::mem::take(&mut self.open));
+        let fresh = self.spare.pop().unwrap_or_default();
+        let load = Arc::new(std::mem::replace(&mut self.open, fresh));
         let batch = self.next;
         self.next += 1;
         self.since_checkpoint += plan.total_len() as u64;
@@ -277,6 +291,12 @@ impl Log {
                 if self.pending.get(&id).is_some_and(|p| p.0 == flying.sequence) {
                     self.pending.remove(&id);
                 }
+            }
+            if let Ok(mut load) = Arc::try_unwrap(flying.load)
+                && self.spare.len() < BATCHES_IN_FLIGHT
+            {
+                load.clear();
+                self.spare.push(load);
             }
         }
     }

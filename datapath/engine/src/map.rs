@@ -2,7 +2,7 @@
 
 use crate::append::kick;
 use crate::bounds::CHUNK_BLOCKS;
-use crate::space::Admit;
+use crate::space::{Admit, Who};
 use crate::state::{Inner, State};
 use caisson_block::BlockError;
 use caisson_tables::{Needs, Slot, VolumeId};
@@ -29,8 +29,9 @@ pub(crate) async fn unmap(
     volume: VolumeId,
     first: u64,
     count: u64,
+    who: Who,
 ) -> Result<u64, BlockError> {
-    each(inner, port, first, count, |state, at, left| {
+    each(inner, port, (first, count), who, |state, at, left| {
         let mut journal = Vec::new();
         let did = state.tables.unmap(volume, at, left, &mut journal)?;
         state.log.journal(&journal);
@@ -50,7 +51,7 @@ pub(crate) async fn mark(
     first: u64,
     count: u64,
 ) -> Result<u64, BlockError> {
-    each(inner, port, first, count, |state, at, left| {
+    each(inner, port, (first, count), Who::Anybody, |state, at, left| {
         let slots = vec![Slot::Unreadable; left.min(CHUNK_BLOCKS as u64) as usize];
         let mut journal = Vec::new();
         state.tables.ready(volume, at, &slots)?;
@@ -65,8 +66,8 @@ pub(crate) async fn mark(
 async fn each(
     inner: &Arc<Inner>,
     port: &Port,
-    first: u64,
-    count: u64,
+    (first, count): (u64, u64),
+    who: Who,
     mut step: impl FnMut(&mut State, u64, u64) -> Result<u64, Needs>,
 ) -> Result<u64, BlockError> {
     let (mut at, end, mut batch) = (first, first + count, 0);
@@ -87,6 +88,9 @@ async fn each(
                     Ok(Tried::Did(did, state.log.last()))
                 }
                 Admit::Full => Ok(Tried::Full),
+                Admit::Wait if who == Who::Steward && state.log.has_room(inner.batch_target) => {
+                    Ok(Tried::Full)
+                }
                 Admit::Wait => {
                     state.room.push(port.waiter(ticket));
                     Ok(Tried::Wait)

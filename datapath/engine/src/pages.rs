@@ -5,6 +5,7 @@ use crate::devices::Window;
 use crate::state::{Inner, State};
 use caisson_block::{BufList, IoKind};
 use caisson_log::{At, Bind, Record, RecordKind, TAG};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{Needs, PAGE, Page, PageKey, Place, Where};
 use caisson_task::{Io, Port};
 use std::sync::Arc;
@@ -108,6 +109,9 @@ impl Inner {
         let mut sealed = vec![0; usize::from(at.stored.length) + TAG];
         list.copy_out(skip, &mut sealed);
         let nonce = At { opening: at.opening, sequence: at.sequence, offset: at.place.offset };
+        if on(Bug::LostPage) && self.keyring.open(nonce, &bind(key, at), &mut sealed.clone()).is_err() {
+            return Some(Box::new([0; PAGE]));
+        }
         let plain = self.keyring.open(nonce, &bind(key, at), &mut sealed).ok()?;
         let mut page = Box::new([0; PAGE]);
         crate::work::unpack(at.stored.codec, plain, &mut page).then_some(page)

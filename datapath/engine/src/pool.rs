@@ -12,7 +12,7 @@ use crate::error::{ChangeError, CreateError, OpenError};
 use crate::log::{From as LogFrom, Log, POOL_EPOCH};
 use crate::recover::{Reader, label, replay, superblocks};
 use crate::settings::Settings;
-use crate::space::Space;
+use crate::space::{Admit, Space, Who};
 use crate::state::{Inner, Parts, Random, Sizes, State};
 use crate::steward::Stewardship;
 use crate::volume::{PoolVolume, Shared};
@@ -21,6 +21,7 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::{Budget, Index};
 use caisson_keys::Secret;
 use caisson_log::{Cipher, Extent, Extents, KeySlot, Keyring, Opening, PoolId, Superblock};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{
     Geometry, SegmentState, Tables, Use, VolumeChange, VolumeError, VolumeId, VolumeRecord,
 };
@@ -292,8 +293,11 @@ impl Pool {
         if tail {
             // A resize was cut short by a crash. What it left is unmapped first.
             let volume = self.volume(of)?;
-            let range =
-                caisson_task::Range { from: volume.0.bytes.load(Ordering::Acquire), to: u64::MAX, alone: true };
+            let range = caisson_task::Range {
+                from: volume.0.bytes.load(Ordering::Acquire),
+                to: u64::MAX,
+                alone: true,
+            };
             let _claim = port.claim(&volume.0.claims, [range, caisson_task::Range::default()]).await;
             self.trim_tail(port, id).await?;
         }
@@ -396,7 +400,7 @@ impl Pool {
         port: &Port,
         make: impl Fn(VolumeId) -> VolumeChange,
     ) -> Result<VolumeId, ChangeError> {
-        let (id, batch) = publish(&self.0, port, make).await?;
+        let (id, batch) = publish(&self.0, port, Who::Anybody, make).await?;
         durable(&self.0, port, batch).await.map_err(|_| self.failed())?;
         Ok(id)
     }
@@ -406,10 +410,12 @@ impl Pool {
     }
 }
 
-/// Publishes a change of a volume's record. Gives the next free number as it was before, and the batch.
+/// Publishes a change of a volume's record, when there is room; the steward itself, which makes room, does not wait for
+/// it. Gives the next free number as it was before, and the batch.
 pub(crate) async fn publish(
     inner: &Arc<Inner>,
     port: &Port,
+    who: Who,
     make: impl Fn(VolumeId) -> VolumeChange,
 ) -> Result<(VolumeId, u64), ChangeError> {
     loop {
@@ -418,9 +424,17 @@ pub(crate) async fn publish(
         }
         let ticket = port.ticket();
         let done = inner.with(port, |state| {
-            if !state.log.has_room(inner.batch_target) || state.log.space() <= state.space.log_reserve / 2 {
+            if !state.log.has_room(inner.batch_target) {
                 state.room.push(port.waiter(ticket));
                 return Ok(None);
+            }
+            match state.space.admit_deletion(&state.log) {
+                Admit::Go => {}
+                Admit::Wait if who == Who::Anybody => {
+                    state.room.push(port.waiter(ticket));
+                    return Ok(None);
+                }
+                Admit::Wait | Admit::Full => return Ok(Some(Err(ChangeError::Full))),
             }
             let next = state.tables.next_volume();
             let mut journal = Vec::new();
@@ -680,7 +694,7 @@ fn check_lengths(stores: &[Arc<FileStore>], extents: &Extents) -> Result<(), Ope
 
 /// Opens a pool for writing: a new opening, and a checkpoint that says so.
 async fn begin(inner: &Arc<Inner>, port: &Port, opening: u32, last: u64) -> Result<(), OpenError> {
-    let salt: [u8; 32] = inner.random();
+    let salt: [u8; 32] = if on(Bug::ReusedSalt) { [0; 32] } else { inner.random() };
     inner.keyring.add_opening(opening, salt).map_err(|e| OpenError::Keys(e.to_string()))?;
     {
         let mut state = inner.lock();

@@ -7,6 +7,7 @@ use crate::state::{Damage, Inner, State};
 use crate::work::{Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
 use caisson_log::{At, Bind, RecordKind, TAG};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Entry, Found, VolumeId};
 use caisson_task::{Io, Port};
 use std::sync::Arc;
@@ -219,7 +220,7 @@ async fn attempt(
             Some(plain) => unpack(fetch.entry.stored.codec, plain, output.block(fetch.index)?),
             None => false,
         };
-        if !whole {
+        if !whole && !on(Bug::UnreadableIsZero) {
             suspects.push((fetch.index, fetch.id, fetch.entry));
         }
     }

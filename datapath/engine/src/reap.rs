@@ -3,6 +3,7 @@
 use crate::error::ChangeError;
 use crate::map::unmap;
 use crate::pool::publish;
+use crate::space::Who;
 use crate::state::Inner;
 use caisson_tables::{VolumeChange, VolumeId};
 use caisson_task::Port;
@@ -24,8 +25,8 @@ pub(crate) async fn trim(inner: &Arc<Inner>, port: &Port, id: VolumeId) -> Resul
     if to <= from {
         return Ok(());
     }
-    unmap(inner, port, id, from, to - from).await?;
-    publish(inner, port, |_| VolumeChange::Trimmed { id }).await.map(drop)
+    unmap(inner, port, id, from, to - from, Who::Anybody).await?;
+    publish(inner, port, Who::Anybody, |_| VolumeChange::Trimmed { id }).await.map(drop)
 }
 
 /// A volume that is being deleted, if there is one.
@@ -61,11 +62,11 @@ impl Reaper {
         };
         if self.next < end {
             let count = STEP.min(end - self.next);
-            unmap(inner, port, id, self.next, count).await?;
+            unmap(inner, port, id, self.next, count, Who::Steward).await?;
             self.next += count;
             return Ok(false);
         }
-        publish(inner, port, |_| VolumeChange::Forget { id }).await?;
+        publish(inner, port, Who::Steward, |_| VolumeChange::Forget { id }).await?;
         Ok(true)
     }
 }

@@ -14,8 +14,10 @@ use caisson_log::{
     OpenError as Unopened, Opening, PREFIX, RecordKind, RootHead, SUPERBLOCK, SUPERBLOCK_AT, Spot,
     Superblock, VerifyError, choose, decode_header, decode_openings, decode_prefix, decode_reserved, verify,
 };
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{ApplyError, BlockId, Change, Place, Root, SegmentState, Stored, Use};
 use caisson_task::{Io, Port};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What the newest root says.
@@ -162,6 +164,8 @@ struct Replay<'a> {
     opening: u32,
     next: u64,
     open: Option<u32>,
+    /// Where the last batch of each segment that belongs to this log ends.
+    ends: HashMap<u32, u32>,
     done: Replayed,
 }
 
@@ -181,7 +185,8 @@ pub(crate) async fn replay(
     log_batch: u64,
 ) -> Result<Replayed, OpenError> {
     let done = Replayed { last: log_batch, ..Replayed::default() };
-    let mut replay = Replay { inner, port, opening, next: log_batch + 1, open: None, done };
+    let mut replay =
+        Replay { inner, port, opening, next: log_batch + 1, open: None, ends: HashMap::new(), done };
     for &segment in reserved {
         if !replay.segment(segment, log_batch).await? {
             break;
@@ -211,27 +216,31 @@ impl Replay<'_> {
             offset = header.prefix.end();
             if number <= log_batch {
                 let now = *self.inner.lock().tables.segment(segment);
-                if now.state != SegmentState::Open || now.sequence != header.prefix.at.sequence {
+                let stale = now.state != SegmentState::Open || now.sequence != header.prefix.at.sequence;
+                if stale && !on(Bug::StaleBatch) {
                     // Of an earlier use of the segment, in the same opening: the log has not come here.
                     break;
                 }
                 // Of before the checkpoint, in the segment that the log was filling.
                 self.open = Some(segment);
+                self.ends.insert(segment, offset);
                 any = true;
                 continue;
             }
-            if number != self.next {
+            if number != self.next && !(on(Bug::PastGap) && number > self.next) {
                 return Ok(number < self.next);
             }
             any = true;
             match verify(&self.inner.keyring, &header, &bytes) {
                 Ok(()) => {}
+                Err(_) if on(Bug::TornBatch) => {}
                 Err(VerifyError::Record { error: Unopened::NotAuthentic { .. }, .. }) => return Ok(false),
                 Err(e) => return Err(OpenError::Replay { batch: number, what: e.to_string() }),
             }
             self.enter(segment, &header);
             self.apply(&header).await?;
             self.next = number + 1;
+            self.ends.insert(segment, offset);
             self.done.last = number;
             self.done.batches += 1;
             self.done.bytes += u64::from(header.prefix.total);
@@ -281,7 +290,7 @@ impl Replay<'_> {
         let devices = self.inner.devices();
         let size = self.inner.segment_size;
         for &segment in reserved {
-            let mut offset = 0;
+            let mut offset = self.ends.get(&segment).copied().unwrap_or(0);
             let mut empty = 0;
             while offset < size && empty < LOOK_BEHIND {
                 match self.batch(&devices, segment, offset).await? {
@@ -298,13 +307,37 @@ impl Replay<'_> {
                         }
                     }
                     Next::End => {
-                        offset += BLOCK as u32;
-                        empty += 1;
+                        (offset, empty) =
+                            self.skip(&devices, segment, offset + BLOCK as u32, empty + 1).await?;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The next place from `offset` on where a batch may begin, having passed by some that are empty.
+    async fn skip(
+        &self,
+        devices: &Devices,
+        segment: u32,
+        mut offset: u32,
+        mut empty: u32,
+    ) -> Result<(u32, u32), OpenError> {
+        let size = self.inner.segment_size;
+        while offset < size && empty < LOOK_BEHIND {
+            let len = SCAN.min(size - offset).min((LOOK_BEHIND - empty) * BLOCK as u32);
+            let place = Place { segment, offset };
+            let bytes = self.reader(devices).bytes(place, len as usize).await?;
+            for block in bytes.chunks(BLOCK) {
+                if block.get(..PREFIX).is_some_and(|prefix| decode_prefix(prefix).is_ok()) {
+                    return Ok((offset, empty));
+                }
+                offset += BLOCK as u32;
+                empty += 1;
+            }
+        }
+        Ok((offset, empty))
     }
 
     async fn apply(&mut self, header: &Header) -> Result<(), OpenError> {
@@ -338,6 +371,9 @@ impl Replay<'_> {
                 |state: &mut crate::state::State| Ok(state.tables.moved(id, from, to, stored).map(drop)?);
             self.each(number, moved).await?;
         }
+        if on(Bug::NotSettled) {
+            return Ok(());
+        }
         self.each(number, |state| Ok(state.tables.settle(&new)?)).await
     }
 
@@ -361,6 +397,9 @@ impl Replay<'_> {
 
 /// Blocks of 4 KiB without a batch after which a segment is taken to hold no more of the log.
 const LOOK_BEHIND: u32 = 256;
+
+/// Bytes that are read at once to find out where it goes on.
+const SCAN: u32 = 256 << 10;
 
 /// How far the log was durable when a batch was closed.
 fn durable_before(header: &Header) -> u64 {

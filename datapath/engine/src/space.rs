@@ -14,12 +14,25 @@ pub(crate) struct Space {
     pub(crate) limit: u64,
     /// Live bytes that overwrites may come to.
     pub(crate) hard: u64,
-    /// Bytes of log that are left to the cleaner and to deletions.
+    /// Bytes of log that user data leaves to deletions and the cleaner.
     pub(crate) log_reserve: u64,
+    /// Bytes of log that deletions leave to the cleaner.
+    pub(crate) deletion_reserve: u64,
+    /// Bytes of log that the cleaner leaves for what is open.
+    pub(crate) cleaner_reserve: u64,
     /// Segments that are never reserved for the log: for checkpoints.
     pub(crate) checkpoint_segments: u32,
     /// Nothing more can be made free: those who wait are refused.
     pub(crate) exhausted: bool,
+}
+
+/// Who asks for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// Who may wait until the steward has made some.
+    Anybody,
+    /// The steward: nobody would make room while it waits.
+    Steward,
 }
 
 /// Whether a write is taken.
@@ -38,15 +51,23 @@ impl Space {
     pub(crate) fn of(segments: u32, segment_size: u32) -> Space {
         let size = u64::from(segment_size);
         let checkpoint_segments = (segments / 32).max(4);
-        let cleaner = (segments / 32).max(4);
+        let cleaner = (segments / 32).max(6);
         let usable = u64::from(segments.saturating_sub(checkpoint_segments + cleaner)) * size;
         Space {
             limit: usable / 16 * 15,
             hard: usable / 32 * 31,
-            log_reserve: 2 * size,
+            log_reserve: 4 * size,
+            deletion_reserve: 3 * size,
+            cleaner_reserve: size,
             checkpoint_segments,
             exhausted: false,
         }
+    }
+
+    /// Free segments that the log leaves to checkpoints: fewer when it is nearly at its end, for then only the cleaner and
+    /// deletions go on.
+    pub(crate) fn kept_for_checkpoints(&self, log: &Log) -> u32 {
+        if log.space() > self.log_reserve { self.checkpoint_segments } else { self.checkpoint_segments / 2 }
     }
 
     /// Whether a write that stores `bytes` more is taken.
@@ -68,7 +89,13 @@ impl Space {
 
     /// Whether what only gives space back is taken.
     pub(crate) fn admit_deletion(&self, log: &Log) -> Admit {
-        if log.space() > self.log_reserve / 2 { Admit::Go } else { Admit::Wait }
+        if log.space() > self.deletion_reserve {
+            Admit::Go
+        } else if self.exhausted {
+            Admit::Full
+        } else {
+            Admit::Wait
+        }
     }
 
     fn room(&self, tables: &Tables, log: &Log) -> Admit {

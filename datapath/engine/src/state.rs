@@ -186,7 +186,7 @@ impl Inner {
     /// Segments that the log may use between two checkpoints.
     pub(crate) fn reserve_segments(&self, segments: u32) -> usize {
         let distance = self.distance.div_ceil(u64::from(self.segment_size)) + 3;
-        (distance as usize).clamp(4, (segments as usize / 4).max(4))
+        (distance as usize).clamp(8, (segments as usize / 4).max(8))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

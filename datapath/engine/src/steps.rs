@@ -5,9 +5,11 @@
 
 use crate::append::{durable, flush};
 use crate::bounds::MAX_TRANSFER;
+use crate::space::Who;
 use crate::volume::{InFlight, Shared};
 use crate::{map, read, write};
 use caisson_block::{BLOCK, BlockError, BufList, Extent, Op, Outcome};
+use caisson_tables::planted::{Bug, on};
 use caisson_task::{Claim, Port, Range};
 use caisson_volume::Run;
 use std::sync::Arc;
@@ -78,6 +80,7 @@ impl Steps<'_> {
     /// Claims the blocks of `run`, and judges it again: the volume may have been made smaller while this waited.
     async fn claim(&self, run: Run, alone: bool) -> Result<Claim, BlockError> {
         let frame = Frame::of(run.from, run.len);
+        let alone = alone && !on(Bug::SharedClaim);
         let range = Range { from: frame.from(), to: frame.to(), alone };
         let claim = self.port.claim(&self.v.claims, [range, Range::default()]).await;
         self.v.shape().run(run.at)?;
@@ -100,7 +103,7 @@ impl Steps<'_> {
 
     /// Waits for durability where it is asked for.
     async fn end(&self, batch: u64, fua: bool) -> Result<(), BlockError> {
-        if fua || !self.v.settings.load().write_cache {
+        if fua && !on(Bug::FuaIgnored) || !self.v.settings.load().write_cache {
             durable(&self.v.pool, self.port, batch).await
         } else {
             Ok(())
@@ -176,7 +179,7 @@ impl Steps<'_> {
         }
         let head = self.put(from, BufList::zeroes((first * UNIT - from) as usize)).await?;
         let tail = self.put(last * UNIT, BufList::zeroes((to - last * UNIT) as usize)).await?;
-        let whole = map::unmap(&self.v.pool, self.port, self.v.id, first, last - first).await?;
+        let whole = map::unmap(&self.v.pool, self.port, self.v.id, first, last - first, Who::Anybody).await?;
         Ok(head.max(tail).max(whole))
     }
 

@@ -4,6 +4,7 @@
 //! what others wait for: a checkpoint when the log or the memory of the tables asks for one, then room for those who
 //! wait, then deletions.
 
+use crate::bounds::SEGMENTS_AT_ONCE;
 use crate::checkpoint::{Failure, checkpoint};
 use crate::clean::{Cleaning, Step};
 use crate::reap::{self, Reaper};
@@ -131,7 +132,7 @@ impl Steward<'_> {
     /// Cleans a little. `None` when there is nothing to be gained.
     async fn clean(&mut self) -> Option<Turn> {
         if self.cleaning.is_none() {
-            let victim = best(&self.inner.lock())?;
+            let victim = self.best().await?;
             self.cleaning = Some(Cleaning::new(self.inner, victim.segment));
         }
         let current = self.cleaning.as_mut()?;
@@ -149,11 +150,41 @@ impl Steward<'_> {
                 let turn = self.checkpoint().await;
                 let room = {
                     let state = self.inner.lock();
-                    state.log.space() > state.space.log_reserve / 2
+                    state.log.space() > state.space.cleaner_reserve
                 };
                 if room || matches!(turn, Turn::End) { Some(turn) } else { None }
             }
             Step::Failed => Some(Turn::End),
+        }
+    }
+
+    /// The segment whose cleaning gains most, if any gains enough.
+    async fn best(&self) -> Option<Victim> {
+        let mut best: Option<Victim> = None;
+        let mut from = 0;
+        loop {
+            {
+                let state = self.inner.lock();
+                let geometry = *state.tables.geometry();
+                if from >= geometry.segments {
+                    return best.filter(|v| state.tables.segment(v.segment).sequence == v.sequence);
+                }
+                let known = |v: &Victim| {
+                    let name = (v.segment, v.sequence);
+                    state.steward.hurt.contains(&name) || state.steward.cleaned.contains(&name)
+                };
+                let some = from..geometry.segments.min(from + SEGMENTS_AT_ONCE);
+                let victims = state.tables.victims(some, CLEANED_AT_ONCE * 4);
+                // A segment that is nearly full of what is live costs more than it gives; an empty one needs no cleaning.
+                let gains = |v: &Victim| v.live > 0 && v.live < geometry.segment_size / 32 * 31 && !known(v);
+                let here = victims.into_iter().find(gains);
+                best = [best, here].into_iter().flatten().max_by(|a, b| {
+                    let score = |v: &Victim| state.tables.profit(v);
+                    score(a).total_cmp(&score(b)).then(b.segment.cmp(&a.segment))
+                });
+            }
+            from += SEGMENTS_AT_ONCE;
+            self.port.pause().await;
         }
     }
 
@@ -179,8 +210,9 @@ impl Steward<'_> {
 /// Whether it is time for a checkpoint.
 pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
     let changed = state.log.last() > state.checkpoints.covers;
-    // Room that a checkpoint may make: segments that are empty, or free ones that the log may not use yet.
+    // Free segments that the log may use after a checkpoint, and not before.
     let short = state.log.space() <= 2 * state.space.log_reserve
+        && state.tables.free_segments() > state.space.kept_for_checkpoints(&state.log)
         && (!state.room.is_empty() || state.log.since_checkpoint >= u64::from(inner.segment_size));
     state.steward.wanted
         || !state.checkpoint_waiters.is_empty()
@@ -198,16 +230,4 @@ pub(crate) fn low(state: &State) -> bool {
     let segments = state.tables.geometry().segments;
     let free = state.tables.free_segments() + state.log.reserved.len() as u32;
     free < (segments / 8).max(state.space.checkpoint_segments + 6)
-}
-
-/// The segment whose cleaning gains most, if any gains enough.
-fn best(state: &State) -> Option<Victim> {
-    let geometry = state.tables.geometry();
-    let victims = state.tables.victims(0..geometry.segments, CLEANED_AT_ONCE * 4);
-    let known = |v: &Victim| {
-        let name = (v.segment, v.sequence);
-        state.steward.hurt.contains(&name) || state.steward.cleaned.contains(&name)
-    };
-    // A segment that is nearly full of what is live costs more than it gives; an empty one needs no cleaning.
-    victims.into_iter().find(|v| v.live > 0 && v.live < geometry.segment_size / 32 * 31 && !known(v))
 }

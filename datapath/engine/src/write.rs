@@ -16,8 +16,10 @@ use caisson_codec::{Level, is_zero};
 use caisson_fingerprint::Fingerprint;
 use caisson_index::{Answer, Candidate};
 use caisson_log::{Record, RecordKind};
+use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
 use caisson_task::Port;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,6 +69,18 @@ struct Chunk {
     ids: Vec<BlockId>,
 }
 
+thread_local! {
+    /// Memory for the next chunk's bytes: getting and giving it back each time would cost as much as sealing them.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.bytes.clear();
+        let _ = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.bytes)));
+    }
+}
+
 /// What came of an attempt to publish.
 enum Published {
     /// With this batch it is durable.
@@ -113,7 +127,7 @@ impl Chunk {
         let mut chunk = Chunk {
             plans: Vec::with_capacity(count),
             prints: vec![[0; 16]; count],
-            bytes: Vec::new(),
+            bytes: SPARE.take(),
             ids: Vec::new(),
         };
         let mut twins: HashMap<Print, usize> = HashMap::new();
@@ -429,6 +443,7 @@ fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockI
     };
     let Some(id) = BlockId::new(number) else { return Ok(None) };
     let shareable = match known {
+        Known::At(_) if on(Bug::UncheckedCandidate) => state.tables.entry(id)?.is_some(),
         Known::At(at) => {
             let place = Place { segment: at.segment, offset: at.offset };
             state.tables.candidate(id, place, at.sequence)?.is_some()

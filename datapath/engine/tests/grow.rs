@@ -32,7 +32,7 @@ fn open(thread: &mut Thread, stores: Vec<Arc<FileStore>>) -> Result<Pool, OpenEr
 
 fn content(n: u64) -> Vec<u8> {
     let mut rng = caisson_device::sim::Rng::new(n);
-    (0..512).flat_map(|_| (rng.below(u64::MAX) ^ n << 48).to_le_bytes()).collect()
+    (0..512).flat_map(|_| (rng.below(u64::MAX) ^ (n << 48)).to_le_bytes()).collect()
 }
 
 fn write(thread: &mut Thread, volume: &dyn Volume, n: u64) -> Outcome {
@@ -187,7 +187,7 @@ fn growth_that_the_power_interrupts() {
         }
         let what = format!("seed {seed}, after {after} operations");
         copied(&folder.file("base"), &path);
-        let mut thread = Thread::powered(Power::new(seed << 32 | after));
+        let mut thread = Thread::powered(Power::new((seed << 32) | after));
         let device = store(&path, SMALL);
         let pool = open(&mut thread, vec![device.clone()]).unwrap();
         device.resize_blocking(Size::new(LARGE).unwrap()).unwrap();
@@ -230,7 +230,7 @@ fn an_addition_that_the_power_interrupts() {
         let what = format!("seed {seed}, after {after} operations");
         copied(&folder.file("base"), &one);
         let _ = std::fs::remove_file(&two);
-        let mut thread = Thread::powered(Power::new(seed << 32 | after));
+        let mut thread = Thread::powered(Power::new((seed << 32) | after));
         let pool = open(&mut thread, vec![store(&one, SMALL)]).unwrap();
         let (own, device) = (pool.clone(), store(&two, SMALL));
         thread.power().cut_after(after);

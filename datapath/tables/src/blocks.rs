@@ -8,6 +8,7 @@
 
 use crate::alloc::ENTRIES;
 use crate::cache::blank;
+use crate::planted::{Bug, on};
 use crate::segment::{Segment, View};
 use crate::tables::Tables;
 use crate::types::{BlockId, Entry, PAGE, PageKey, Place, RawEntry, Stored, TAG, Where};
@@ -267,7 +268,7 @@ impl Tables {
             return self.fault("a reference is added to a free id");
         }
         let refs = raw.refs.get();
-        if refs < self.geometry.max_refs {
+        if refs < self.geometry.max_refs && !(refs > 0 && on(Bug::LostIncrement)) {
             raw.refs = (refs + 1).into();
             self.set_raw(id, &raw);
             self.stats.references += u64::from(!raw.map());
@@ -282,7 +283,7 @@ impl Tables {
             self.fault("a reference is dropped that there is not");
             return false;
         }
-        if refs >= self.geometry.max_refs {
+        if refs >= self.geometry.max_refs || refs > 1 && on(Bug::LostDecrement) {
             return false;
         }
         self.stats.references -= u64::from(!raw.map());

@@ -10,6 +10,7 @@ use crate::root::Root;
 use crate::segment::View;
 use crate::tables::{Tables, VolumeImages};
 use crate::types::*;
+use crate::volume::VolumeRecord;
 use crate::want::Want;
 
 /// How many empty pages one call of `frozen_next` passes by.
@@ -157,17 +158,25 @@ impl Tables {
         }
     }
 
+    /// Bytes of the root of the checkpoint under way, as [`Root::encode_whole`] gives them. Panics if there is none.
+    pub fn frozen_root_len(&self) -> usize {
+        let image = self.image.as_ref().expect("a checkpoint is under way");
+        crate::root::encoded_len(self.segments.frozen_table_len(), self.frozen_volumes(image))
+    }
+
+    /// The volumes as of the freeze, in no order.
+    fn frozen_volumes<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = &'a VolumeRecord> {
+        self.volumes
+            .values()
+            .filter(|v| !image.volumes.contains_key(&v.id.0))
+            .chain(image.volumes.values().flatten())
+    }
+
     /// The root of the checkpoint under way. Panics unless [`Frozen::Done`] was told.
     pub fn frozen_root(&self) -> Root {
         let image = self.image.as_ref().expect("a checkpoint is under way");
         assert!(image.class + 1 == CLASSES && image.out == 0, "all pages are placed");
-        let mut volumes: Vec<_> = self
-            .volumes
-            .values()
-            .filter(|v| !image.volumes.contains_key(&v.id.0))
-            .chain(image.volumes.values().flatten())
-            .cloned()
-            .collect();
+        let mut volumes: Vec<_> = self.frozen_volumes(image).cloned().collect();
         volumes.sort_by_key(|v| v.id);
         Root {
             segment_size: self.geometry.segment_size,

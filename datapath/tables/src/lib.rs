@@ -17,6 +17,8 @@ mod checkpoint;
 mod exclusive;
 mod look;
 mod map;
+#[doc(hidden)]
+pub mod planted;
 mod replay;
 mod root;
 mod segment;

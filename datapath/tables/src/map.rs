@@ -10,6 +10,7 @@
 use crate::blocks::raw_in;
 use crate::cache::blank;
 use crate::change::Change;
+use crate::planted::{Bug, on};
 use crate::tables::Tables;
 use crate::types::*;
 use crate::volume::VolumeRecord;
@@ -284,7 +285,7 @@ impl Tables {
         self.change_map(id.get(), slot);
         for i in 0..IDS as usize {
             let n = get(self.cache.page(slot), i) & MARK;
-            if is_id(n) {
+            if is_id(n) && !on(Bug::LostOnShadow) {
                 self.add_ref(n);
             }
         }

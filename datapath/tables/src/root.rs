@@ -118,6 +118,11 @@ fn require(holds: bool, what: &'static str) -> Result<(), RootError> {
 impl Root {
     /// The root as pieces of `piece` bytes, the last one shorter. Panics if `piece` is 0.
     pub fn encode(&self, piece: usize) -> Vec<Vec<u8>> {
+        self.encode_whole().chunks(piece).map(<[u8]>::to_vec).collect()
+    }
+
+    /// The root as bytes.
+    pub fn encode_whole(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(size_of::<Header>() + self.segments.len() * 24);
         let top: [u8; 16] = zerocopy::transmute!(self.top_record());
         let header = Header {
@@ -150,7 +155,7 @@ impl Root {
         for v in &self.volumes {
             write_volume(&mut out, v);
         }
-        out.chunks(piece).map(<[u8]>::to_vec).collect()
+        out
     }
 
     /// The root that the pieces are.
@@ -240,6 +245,13 @@ impl Root {
         let entry = |(place, stored)| Entry { place, stored, refs: 0, map: false };
         self.top.map_or(RawEntry::FREE, |top| RawEntry::from_entry(&entry(top)))
     }
+}
+
+/// Bytes of the root of so many segments and these volumes.
+pub(crate) fn encoded_len<'a>(segments: usize, volumes: impl Iterator<Item = &'a VolumeRecord>) -> usize {
+    let mut bytes = Vec::new();
+    volumes.for_each(|v| write_volume(&mut bytes, v));
+    size_of::<Header>() + segments * size_of::<RawSegment>() + bytes.len()
 }
 
 fn read_segment(bytes: &[u8]) -> Result<Segment, RootError> {

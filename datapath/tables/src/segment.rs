@@ -3,6 +3,7 @@
 //! Owns the states of segments and their accounting, live and as of a freeze. It does not know what the bytes are.
 
 use crate::cache::IntMap;
+use crate::planted::{Bug, on};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -113,6 +114,9 @@ impl Segments {
         }
         let before = *s;
         f(s);
+        if on(Bug::EarlySegment) && s.state == SegmentState::Closed && s.live == 0 {
+            s.state = SegmentState::Free;
+        }
         let now = *s;
         self.live = self.live - u64::from(before.live) + u64::from(now.live);
         let empty = |s: &Segment| s.state == SegmentState::Closed && s.live == 0;
@@ -218,12 +222,15 @@ impl Segments {
         self.free.extend(first..first + n);
     }
 
+    /// Benefit over cost: the free share by age over what must be read and written.
+    pub fn profit(&self, v: &Victim, size: u32) -> f64 {
+        let used = f64::from(v.live) / f64::from(size);
+        (1.0 - used) * (self.newest.saturating_sub(v.sequence) + 1) as f64 / (1.0 + used)
+    }
+
     /// See `Tables::victims`.
     pub fn victims(&self, range: Range<u32>, k: usize, size: u32) -> Vec<Victim> {
-        let score = |v: &Victim| {
-            let used = f64::from(v.live) / f64::from(size);
-            (1.0 - used) * (self.newest - v.sequence + 1) as f64 / (1.0 + used)
-        };
+        let score = |v: &Victim| self.profit(v, size);
         let mut found: Vec<Victim> = (range.start..range.end.min(self.len()))
             .map(|n| (n, self.get(n)))
             .filter(|(_, s)| s.state == SegmentState::Closed && s.live > 0 && s.live < size)
@@ -241,9 +248,14 @@ impl Segments {
         self.frozen_len = self.table.len();
     }
 
+    /// How many segments that has.
+    pub fn frozen_table_len(&self) -> usize {
+        self.frozen_len.max(self.highest_frozen())
+    }
+
     /// The table of the checkpoint under way.
     pub fn frozen_table(&self) -> Vec<Segment> {
-        let mut table = self.table[..self.frozen_len.max(self.highest_frozen())].to_vec();
+        let mut table = self.table[..self.frozen_table_len()].to_vec();
         for (&n, s) in self.frozen.iter().flatten() {
             table[n as usize] = *s;
         }

@@ -329,6 +329,11 @@ impl Tables {
         self.segments.victims(range, k, self.geometry.segment_size)
     }
 
+    /// By what [`Tables::victims`] orders them: the more, the more profitable.
+    pub fn profit(&self, victim: &Victim) -> f64 {
+        self.segments.profit(victim, self.geometry.segment_size)
+    }
+
     /// `n` more segments at the end.
     pub fn add_segments(&mut self, n: u32) {
         self.segments.add(n);

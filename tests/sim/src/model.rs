@@ -50,6 +50,8 @@ impl VolumeModel {
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     volumes: BTreeMap<u32, VolumeModel>,
+    /// Those that are gone since it was opened, where a device may lie.
+    former: BTreeMap<u32, VolumeModel>,
     time: u64,
     ids: u64,
     /// Everything is kept in the order in which it was completed: a crash leaves what was done up to some moment.
@@ -173,7 +175,9 @@ impl Model {
 
     /// It was not made, or is gone.
     pub fn gone(&mut self, name: u32) {
-        self.volumes.remove(&name);
+        if let Some(v) = self.volumes.remove(&name).filter(|_| self.remember) {
+            self.former.insert(name, v);
+        }
     }
 
     /// Its deletion has begun.

@@ -114,20 +114,14 @@ impl Plan {
             flip_read: rare(&mut rng),
         };
         let unit = [1, 512, 4096][rng.below(3) as usize];
-        // So small that the volumes do not fit, as often as not.
-        let tight = rng.below(4) == 0;
         let count = 1 + rng.below(4) as u32;
         Plan {
             seed,
             volumes: (1..=count).map(|name| (name, VolumePlan::some(&mut rng))).collect(),
             threads: 1 + rng.below(4) as usize,
             disks: if rng.below(4) == 0 { 2 } else { 1 },
-            disk_size: if tight {
-                (1 << 20) + ((40 + rng.below(60)) << 16)
-            } else {
-                (6 + rng.below(20)) << 20
-            },
-            tight,
+            disk_size: (6 + rng.below(20)) << 20,
+            tight: false,
             sector: if rng.below(2) == 0 || unit == 4096 { 4096 } else { 512 },
             unit,
             punches: rng.below(4) > 0,
@@ -135,11 +129,21 @@ impl Plan {
             faults,
             lies: if weather == Weather::Lying && rng.below(2) == 0 { lies } else { Lies::default() },
             lives: 2 + rng.below(3) as u32,
-            steps: 30 + rng.below(if tight { 600 } else { 250 }),
+            steps: 30 + rng.below(250),
             manage: some(&mut rng, 60),
             depth: 1 + rng.below(24) as usize,
             copies: rng.below(4) == 0,
         }
+    }
+
+    /// What `seed` chooses for a pool whose disks are too small for its volumes, as often as not.
+    pub fn tight(seed: u64) -> Plan {
+        let mut plan = Plan::of(seed);
+        let mut rng = Rng::new(seed ^ 0x0F_1117);
+        plan.tight = true;
+        plan.disk_size = (1 << 20) + ((40 + rng.below(60)) << 16);
+        plan.steps = 100 + rng.below(700);
+        plan
     }
 
     /// What `seed` chooses for plain volumes: they detect no lies, and only their disks give space.

@@ -172,13 +172,21 @@ async fn change(port: &Port, pool: &Pool, action: Action, block_size: u32) -> Re
         }
         Action::Checkpoint => pool.checkpoint(port).await,
         Action::Close => pool.close(port).await,
-        Action::Create
-        | Action::Open
-        | Action::Clean
-        | Action::Scrub
-        | Action::DropIndex
-        | Action::Grow
-        | Action::Attach { .. } => return Reply::Unsupported,
+        Action::Scrub => {
+            pool.scrub_start(0);
+            Ok(())
+        }
+        Action::DropIndex => {
+            pool.index_drop();
+            Ok(())
+        }
+        Action::Check => {
+            let report = pool.check(port, |_| {}).await;
+            return if report.is_sound() { Reply::Done } else { Reply::Failed(report.to_string()) };
+        }
+        Action::Create | Action::Open | Action::Clean | Action::Grow | Action::Attach { .. } => {
+            return Reply::Unsupported;
+        }
     })
 }
 

@@ -57,6 +57,8 @@ pub enum Action {
     Clean,
     /// Walk over everything and look for damage.
     Scrub,
+    /// Count and read everything again, while nothing else is under way; done means that nothing is wrong.
+    Check,
     /// Forget the index of duplicates.
     DropIndex,
     /// Use the disks as large as they now are.

@@ -10,3 +10,11 @@ fn pools_follow_the_model() {
         Err(failure) => panic!("{failure}"),
     }
 }
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..20 {
+        let run = || caisson_sim::run_seed(Plan::of(seed), Simulated::new).unwrap_or_else(|f| panic!("{f}"));
+        assert_eq!(run(), run(), "seed {seed}");
+    }
+}

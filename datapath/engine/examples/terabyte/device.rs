@@ -107,7 +107,8 @@ pub struct Thread {
     longest: Duration,
 }
 
-fn processor() -> Duration {
+/// Processor time of this thread.
+pub fn processor() -> Duration {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
 }

@@ -1,6 +1,6 @@
 //! A pool of 1 TiB in bounded memory: filled with unique blocks, overwritten, read, found again, crashed and reopened.
 //!
-//! `cargo run --release -p caisson-engine --example terabyte -- [--gib N] [--folder /dev/shm] [--tables MIB] [--index MIB]
+//! `cargo run --release -p caisson-engine --example terabyte -- [--gib N] [--minutes N] [--folder /dev/shm] [--tables MIB] [--index MIB]
 //! [--summaries MIB] [--stream GIB] [--random BLOCKS]`, and `-- --huge TIB` for a pool that is only large. Every block is
 //! hashed, published and sealed as in the program (without compression); the device keeps metadata and forgets payload.
 //! FOLDER takes about 14 GiB of metadata a TiB, in a sparse file.
@@ -12,7 +12,7 @@ use caisson_device::{FileStore, Size};
 use caisson_engine::{Cipher, Create, Memory, Options, Pool, PoolId, PoolVolume, Secrets, Settings};
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
-use device::{Counts, Thread};
+use device::{Counts, Thread, processor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +29,10 @@ const KEPT: u64 = GIB / 4 / REQUEST;
 #[derive(Clone)]
 struct Plan {
     gib: u64,
+    /// Bytes of the device.
+    size: u64,
+    /// How long the fill may take: what it has come to by then is what the rest is shown with.
+    minutes: u64,
     path: PathBuf,
     memory: Memory,
     stream: u64,
@@ -39,6 +43,8 @@ struct Plan {
 fn plan() -> Plan {
     let mut plan = Plan {
         gib: 1024,
+        size: 0,
+        minutes: 600,
         path: PathBuf::from("/dev/shm"),
         memory: Memory { tables: 160 << 20, index: 192 << 20, summaries: 48 << 20 },
         stream: 8,
@@ -51,6 +57,7 @@ fn plan() -> Plan {
         let number = || value.parse::<u64>().expect("a number");
         match name.as_str() {
             "--gib" => plan.gib = number(),
+            "--minutes" => plan.minutes = number(),
             "--folder" => plan.path = PathBuf::from(&value),
             "--tables" => plan.memory.tables = (number() * MIB) as usize,
             "--index" => plan.memory.index = (number() * MIB) as usize,
@@ -61,6 +68,7 @@ fn plan() -> Plan {
             _ => panic!("unknown option {name}"),
         }
     }
+    plan.size = plan.gib * GIB / 2 * 3;
     plan.path.push(format!("terabyte-{}", std::process::id()));
     plan
 }
@@ -117,8 +125,7 @@ fn main() {
 
 impl Bench {
     fn create(plan: Plan) -> Bench {
-        let size = plan.gib * GIB / 2 * 3;
-        let store = open_store(&plan.path, size);
+        let store = open_store(&plan.path, plan.size);
         let mut thread = Thread::new(file(&plan.path));
         let create =
             Create { id: PoolId([9; 16]), cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
@@ -128,7 +135,7 @@ impl Bench {
         let pool = made.expect("a pool");
         pool.tend(|make| thread.spawn(make));
         let settings = Settings { compression: None, ..Settings::default() };
-        for (name, bytes) in [("v", plan.gib * GIB), ("w", plan.gib * GIB)] {
+        for (name, bytes) in [("v", plan.gib * GIB), ("w", plan.gib.max(256) * GIB)] {
             let own = pool.clone();
             let made =
                 thread.wait(|port| async move { own.create_volume(&port, name, bytes, settings).await });
@@ -237,8 +244,9 @@ impl Bench {
         let each = REQUEST / BLOCK;
         let step = 16.min(self.plan.gib);
         let ((), counts, spent) = self.measured(|bench| {
+            let all = Instant::now();
             for from in (0..bench.plan.gib).step_by(step as usize) {
-                let begun = Instant::now();
+                let (begun, worked) = (Instant::now(), processor());
                 let upto = (from + step).min(bench.plan.gib) * GIB / REQUEST;
                 let mut at = from * GIB / REQUEST;
                 while at < upto {
@@ -253,13 +261,19 @@ impl Bench {
                     at += 1 + some;
                 }
                 let ns = begun.elapsed().as_nanos() as u64 / (step * GIB / BLOCK);
+                let cpu = (processor() - worked).as_nanos() as u64 / (step * GIB / BLOCK);
                 if (from / step).is_multiple_of(4) || from + step >= bench.plan.gib {
                     println!(
-                        "  {} GiB, {ns} ns a block, longest step {:?}",
+                        "  {} GiB, {ns} ns a block, {cpu} ns of the processor, longest step {:?}",
                         from + step,
                         bench.thread.longest()
                     );
                     bench.memory("  ");
+                }
+                if all.elapsed() > Duration::from_secs(bench.plan.minutes * 60) {
+                    println!("  stopped at {} GiB for want of time", from + step);
+                    bench.plan.gib = from + step;
+                    break;
                 }
             }
             bench.flush();
@@ -335,7 +349,7 @@ impl Bench {
                 // Kept blocks stay as they are.
                 let each = REQUEST / BLOCK;
                 let lba = bench.random(blocks);
-                let lba = if lba / each % KEPT == 0 { lba + each } else { lba };
+                let lba = if (lba / each).is_multiple_of(KEPT) { lba + each } else { lba };
                 (lba % blocks, 1 << 40 | i)
             });
             bench.flush();
@@ -450,7 +464,6 @@ impl Bench {
 
     /// Lets go of the pool as a killed process would, and opens it again.
     fn reopen(&mut self) -> Duration {
-        let store = open_store(&self.plan.path, self.plan.gib * GIB / 2 * 3);
         let thread = Thread::new(file(&self.plan.path));
         let old = self.open.take().expect("open");
         old.abandon();
@@ -460,6 +473,7 @@ impl Bench {
         // Both hold the old pool's memory.
         self.volume = None;
         drop(old);
+        let store = open_store(&self.plan.path, self.plan.size);
         let options = Options { memory: self.plan.memory, ..Options::default() };
         let begun = Instant::now();
         let opened = self

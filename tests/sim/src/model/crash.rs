@@ -31,7 +31,12 @@ impl Model {
     ///
     /// # Errors
     /// What is missing, or should not be there.
-    pub fn judge_names(&self, found: &BTreeMap<u32, (u32, u64)>) -> Verdict {
+    pub fn judge_names(&mut self, found: &BTreeMap<u32, (u32, u64)>) -> Verdict {
+        let former = std::mem::take(&mut self.former);
+        if self.lenient {
+            // What a device forgot was deleted.
+            self.volumes.extend(former.into_iter().filter(|(name, _)| found.contains_key(name)));
+        }
         if let Some(name) = found.keys().find(|n| !self.volumes.contains_key(n)) {
             return Err(format!("volume {name} was deleted or never made, and is there"));
         }

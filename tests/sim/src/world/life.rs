@@ -1,6 +1,6 @@
 //! The lives of a subject: made, opened, used, ended in one way or another, and judged when it is opened again.
 
-use super::World;
+use super::{PATIENCE, World};
 use crate::content::{self, UNREADABLE};
 use crate::model::{Found, Leave};
 use crate::plan::Weather;
@@ -59,7 +59,7 @@ impl<S: Subject> World<S> {
             }
             if life + 1 == self.plan.lives {
                 self.model.linearise()?;
-                self.subject.inspect()?;
+                self.look_within()?;
             }
         }
         Ok(())
@@ -161,7 +161,7 @@ impl<S: Subject> World<S> {
             if !self.dead {
                 self.sweep()?;
                 self.model.linearise()?;
-                self.subject.inspect().map_err(|e| format!("seen from within: {e}"))?;
+                self.look_within()?;
             }
         }
         self.dead |= self.died();
@@ -189,6 +189,23 @@ impl<S: Subject> World<S> {
             self.note(|| what);
         }
         Ok(left)
+    }
+
+    /// What can only be seen from within. Nothing is under way.
+    fn look_within(&mut self) -> Result<(), String> {
+        self.subject.inspect().map_err(|e| format!("seen from within: {e}"))?;
+        // The background may have something to do yet, which a check would take for what is wrong.
+        for _ in 0..PATIENCE {
+            if !self.turn()? {
+                break;
+            }
+        }
+        match self.act_alone(Action::Check)? {
+            Reply::Done | Reply::Unsupported => Ok(()),
+            _ if self.model.lenient || self.plan.weather == Weather::Dying => Ok(()),
+            Reply::Failed(why) => Err(format!("the check finds: {why}")),
+            Reply::Full => Err("the check has no space".into()),
+        }
     }
 
     /// Threads end, then the subject, then what was not durable.

@@ -1,0 +1,103 @@
+//! Deliberate bugs, for the simulator to prove that it finds such.
+//!
+//! Without the feature `planted` there are none, and [`on`] is the constant `false`. With it, one bug at a time is
+//! switched on for the calling thread. A hook is one line where the bug would be; this module owns only the switch.
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Devices are never told to make anything durable.
+    SkippedSync,
+    /// What waits for durability does not.
+    AckBeforeDurable,
+    /// Superblocks name a root that is not durable yet.
+    SuperblockFirst,
+    /// Only one copy of the superblock names the newest root.
+    OneSuperblock,
+    /// Force unit access means nothing.
+    FuaIgnored,
+    /// Dropping one of several references drops none.
+    LostDecrement,
+    /// A duplicate's block gets no reference.
+    LostIncrement,
+    /// The children of a page that is copied get no reference.
+    LostOnShadow,
+    /// The number of a freed block is used again at once.
+    LimboIgnored,
+    /// A segment is used again as soon as nothing in it is live.
+    EarlySegment,
+    /// The salt of an opening is the one of the last.
+    ReusedSalt,
+    /// Replay goes on behind a batch that is missing.
+    PastGap,
+    /// Replay takes batches whose records are not whole.
+    TornBatch,
+    /// Replay takes batches of a segment's earlier use for those of this one.
+    StaleBatch,
+    /// A block that the index names is taken for what it was when it was indexed.
+    UncheckedCandidate,
+    /// A page that cannot be read is taken for an empty one.
+    LostPage,
+    /// A block that does not authenticate reads as zeroes.
+    UnreadableIsZero,
+    /// The last of several changes that belong together is not journaled.
+    LostChange,
+    /// A checkpoint says that it covers one batch more than it does.
+    OneMoreBatch,
+    /// The root does not list the segments that the log goes on in.
+    ReserveUnlisted,
+    /// Nobody claims blocks alone.
+    SharedClaim,
+    /// Blocks that nobody refers to after a batch was replayed are kept.
+    NotSettled,
+}
+
+/// All of them.
+pub const ALL: [Bug; 22] = [
+    Bug::SkippedSync,
+    Bug::AckBeforeDurable,
+    Bug::SuperblockFirst,
+    Bug::OneSuperblock,
+    Bug::FuaIgnored,
+    Bug::LostDecrement,
+    Bug::LostIncrement,
+    Bug::LostOnShadow,
+    Bug::LimboIgnored,
+    Bug::EarlySegment,
+    Bug::ReusedSalt,
+    Bug::PastGap,
+    Bug::TornBatch,
+    Bug::StaleBatch,
+    Bug::UncheckedCandidate,
+    Bug::LostPage,
+    Bug::UnreadableIsZero,
+    Bug::LostChange,
+    Bug::OneMoreBatch,
+    Bug::ReserveUnlisted,
+    Bug::SharedClaim,
+    Bug::NotSettled,
+];
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static NOW: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches a bug on for this thread, or all off.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    NOW.set(bug);
+}
+
+/// Whether it is on.
+#[cfg(feature = "planted")]
+pub fn on(bug: Bug) -> bool {
+    NOW.get() == Some(bug)
+}
+
+/// Whether it is on: never.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn on(_: Bug) -> bool {
+    false
+}

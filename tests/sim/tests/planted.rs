@@ -1,0 +1,74 @@
+//! The simulator finds bugs: each of those that are planted into the engine, within some seeds.
+//!
+//! `cargo test -p caisson-sim --features planted --test planted`. `CAISSON_BUG` is the name of one, alone.
+
+use caisson_sim::plan::Weather;
+use caisson_sim::pool::Simulated;
+use caisson_sim::{Plan, run_seed};
+use caisson_tables::planted::{ALL, Bug, plant};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Seeds that are tried for each.
+const MOST: u64 = 1500;
+
+/// Weather in which a bug shows soonest.
+fn plan(bug: Bug, seed: u64) -> Plan {
+    let mut plan = Plan::of(seed);
+    match bug {
+        // It takes a copy that is lost.
+        Bug::OneSuperblock => plan.copies = true,
+        // It takes snapshots.
+        Bug::LostOnShadow | Bug::LostDecrement => plan.manage = 120,
+        // It takes damage.
+        Bug::LostPage | Bug::UnreadableIsZero | Bug::PastGap | Bug::TornBatch => {
+            if plan.weather == Weather::Dying {
+                plan.weather = Weather::Lying;
+                plan.faults.dies_at = None;
+            }
+        }
+        _ => {}
+    }
+    plan
+}
+
+/// The first seed that finds it, and what it says; or that none does.
+fn hunt(bug: Bug) -> Result<String, String> {
+    plant(Some(bug));
+    let found = (0..MOST).find_map(|seed| run_seed(plan(bug, seed), Simulated::new).err());
+    plant(None);
+    match found {
+        Some(f) => {
+            let what = f.what.lines().next().unwrap_or_default();
+            Ok(format!("{bug:?}: seed {}, {} events: {what}", f.seed, f.steps))
+        }
+        None => Err(format!("{bug:?} is not found within {MOST} seeds")),
+    }
+}
+
+#[test]
+fn each_planted_bug_is_caught() {
+    let one = std::env::var("CAISSON_BUG").ok();
+    let bugs: Vec<Bug> =
+        ALL.into_iter().filter(|b| one.as_ref().is_none_or(|n| *n == format!("{b:?}"))).collect();
+    let next = AtomicUsize::new(0);
+    let missed = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(&bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match hunt(bug) {
+                        Ok(found) => println!("{found}"),
+                        Err(none) => {
+                            println!("{none}");
+                            missed.lock().unwrap().push(none);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner().unwrap();
+    assert!(missed.is_empty(), "{missed:#?}");
+}
