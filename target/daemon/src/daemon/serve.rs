@@ -67,7 +67,7 @@ async fn serve(
             }
         });
     }
-    let target = Arc::clone(daemon.target());
+    let target = Arc::clone(&daemon.target);
     tokio::spawn(async move {
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
