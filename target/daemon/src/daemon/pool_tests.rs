@@ -321,3 +321,62 @@ fn services_are_for_pools_that_have_them() {
     assert!(verbs::copy_volume(&d, "p", &copy, true).unwrap_err().error.contains("snapshots"));
     assert!(verbs::copy_volume(&d, "none", &copy, true).unwrap_err().error.contains("no volume none"));
 }
+
+/// What `quickstart` makes at its first start: kept only once all of it is there.
+#[test]
+fn a_first_start_that_fails_is_begun_anew() {
+    use crate::model::{self, Device, Listener, Serves, Volume};
+    let s = Stage::new("seed");
+    let seed = |port: u16| -> Objects {
+        let backing = Backing::Pool { pool: "default".into() };
+        let items = [
+            Item::Pool(model::Pool {
+                name: "default".into(),
+                devices: vec![Device { path: s.path("d.pool"), size: 1 << 30 }],
+                key_file: s.path("key"),
+                passphrase_file: Some(s.path("passphrase")),
+                memory: 0,
+            }),
+            Item::Volume(Volume {
+                services: Some(Services::default()),
+                ..Volume::new("v", backing, 1 << 20, 4096)
+            }),
+            Item::Listener(Listener {
+                address: format!("tcp://127.0.0.1:{port}").parse().unwrap(),
+                serves: Serves::Io,
+            }),
+        ];
+        items.into_iter().map(|i| (i.key(), i)).collect()
+    };
+    let start = |port: u16, files: Arc<dyn Files>| {
+        let engine = Arc::clone(&s.engine) as Arc<dyn Engine>;
+        let start = Start {
+            seed: seed(port),
+            files,
+            engine,
+            ..Start::new(s.dir.settings(), Objects::new(), Mono(1))
+        };
+        Daemon::start(start, |_, _| Ok(Arc::new(FakePlane::default()) as Arc<dyn DataPlane>))
+    };
+    // The plane refuses port 1: nothing is kept, no pool is left, and the key file made for it is used the next time.
+    let Err(e) = start(1, Arc::new(Disk)) else { panic!("started") };
+    assert!(e.to_string().contains("cannot listen"), "{e}");
+    assert!(!s.path("d.pool").exists() && !s.path("state.json").exists() && s.path("key").exists());
+    // Nor is anything left where the state cannot be written.
+    assert!(start(0, Arc::new(Failing { left: AtomicUsize::new(2) })).is_err());
+    assert!(!s.path("d.pool").exists());
+    let d = start(0, Arc::new(Disk)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(d.made()["default"], Made { pool: true, key_file: false });
+    assert!(d.folders().is_empty(), "the pool stands in the place of the folder");
+    verbs::create_volume(&d, &ask::CreateVolume { pool: None, ..volume("w") }).unwrap();
+    end(d);
+    // The power went before the state was kept: what was made is found, and there is no second one of it.
+    std::fs::remove_file(s.path("state.json")).unwrap();
+    let d = start(0, Arc::new(Disk)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(d.made()["default"], Made::default());
+    assert!(d.volume_health().contains_key("v"));
+    end(d);
+    // A seed is for the first start only.
+    let d = s.start();
+    assert_eq!(d.objects().volumes().count(), 1);
+}

@@ -346,15 +346,18 @@ impl World {
                 "make a smaller pool, and copy the volumes",
             ));
         }
+        let mut longer = false;
         for (old, new) in from.devices.iter().zip(&to.devices) {
             if new.size > old.size {
-                let _ = lengthen(&new.path, new.size)?;
+                lengthen(&new.path, new.size)?;
+                longer = true;
             }
         }
-        for device in &to.devices[from.devices.len()..] {
-            log.handle.add_device(device)?;
+        if longer {
+            log.handle.grow()?;
         }
-        log.handle.grow().map(drop)
+        // Last, for a device that has joined cannot be taken back.
+        to.devices[from.devices.len()..].iter().try_for_each(|device| log.handle.add_device(device))
     }
 
     /// Tells hosts of a volume's new size, through each namespace that exports it.
