@@ -188,8 +188,22 @@ fn a_scrub_keeps_its_pace_and_can_be_stopped() {
     host.run(move |port| async move { own.create_volume(&port, "v", 64 << 20, settings).await }).unwrap();
     let v = pool.volume("v").unwrap();
     let mut thread = Thread::default();
-    (0..64).for_each(|n| write(&mut thread, &v, n, n));
-    thread.run(&v, Op::Flush).unwrap();
+    // The pool's background is on another thread: it may have to be waited for.
+    let mut run = |op: Op| {
+        thread.submit(&v, 0, op);
+        loop {
+            if let Some((_, outcome)) = thread.completions().next() {
+                break drop(outcome.unwrap());
+            }
+            if !thread.turn() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    };
+    for n in 0..64 {
+        run(Op::Write { at: Extent { lba: n * 16, blocks: 16 }, data: content(n).into(), fua: false });
+    }
+    run(Op::Flush);
     let until = |f: &dyn Fn(&caisson_engine::ScrubStatus) -> bool| loop {
         match pool.status().scrub.filter(|status| f(status)) {
             Some(status) => break status,

@@ -287,7 +287,7 @@ fn a_superblock_may_be_lost_and_not_both() {
             let own = pool.clone();
             thread.wait(|port| async move { own.checkpoint(&port).await }).unwrap();
             assert_eq!(scrub(&mut thread, &pool).warnings, Vec::<String>::new());
-            pool.abandon();
+            close(&mut thread, pool);
         }
     }
     std::fs::copy(&first, &path).unwrap();
