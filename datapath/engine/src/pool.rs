@@ -608,7 +608,9 @@ async fn opened(
     tables.reclaim();
     let start = Start {
         tables,
-        counter: superblock.counter,
+        // The copy that counts is written last: the other may be lost, and a crash may tear what is being written.
+        counter: superblock.counter
+            + u64::from(caisson_log::copy_for(superblock.counter + 1) == found.choice.copy),
         superblock,
         openings: found.openings,
         next_opening: anchor.next_opening,

@@ -75,6 +75,12 @@ impl Model {
         Model { ordered, remember, time: 1, ..Model::default() }
     }
 
+    /// What was true at an earlier time is true again. Times and numbers go on.
+    pub fn back_to(&mut self, then: Model) {
+        let (time, ids, tangled, judged) = (self.time, self.ids, self.tangled, self.judged);
+        *self = Model { time, ids, tangled, judged, ..then };
+    }
+
     /// Lets the time go on.
     pub fn tick(&mut self) -> u64 {
         self.time += 1;

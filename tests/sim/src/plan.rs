@@ -61,6 +61,10 @@ pub struct Plan {
     pub manage: u64,
     /// Most operations under way.
     pub depth: usize,
+    /// Bytes of log between checkpoints, where that is not left to the subject's seed.
+    pub distance: Option<u64>,
+    /// Whether old copies of all disks are put back now and then.
+    pub rollback: bool,
     /// Whether a copy of the superblock is lost now and then.
     pub copies: bool,
 }
@@ -132,7 +136,9 @@ impl Plan {
             steps: 30 + rng.below(250),
             manage: some(&mut rng, 60),
             depth: 1 + rng.below(24) as usize,
+            distance: None,
             copies: rng.below(4) == 0,
+            rollback: rng.below(6) == 0,
         }
     }
 

@@ -88,7 +88,7 @@ impl Simulated {
             buffers: Buffers::new([64, 32, 32]).expect("address space for a few buffers"),
             segment: if rng.below(3) == 0 && !plan.tight { 128 << 10 } else { 64 << 10 },
             cipher: if rng.below(2) == 0 { Cipher::ChaCha20Poly1305 } else { Cipher::Aes256Gcm },
-            distance: (rng.below(4) > 0).then(|| kib(&mut rng, 1024)),
+            distance: plan.distance.or((rng.below(4) > 0).then(|| kib(&mut rng, 1024))),
             max_refs: if rng.below(4) == 0 { 2 + rng.below(6) as u32 } else { u32::MAX },
             memory: Memory { tables: 1 << 20, index: 4096 << rng.below(8), summaries: 4096 << rng.below(8) },
             rng,

@@ -121,6 +121,7 @@ pub struct World<S: Subject> {
     /// Turns since the last answer.
     waited: u64,
     dead: bool,
+    saved: Option<life::Saved>,
 }
 
 impl<S: Subject> World<S> {
@@ -145,6 +146,7 @@ impl<S: Subject> World<S> {
             held: Vec::new(),
             waited: 0,
             dead: false,
+            saved: None,
             plan,
             subject,
         }

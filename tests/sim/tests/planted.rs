@@ -15,11 +15,35 @@ const MOST: u64 = 1500;
 /// Weather in which a bug shows soonest.
 fn plan(bug: Bug, seed: u64) -> Plan {
     let mut plan = Plan::of(seed);
+    let honest = |plan: &mut Plan| {
+        plan.weather = Weather::Honest;
+        plan.faults.dies_at = None;
+    };
     match bug {
-        // It takes a copy that is lost.
-        Bug::OneSuperblock => plan.copies = true,
-        // It takes snapshots.
-        Bug::LostOnShadow | Bug::LostDecrement => plan.manage = 120,
+        // It takes a copy that is lost soon after an opening.
+        Bug::OneSuperblock => {
+            honest(&mut plan);
+            (plan.copies, plan.lives, plan.steps) = (true, 8, 40);
+        }
+        // It takes an old copy of the pool that is put back.
+        Bug::ReusedSalt => {
+            honest(&mut plan);
+            (plan.rollback, plan.lives, plan.steps) = (true, 6, plan.steps.min(60));
+        }
+        // It takes a crash at the end of a checkpoint.
+        Bug::SuperblockFirst
+        | Bug::OneMoreBatch
+        | Bug::StaleBatch
+        | Bug::ReserveUnlisted
+        | Bug::EarlySegment => {
+            honest(&mut plan);
+            (plan.lives, plan.steps, plan.distance) = (8, plan.steps.min(80), Some(96 << 10));
+        }
+        // It takes snapshots, and what a check counts.
+        Bug::LostOnShadow | Bug::LostDecrement | Bug::NotSettled => {
+            honest(&mut plan);
+            plan.manage = 120;
+        }
         // It takes damage.
         Bug::LostPage | Bug::UnreadableIsZero | Bug::PastGap | Bug::TornBatch => {
             if plan.weather == Weather::Dying {

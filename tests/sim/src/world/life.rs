@@ -2,15 +2,22 @@
 
 use super::{PATIENCE, World};
 use crate::content::{self, UNREADABLE};
-use crate::model::{Found, Leave};
+use crate::model::{Found, Leave, Model};
 use crate::plan::Weather;
 use crate::subject::{Action, Reply, Slot, Subject};
 use caisson_block::{BlockError, Extent, Op};
-use caisson_device::sim::{Lies, SimThread};
+use caisson_device::sim::{Image, Lies, SimThread};
 use std::collections::BTreeMap;
 
 /// Bytes of a read when everything is read.
 const SWEEP: u64 = 128 << 10;
+
+/// All disks as they were at the end of a life, and what was true then.
+pub(super) struct Saved {
+    images: Vec<Image>,
+    model: Model,
+    left: Leave,
+}
 
 /// How a life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +195,7 @@ impl<S: Subject> World<S> {
         {
             self.note(|| what);
         }
-        Ok(left)
+        Ok(self.roll_back(left))
     }
 
     /// What can only be seen from within. Nothing is under way.
@@ -222,6 +229,27 @@ impl<S: Subject> World<S> {
             if kill { disk.kill() } else { disk.crash() }
         }
         Ok(())
+    }
+
+    /// Keeps a copy of all disks, or puts one back, with what was true when it was made.
+    fn roll_back(&mut self, left: Leave) -> Leave {
+        if !self.plan.rollback || self.plan.weather != Weather::Honest || self.rng.below(2) == 0 {
+            return left;
+        }
+        let disks = self.subject.disks();
+        match self.saved.take() {
+            None => {
+                let images = disks.iter().map(|d| d.image()).collect();
+                self.saved = Some(Saved { images, model: self.model.clone(), left });
+                left
+            }
+            Some(saved) => {
+                self.note(|| "all disks are as they were at an earlier end".to_owned());
+                disks.iter().zip(&saved.images).for_each(|(d, image)| d.restore(image));
+                self.model.back_to(saved.model);
+                saved.left
+            }
+        }
     }
 
     /// Changes what is at rest, where the plan has a lying device.
