@@ -354,7 +354,7 @@ impl<'a> Writer<'a> {
         // Segments that the root stands in must be in its own segment table: they are taken before that is, by the sizes
         // that a first picture has.
         let per = self.batch_bytes();
-        let first = self.blobs(reserved);
+        let first = self.sizes(reserved);
         let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
         let groups = pieces(&borrowed(&first), per);
         let mut places = Vec::with_capacity(groups.len() + 1);
@@ -408,6 +408,19 @@ impl<'a> Writer<'a> {
         let plan = BatchPlan::new(&load.records, changes)
             .map_err(|e| Failure::Failed(format!("a checkpoint's batch cannot be made: {e}")))?;
         self.write(load, &plan, place).await
+    }
+
+    /// The root's parts as long as [`blobs`](Self::blobs) will give them, and empty.
+    fn sizes(&self, reserved: &[u32]) -> Vec<(BlobKind, Vec<u8>)> {
+        let state = self.inner.lock();
+        let tables = state.tables.frozen_root_len();
+        let openings = encode_openings(&state.checkpoints.openings);
+        drop(state);
+        vec![
+            (BlobKind::Tables, vec![0; tables]),
+            (BlobKind::Openings, openings),
+            (BlobKind::Reserved, encode_reserved(reserved)),
+        ]
     }
 
     /// The root's parts, by rising kind.

@@ -158,6 +158,12 @@ impl Tables {
         }
     }
 
+    /// Bytes of the root of the checkpoint under way, as [`Root::encode_whole`] gives them. Panics if there is none.
+    pub fn frozen_root_len(&self) -> usize {
+        let image = self.image.as_ref().expect("a checkpoint is under way");
+        crate::root::encoded_len(self.segments.frozen_table_len(), self.frozen_volumes(image))
+    }
+
     /// The volumes as of the freeze, in no order.
     fn frozen_volumes<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = &'a VolumeRecord> {
         self.volumes

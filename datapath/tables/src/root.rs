@@ -247,6 +247,13 @@ impl Root {
     }
 }
 
+/// Bytes of the root of so many segments and these volumes.
+pub(crate) fn encoded_len<'a>(segments: usize, volumes: impl Iterator<Item = &'a VolumeRecord>) -> usize {
+    let mut bytes = Vec::new();
+    volumes.for_each(|v| write_volume(&mut bytes, v));
+    size_of::<Header>() + segments * size_of::<RawSegment>() + bytes.len()
+}
+
 fn read_segment(bytes: &[u8]) -> Result<Segment, RootError> {
     let raw = RawSegment::read_from_bytes(bytes).map_err(|_| RootError::Short { at: 0 })?;
     let states = [SegmentState::Free, SegmentState::Reserved, SegmentState::Open, SegmentState::Closed];
