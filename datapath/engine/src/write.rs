@@ -67,6 +67,8 @@ struct Chunk {
     bytes: Vec<u8>,
     /// Ids that were allocated for it and not used yet.
     ids: Vec<BlockId>,
+    /// How many of its blocks were stored, when it is published.
+    stored: u64,
 }
 
 thread_local! {
@@ -129,6 +131,7 @@ impl Chunk {
             prints: vec![[0; 16]; count],
             bytes: SPARE.take(),
             ids: Vec::new(),
+            stored: 0,
         };
         let mut twins: HashMap<Print, usize> = HashMap::new();
         let mut fetches = FETCHES_PER_CHUNK;
@@ -314,10 +317,12 @@ impl Chunk {
 
     fn count(&self, inner: &Inner) {
         let c = &inner.counters;
-        let n = |f: fn(&Plan) -> bool| self.plans.iter().filter(|p| f(p)).count() as u64;
-        c.written.fetch_add(self.plans.len() as u64, Ordering::Relaxed);
-        c.zero.fetch_add(n(|p| matches!(p, Plan::Zero)), Ordering::Relaxed);
-        c.duplicate.fetch_add(n(|p| matches!(p, Plan::Known(_) | Plan::Twin(_))), Ordering::Relaxed);
+        let all = self.plans.len() as u64;
+        let zero = self.plans.iter().filter(|p| matches!(p, Plan::Zero)).count() as u64;
+        c.written.fetch_add(all, Ordering::Relaxed);
+        c.zero.fetch_add(zero, Ordering::Relaxed);
+        // Also those that were found only when they were published.
+        c.duplicate.fetch_add(all - zero - self.stored, Ordering::Relaxed);
     }
 
     /// One attempt, under the lock.
@@ -389,6 +394,7 @@ impl Chunk {
             }
         }
         self.ids.drain(..new.len());
+        self.stored = new.len() as u64;
         state.log.journal(&journal);
         Ok(Published::In(state.log.last()))
     }

@@ -38,11 +38,14 @@ pub struct Device {
     /// Payload is kept, too.
     pub whole: bool,
     pub counts: Counts,
+    /// Processor time of the device itself, which is none of the engine's.
+    spent: Duration,
     ended: VecDeque<(IoOp, Result<u32, i32>)>,
 }
 
 impl Ring for Device {
     fn submit(&mut self, mut op: IoOp) -> Result<(), IoOp> {
+        let begun = processor();
         let result = match op.kind {
             IoKind::Write { .. } => self.write(&op),
             IoKind::Read => {
@@ -53,6 +56,7 @@ impl Ring for Device {
             IoKind::Sync => Ok(0),
             IoKind::PunchHole { .. } | IoKind::ZeroRange { .. } => execute(&mut op),
         };
+        self.spent += processor() - begun;
         self.ended.push_back((op, result));
         Ok(())
     }
@@ -103,7 +107,7 @@ pub struct Thread {
     woken: Arc<Woken>,
     remote: Arc<dyn Remote>,
     over: Vec<(Tag, Outcome)>,
-    /// The longest step, in processor time, since it was last asked.
+    /// The longest step, in processor time without the device's, since it was last asked.
     longest: Duration,
 }
 
@@ -116,7 +120,13 @@ pub fn processor() -> Duration {
 impl Thread {
     pub fn new(file: File) -> Thread {
         let woken = Arc::new(Woken(Mutex::default()));
-        let device = Device { file, whole: false, counts: Counts::default(), ended: VecDeque::new() };
+        let device = Device {
+            file,
+            whole: false,
+            counts: Counts::default(),
+            spent: Duration::ZERO,
+            ended: VecDeque::new(),
+        };
         Thread {
             device,
             done: Completions::default(),
@@ -166,7 +176,8 @@ impl Thread {
 
     fn step(&mut self, before: &mut Duration) {
         let now = processor();
-        self.longest = self.longest.max(now - *before);
+        let device = std::mem::take(&mut self.device.spent);
+        self.longest = self.longest.max((now - *before).saturating_sub(device));
         *before = now;
     }
 

@@ -422,7 +422,7 @@ impl Bench {
 
     fn recovery(&mut self) {
         self.thread.device.whole = true;
-        for mib in [64, 256, 900] {
+        for mib in [64, 256, 768] {
             let own = self.pool().clone();
             self.thread.wait(|port| async move { own.checkpoint(&port).await }).expect("a checkpoint");
             let before = self.pool().status();
