@@ -164,7 +164,8 @@ impl Steward<'_> {
             if state.steward.calls != calls {
                 return;
             }
-            state.space.exhausted = true;
+            // True for those who wait now for room in the log: whoever comes later has it looked at again.
+            state.space.exhausted = pressed(&state);
             state.steward.waiter = Some(self.port.waiter(ticket));
             std::mem::take(&mut state.room)
         };
@@ -185,6 +186,15 @@ fn checkpoint_due(inner: &Inner, state: &State) -> bool {
         || state.tables.dirty().checkpoint_due()
         || state.steward.cleaned.len() >= CLEANED_AT_ONCE
         || short && changed
+        // Segments that the last checkpoint freed came too late to be reserved by it; those who wait change nothing.
+        || pressed(state)
+            && state.tables.free_segments() > state.space.checkpoint_segments
+            && state.log.reserved.len() < inner.reserve_segments(state.tables.geometry().segments)
+}
+
+/// Whether somebody waits for room in the log itself, and not only in the open batch.
+fn pressed(state: &State) -> bool {
+    !state.room.is_empty() && state.log.space() <= state.space.log_reserve
 }
 
 /// Segments that are cleaned before a checkpoint makes them free.
@@ -194,7 +204,7 @@ const CLEANED_AT_ONCE: usize = 8;
 fn low(state: &State) -> bool {
     let segments = state.tables.geometry().segments;
     let free = state.tables.free_segments() + state.log.reserved.len() as u32;
-    free < (segments / 8).max(state.space.checkpoint_segments + 6)
+    pressed(state) || free < (segments / 8).max(state.space.checkpoint_segments + 6)
 }
 
 /// The segment whose cleaning gains most, if any gains enough.
