@@ -44,11 +44,14 @@ pub(crate) async fn run(inner: Arc<Inner>, port: Port) {
     inner.lock().steward.runs = true;
     let mut steward = Steward { inner: &inner, port: &port, cleaning: None, reaper: Reaper::default() };
     loop {
-        let calls = inner.lock().steward.calls;
+        let (calls, knew) = {
+            let state = inner.lock();
+            (state.steward.calls, pressed(&state))
+        };
         match steward.turn().await {
             Turn::Did => port.pause().await,
             Turn::End => break,
-            Turn::Nothing => steward.rest(calls).await,
+            Turn::Nothing => steward.rest(calls, knew).await,
         }
     }
     let waiters = {
@@ -156,12 +159,14 @@ impl Steward<'_> {
         }
     }
 
-    /// Rests until it is called. Who waits for room is told that none can be made.
-    async fn rest(&mut self, calls: u64) {
+    /// Rests until it is called. Who waits for room is told that none can be made; `knew` says whether the last turn, which
+    /// came to nothing, knew that somebody waits.
+    async fn rest(&mut self, calls: u64, knew: bool) {
         let ticket = self.port.ticket();
         let waiters = {
             let mut state = self.inner.lock();
-            if state.steward.calls != calls {
+            // Who began to wait during the last turn, and is about to call, was not looked at by it.
+            if state.steward.calls != calls || pressed(&state) && !knew {
                 return;
             }
             // True for those who wait now for room in the log: whoever comes later has it looked at again.
