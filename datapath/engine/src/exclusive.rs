@@ -1,7 +1,8 @@
 //! What the deletion of a volume would give back.
 
 use crate::error::ChangeError;
-use crate::pool::{Pool, named};
+use crate::pool::Pool;
+use crate::volumes::named;
 use caisson_tables::Exclusive;
 use caisson_task::Port;
 

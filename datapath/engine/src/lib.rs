@@ -40,6 +40,7 @@ mod steps;
 mod steward;
 mod summary;
 mod volume;
+mod volumes;
 mod walk;
 mod work;
 mod write;

@@ -49,7 +49,10 @@ impl Manage for Managed {
     fn resize(&self, blocks: u64) -> Result<(), ManageError> {
         let bytes = blocks.checked_shl(self.shared.shape().shift).filter(|&bytes| bytes > 0);
         let bytes = bytes.ok_or(ManageError::Size { blocks })?;
-        let (pool, name) = (self.pool.clone(), self.name.clone());
+        // By its number: it may have been renamed.
+        let name = self.pool.0.lock().tables.volume(self.shared.id).map(|v| v.name.clone());
+        let name = name.ok_or_else(|| failed(ChangeError::NoVolume(self.name.clone())))?;
+        let pool = self.pool.clone();
         let resized = self.host.run(move |port| async move { pool.resize_volume(&port, &name, bytes).await });
         resized.map_err(|error| match error {
             ChangeError::Size { .. } => ManageError::Size { blocks },

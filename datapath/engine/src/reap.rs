@@ -2,9 +2,9 @@
 
 use crate::error::ChangeError;
 use crate::map::unmap;
-use crate::pool::publish;
 use crate::space::Who;
 use crate::state::Inner;
+use crate::volumes::publish;
 use caisson_tables::{VolumeChange, VolumeId};
 use caisson_task::Port;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use crate::checkpoint::{Failure, checkpoint};
 use crate::clean::{Cleaning, Step};
 use crate::reap::{self, Reaper};
 use crate::state::{Inner, State};
-use caisson_tables::Victim;
+use caisson_tables::{SegmentState, Victim};
 use caisson_task::{Port, Waiter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,13 +44,23 @@ impl Stewardship {
 pub(crate) async fn run(inner: Arc<Inner>, port: Port) {
     inner.lock().steward.runs = true;
     crate::chores::start(&inner, &port).await;
-    let mut steward = Steward { inner: &inner, port: &port, cleaning: None, reaper: Reaper::default() };
+    let mut steward = Steward {
+        inner: &inner,
+        port: &port,
+        cleaning: None,
+        reaper: Reaper::default(),
+        round: None,
+        barren: None,
+    };
     loop {
-        let calls = inner.lock().steward.calls;
+        let (calls, knew) = {
+            let state = inner.lock();
+            (state.steward.calls, pressed(&state))
+        };
         match steward.turn().await {
             Turn::Did => port.pause().await,
             Turn::End => break,
-            Turn::Nothing => steward.rest(calls).await,
+            Turn::Nothing => steward.rest(calls, knew).await,
         }
     }
     let waiters = {
@@ -75,6 +85,10 @@ struct Steward<'a> {
     port: &'a Port,
     cleaning: Option<Cleaning>,
     reaper: Reaper,
+    /// How many segments were in use when the cleaning since the last checkpoint began.
+    round: Option<usize>,
+    /// What hosts had done when a round of cleaning gained nothing: until they do more, another would not either.
+    barren: Option<(u64, u64)>,
 }
 
 impl Steward<'_> {
@@ -109,6 +123,7 @@ impl Steward<'_> {
     async fn checkpoint(&mut self) -> Turn {
         match checkpoint(self.inner, self.port, false).await {
             Ok(()) => {
+                self.judge_round().await;
                 let mut guard = self.inner.lock();
                 let State { tables, steward, .. } = &mut *guard;
                 steward.wanted = false;
@@ -129,9 +144,47 @@ impl Steward<'_> {
         }
     }
 
+    /// A figure that changes with whatever hosts write or give back.
+    fn done_by_hosts(&self) -> (u64, u64) {
+        let written = self.inner.counters.written.load(Ordering::Relaxed);
+        (written, self.inner.lock().tables.stats().references)
+    }
+
+    /// Segments that hold something, or may.
+    async fn segments_in_use(&self) -> usize {
+        let (mut from, mut used) = (0, 0);
+        loop {
+            {
+                let state = self.inner.lock();
+                let segments = state.tables.geometry().segments;
+                let to = segments.min(from + SEGMENTS_AT_ONCE);
+                used += (from..to).filter(|&n| state.tables.segment(n).state == SegmentState::Closed).count();
+                if to == segments {
+                    return used;
+                }
+                from = to;
+            }
+            self.port.pause().await;
+        }
+    }
+
+    /// After a checkpoint: whether the cleaning before it was worth anything.
+    async fn judge_round(&mut self) {
+        if let Some(before) = self.round.take() {
+            let now = self.segments_in_use().await;
+            self.barren = (now >= before).then(|| self.done_by_hosts());
+        }
+    }
+
     /// Cleans a little. `None` when there is nothing to be gained.
     async fn clean(&mut self) -> Option<Turn> {
         if self.cleaning.is_none() {
+            if self.barren == Some(self.done_by_hosts()) {
+                return None;
+            }
+            if self.round.is_none() {
+                self.round = Some(self.segments_in_use().await);
+            }
             let victim = self.best().await?;
             self.cleaning = Some(Cleaning::new(self.inner, victim.segment));
         }
@@ -188,16 +241,18 @@ impl Steward<'_> {
         }
     }
 
-    /// Rests until it is called. Who waits for room is told that none can be made.
-    async fn rest(&mut self, calls: u64) {
+    /// Rests until it is called. Who waits for room is told that none can be made; `knew` says whether the last turn, which
+    /// came to nothing, knew that somebody waits.
+    async fn rest(&mut self, calls: u64, knew: bool) {
         let ticket = self.port.ticket();
         let waiters = {
             let mut state = self.inner.lock();
-            if state.steward.calls != calls {
+            // Who began to wait during the last turn, and is about to call, was not looked at by it.
+            if state.steward.calls != calls || pressed(&state) && !knew {
                 return;
             }
-            // True for those who wait now: whoever comes later has it looked at again.
-            state.space.exhausted = !state.room.is_empty();
+            // True for those who wait now for room in the log: whoever comes later has it looked at again.
+            state.space.exhausted = pressed(&state);
             state.steward.waiter = Some(self.port.waiter(ticket));
             std::mem::take(&mut state.room)
         };
@@ -220,6 +275,15 @@ pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
         || state.tables.dirty().checkpoint_due()
         || state.steward.cleaned.len() >= CLEANED_AT_ONCE
         || short && changed
+        // Segments that the last checkpoint freed came too late to be reserved by it; those who wait change nothing.
+        || pressed(state)
+            && state.tables.free_segments() > state.space.checkpoint_segments
+            && state.log.reserved.len() < inner.reserve_segments(state.tables.geometry().segments)
+}
+
+/// Whether somebody waits for room in the log itself, and not only in the open batch.
+fn pressed(state: &State) -> bool {
+    !state.room.is_empty() && state.log.space() <= state.space.log_reserve
 }
 
 /// Segments that are cleaned before a checkpoint makes them free.
@@ -229,5 +293,5 @@ const CLEANED_AT_ONCE: usize = 8;
 pub(crate) fn low(state: &State) -> bool {
     let segments = state.tables.geometry().segments;
     let free = state.tables.free_segments() + state.log.reserved.len() as u32;
-    free < (segments / 8).max(state.space.checkpoint_segments + 6)
+    pressed(state) || free < (segments / 8).max(state.space.checkpoint_segments + 6)
 }

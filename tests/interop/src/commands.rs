@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn export_names_store_and_addresses() {
         let export = Export { store: Store::Memory, ..Export::new(0, 1 << 20, 512) };
-        let words = super::export(&export, Path::new("/s"), "10.0.0.1:4420", Some("10.0.0.1:8009"), None).join(" ");
+        let words =
+            super::export(&export, Path::new("/s"), "10.0.0.1:4420", Some("10.0.0.1:8009"), None).join(" ");
         assert!(
             words.starts_with(
                 "export ram:1048576 --listen tcp://10.0.0.1:4420 --discovery tcp://10.0.0.1:8009"

@@ -8,7 +8,14 @@ use caisson_interop::suite::run;
 const MIB: u64 = 1 << 20;
 
 fn scenario(suite: &'static str, exports: Vec<Export>) -> Scenario {
-    Scenario { suite, name: suite, mode: Mode::Export, exports, restricted: false, limit: Duration::from_secs(240) }
+    Scenario {
+        suite,
+        name: suite,
+        mode: Mode::Export,
+        exports,
+        restricted: false,
+        limit: Duration::from_secs(240),
+    }
 }
 
 #[test]
