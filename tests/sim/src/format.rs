@@ -93,9 +93,9 @@ pub fn without_payload(front: u64) -> Keep {
         let prefix = bytes.get(..PREFIX).map(decode_prefix);
         match prefix {
             Some(Ok(prefix)) if at >= front && prefix.kind == BatchKind::Log => {
-                vec![0..(prefix.header as usize).min(bytes.len())]
+                std::iter::once(0..(prefix.header as usize).min(bytes.len())).collect()
             }
-            _ => vec![0..bytes.len()],
+            _ => std::iter::once(0..bytes.len()).collect(),
         }
     })
 }

@@ -255,11 +255,10 @@ impl Model {
             let Some(v) = self.volumes.get_mut(&volume) else { continue };
             let durable = ok && (fua || v.write_through);
             let block = &mut v.blocks[lba as usize];
-            let mut at = 0;
-            for w in block.writes.iter_mut().filter(|w| w.id == id && w.end.is_none()) {
+            let own = block.writes.iter_mut().filter(|w| w.id == id && w.end.is_none());
+            for (at, w) in own.enumerate() {
                 (w.end, w.ok, w.durable) = (Some(now), ok, durable);
                 let set = values.get(at).cloned().unwrap_or_default();
-                at += 1;
                 block.acts.push(linear::Op {
                     start,
                     end: now,

@@ -213,7 +213,7 @@ impl Writer {
         let fua = self.rng.below(8) == 0;
         let command = command(op::WRITE, self.from + first, blocks).with(Data::Out(data));
         // Bit 30 of dword 12 is FUA.
-        let command = if fua { command.dword(12, blocks as u32 - 1 | 1 << 30) } else { command };
+        let command = if fua { command.dword(12, (blocks as u32 - 1) | (1 << 30)) } else { command };
         Some((command, Sent::Write { first, versions, fua }))
     }
 

@@ -40,7 +40,7 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             (plan.lives, plan.steps, plan.distance) = (8, plan.steps.min(80), Some(96 << 10));
         }
         // It takes snapshots, and what a check counts.
-        Bug::LostOnShadow | Bug::LostDecrement | Bug::NotSettled => {
+        Bug::LostOnShadow | Bug::LostDecrement => {
             honest(&mut plan);
             plan.manage = 120;
         }

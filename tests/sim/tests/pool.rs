@@ -18,3 +18,12 @@ fn a_seed_replays_exactly() {
         assert_eq!(run(), run(), "seed {seed}");
     }
 }
+
+/// Pools whose disks are too small for their volumes. For nights: `CAISSON_TIGHT` is how many seeds.
+#[test]
+fn small_pools_follow_the_model() {
+    let seeds = std::env::var("CAISSON_TIGHT").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    if let Err(failure) = run_seeds(0..seeds, Plan::tight, Simulated::new) {
+        panic!("{failure}");
+    }
+}

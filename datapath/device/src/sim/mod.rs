@@ -53,4 +53,5 @@ impl Rng {
 }
 
 #[cfg(test)]
+#[path = "disk_tests.rs"]
 mod tests;

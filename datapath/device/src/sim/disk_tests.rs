@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 
 const ALIGN: Alignment = Alignment { memory: 1, offset: 512 };
 
+type End = (u64, BufList, Result<(), StoreError>);
+
 #[derive(Default)]
-struct Ends(Mutex<Vec<(u64, BufList, Result<(), StoreError>)>>);
+struct Ends(Mutex<Vec<End>>);
 
 impl Client for Ends {
     fn finished(self: Arc<Self>, _: &mut Cx<'_>, token: u64, bufs: BufList, result: Result<(), StoreError>) {
@@ -99,7 +101,11 @@ fn old_contents_come_back_and_images_too() {
 #[test]
 fn a_synthetic_disk_keeps_what_it_is_told_to() {
     let heads: Keep =
-        Box::new(|at, bytes| if at == 0 { vec![0..bytes.len()] } else { vec![0..100, 5000..5001] });
+        Box::new(
+            |at, bytes| {
+                if at == 0 { std::iter::once(0..bytes.len()).collect() } else { vec![0..100, 5000..5001] }
+            },
+        );
     let disk = SimDisk::synthetic(1 << 50, ALIGN, heads);
     let (store, mut t) = (disk.store(), SimThread::new(&disk));
     write(&store, &mut t, 0, 1, 8192);
