@@ -6,6 +6,9 @@ use caisson_device::threaded::{self, ThreadRing};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 
+/// How long a turn waits for something to do.
+const MOMENT: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// What a thread is woken for.
 #[derive(Default)]
 struct Queue {
@@ -102,12 +105,13 @@ impl Plane {
         std::mem::take(&mut self.over)
     }
 
-    fn turn(&mut self) {
+    /// One turn, after a moment where there is nothing to do.
+    pub fn turn(&mut self) {
         let at_once = matches!(&self.device, Device::Inline(over) if !over.is_empty());
         let wakes = {
             let idle = |q: &mut Queue| !at_once && q.wakes.is_empty() && !q.reap;
             let queue = self.mailbox.queue.lock().unwrap();
-            let mut queue = self.mailbox.news.wait_while(queue, idle).unwrap();
+            let (mut queue, _) = self.mailbox.news.wait_timeout_while(queue, MOMENT, idle).unwrap();
             queue.reap = false;
             std::mem::take(&mut queue.wakes)
         };
