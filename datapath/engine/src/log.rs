@@ -79,6 +79,7 @@ pub(crate) struct Closed {
 /// A batch that is being written.
 struct Flying {
     sequence: u64,
+    segment: u32,
     load: Arc<Load>,
     written: bool,
 }
@@ -245,7 +246,12 @@ impl Log {
         if !prints.is_empty() {
             index.insert(at, &prints);
         }
-        self.flying.push_back(Flying { sequence: batch, load: Arc::clone(&load), written: false });
+        self.flying.push_back(Flying {
+            sequence: batch,
+            segment: tail.segment,
+            load: Arc::clone(&load),
+            written: false,
+        });
         let at = At { opening: self.opening, sequence: tail.sequence, offset: tail.offset };
         let stamp = Stamp { kind: BatchKind::Log, batch, epoch: POOL_EPOCH, segment: tail.segment, at };
         Some(Closed { load, plan, stamp, out })
@@ -299,6 +305,11 @@ impl Log {
                 self.spare.push(load);
             }
         }
+    }
+
+    /// Whether a batch is being written to a segment, or may be.
+    pub(crate) fn writes_to(&self, segment: u32) -> bool {
+        self.flying.iter().any(|f| f.segment == segment)
     }
 
     /// Adds somebody who waits until batch `sequence` is durable.

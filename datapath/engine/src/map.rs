@@ -78,7 +78,7 @@ async fn each(
         let ticket = port.ticket();
         let tried = inner.with(port, |state| {
             let room = if state.log.has_room(inner.batch_target) {
-                state.space.admit_deletion(&state.log)
+                state.space.admit_deletion(&state.log, who)
             } else {
                 Admit::Wait
             };

@@ -35,6 +35,9 @@ pub(crate) enum Who {
     Steward,
 }
 
+/// Fewer segments than this make a small pool.
+const SMALL: u32 = 512;
+
 /// Whether a write is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admit {
@@ -52,10 +55,12 @@ impl Space {
         let size = u64::from(segment_size);
         let checkpoint_segments = (segments / 32).max(4);
         let cleaner = (segments / 32).max(6);
-        let usable = u64::from(segments.saturating_sub(checkpoint_segments + cleaner)) * size;
+        let usable = u64::from(segments.saturating_sub((checkpoint_segments + cleaner).max(16))) * size;
+        // In a small pool a checkpoint takes a larger share of what a round of cleaning gains.
+        let small = segments < SMALL;
         Space {
-            limit: usable / 16 * 15,
-            hard: usable / 32 * 31,
+            limit: usable / 16 * if small { 13 } else { 15 },
+            hard: usable / 32 * if small { 28 } else { 31 },
             log_reserve: 4 * size,
             deletion_reserve: 3 * size,
             cleaner_reserve: size,
@@ -88,8 +93,13 @@ impl Space {
     }
 
     /// Whether what only gives space back is taken.
-    pub(crate) fn admit_deletion(&self, log: &Log) -> Admit {
-        if log.space() > self.deletion_reserve {
+    pub(crate) fn admit_deletion(&self, log: &Log, who: Who) -> Admit {
+        let reserve = match who {
+            Who::Anybody => self.deletion_reserve,
+            // What it deletes makes room for everybody.
+            Who::Steward => self.cleaner_reserve,
+        };
+        if log.space() > reserve {
             Admit::Go
         } else if self.exhausted {
             Admit::Full

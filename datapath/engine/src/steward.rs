@@ -110,6 +110,8 @@ impl Steward<'_> {
             match self.reaper.step(self.inner, self.port, volume).await {
                 Ok(_) => return Turn::Did,
                 Err(_) if self.inner.fault().is_some() => return Turn::End,
+                // What the last checkpoint freed, the next one gives to the log.
+                Err(_) if self.log_may_grow() => return self.checkpoint().await,
                 Err(error) => tracing::warn!("the deletion of volume {} is put off: {error}", volume.0),
             }
         }
@@ -142,6 +144,13 @@ impl Steward<'_> {
             }
             Err(Failure::Failed(_)) => Turn::End,
         }
+    }
+
+    /// Whether a checkpoint would give more segments to a log that is nearly at its end.
+    fn log_may_grow(&self) -> bool {
+        let state = self.inner.lock();
+        state.log.space() <= state.space.log_reserve
+            && state.tables.free_segments() > state.space.kept_for_checkpoints(&state.log)
     }
 
     /// A figure that changes with whatever hosts write or give back.
@@ -200,7 +209,10 @@ impl Steward<'_> {
                 Some(Turn::Did)
             }
             Step::NoRoom => {
-                let turn = self.checkpoint().await;
+                let mut turn = self.checkpoint().await;
+                if matches!(turn, Turn::Did) && self.log_may_grow() {
+                    turn = self.checkpoint().await;
+                }
                 let room = {
                     let state = self.inner.lock();
                     state.log.space() > state.space.cleaner_reserve
@@ -224,7 +236,9 @@ impl Steward<'_> {
                 }
                 let known = |v: &Victim| {
                     let name = (v.segment, v.sequence);
-                    state.steward.hurt.contains(&name) || state.steward.cleaned.contains(&name)
+                    state.steward.hurt.contains(&name)
+                        || state.steward.cleaned.contains(&name)
+                        || state.log.writes_to(v.segment)
                 };
                 let some = from..geometry.segments.min(from + SEGMENTS_AT_ONCE);
                 let victims = state.tables.victims(some, CLEANED_AT_ONCE * 4);

@@ -188,7 +188,7 @@ pub(crate) async fn publish(
                 state.room.push(port.waiter(ticket));
                 return Ok(None);
             }
-            match state.space.admit_deletion(&state.log) {
+            match state.space.admit_deletion(&state.log, who) {
                 Admit::Go => {}
                 Admit::Wait if who == Who::Anybody => {
                     state.room.push(port.waiter(ticket));
