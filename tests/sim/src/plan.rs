@@ -157,6 +157,8 @@ impl Plan {
         let mut plan = Plan::of(seed);
         let mut rng = Rng::new(seed ^ 0xBAD_CAFE);
         plan.manage = 0;
+        // What a plain volume keeps beside its disk is not put back with an old copy of that.
+        plan.rollback = false;
         plan.lies = Lies::default();
         if plan.weather == Weather::Lying {
             plan.weather = Weather::Honest;
