@@ -65,7 +65,7 @@ pub struct Port {
     task: Weak<Task>,
 }
 
-/// A promise to be woken: give [`Ticket::waiter`] to whoever has the news, then [`Port::parked`].
+/// A promise to be woken: give [`Port::waiter`] to whoever has the news, then [`Port::parked`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 

@@ -1,6 +1,6 @@
 //! Key providers: what holds root keys, and wraps and unwraps pools' secrets with them.
 //!
-//! Owns the sealed key file ([`SealedFile`]), its form on disk ([`format`]), and where its passphrase comes from
+//! Owns the sealed key file ([`SealedFile`]), its form on disk ([`mod@format`]), and where its passphrase comes from
 //! ([`PassphraseSource`]). PKCS#11, TPM 2.0 and KMIP stand beside it when they come.
 //!
 //! It must never write a root key or a passphrase anywhere in the clear, and never ask a provider in a loop: a wrong passphrase

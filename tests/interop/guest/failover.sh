@@ -8,9 +8,13 @@ arrives() { B=$(device 0); }
 check device arrives
 
 # Slow enough to be under way at both kills, and to be done soon after.
-fio --name=failover --filename="$B" --ioengine=libaio --direct=1 --rw=randwrite --bs=16k --size=16M --iodepth=16 \
-    --rate_iops=64 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_dump=0 --randrepeat=0 --randseed=7 \
-    >/tmp/fio.log 2>&1 &
+# fio's processes talk over pipes, and one was once ended by SIGPIPE: without the signal, it goes on.
+(
+    trap '' PIPE
+    exec fio --name=failover --filename="$B" --ioengine=libaio --direct=1 --rw=randwrite --bs=16k --size=16M --iodepth=16 \
+        --rate_iops=64 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_dump=0 --randrepeat=0 --randseed=7 \
+        >/tmp/fio.log 2>&1
+) &
 job=$!
 running() { kill -0 $job; }
 for n in 1 2; do
