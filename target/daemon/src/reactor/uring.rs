@@ -74,6 +74,9 @@ struct DeviceSlot {
     iov: Vec<Iov>,
 }
 
+/// Turns after which a flag that is not believed is tried again.
+const DOUBT_TURNS: u32 = 16;
+
 pub(crate) struct Uring {
     // First, so that it is closed before the memory that it was lent goes.
     ring: IoUring,
@@ -94,6 +97,8 @@ pub(crate) struct Uring {
     bell_armed: bool,
     /// The kernel's flag for deferred work is not to be believed, see [`Uring::entered`].
     stale: bool,
+    /// Turns since the kernel was entered, while the flag is not believed.
+    unbelieved: u32,
     /// The ring has brought bytes in this turn.
     brought: bool,
     /// Listeners that wait for descriptors to come free, and until when.
@@ -136,6 +141,7 @@ impl Uring {
             hot_buf: None,
             bell_armed: false,
             stale: false,
+            unbelieved: 0,
             brought: false,
             resting: Vec::new(),
             rest_until: Instant::now(),
@@ -327,16 +333,26 @@ impl Uring {
     /// Whether entering the kernel would bring something.
     fn due(&mut self) -> bool {
         let stale = self.stale;
-        !self.ring.completion().is_empty() || {
-            let sq = self.ring.submission();
-            !sq.is_empty() || (sq.taskrun() && !stale) || sq.cq_overflow()
-        }
+        !self.ring.completion().is_empty()
+            || {
+                let sq = self.ring.submission();
+                !sq.is_empty() || (sq.taskrun() && !stale) || sq.cq_overflow()
+            }
+            || self.doubtful()
+    }
+
+    /// A thread that is busy does not sleep, so now and then it looks although the flag is not believed: what has come since
+    /// would otherwise wait until the others pause.
+    fn doubtful(&mut self) -> bool {
+        self.unbelieved += u32::from(self.stale);
+        self.unbelieved >= DOUBT_TURNS
     }
 
     /// After entering the kernel: whether its flag for deferred work can be believed. Work that is added while the kernel
     /// runs earlier work is run with it, but leaves the flag behind; believed, that would keep the thread awake until
     /// something happens. What comes while the flag is not believed is met by the next sleep, which looks at the work itself.
     fn entered(&mut self) {
+        self.unbelieved = 0;
         self.stale = self.ring.completion().is_empty() && self.ring.submission().taskrun();
     }
 
