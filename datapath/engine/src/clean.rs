@@ -200,5 +200,5 @@ enum Moved {
 fn push(state: &mut State, id: BlockId, place: Place, record: &Record, plain: &[u8]) {
     debug_assert!(record.domain == TENANT && record.epoch <= POOL_EPOCH);
     let from = Some(Spot { segment: place.segment, offset: place.offset });
-    state.log.push_moved(id, Record { from, ..*record }, plain);
+    state.log.push(id, Record { from, ..*record }, plain);
 }

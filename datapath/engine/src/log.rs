@@ -157,11 +157,6 @@ impl Log {
         self.open.push(record, payload);
     }
 
-    /// Adds a block that the cleaner moves.
-    pub(crate) fn push_moved(&mut self, id: BlockId, record: Record, payload: &[u8]) {
-        self.push(id, record, payload);
-    }
-
     /// Goes on behind batch `last`, in a new opening.
     pub(crate) fn begin(&mut self, opening: u32, last: u64) {
         assert!(self.open.is_empty() && self.flying.is_empty() && self.tail.is_none(), "a log begins once");

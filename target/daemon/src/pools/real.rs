@@ -13,7 +13,7 @@ use caisson_engine::{
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::{DEFAULT_DOMAIN, KeySlot, PoolSecrets, Wrapped};
-use caisson_volume::{Manage, ManageError, Opened};
+use caisson_volume::Opened;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -311,11 +311,7 @@ impl PoolHandle for Handle {
 
     fn volume(&self, name: &str) -> Result<Opened, Refusal> {
         let host = self.host()?;
-        let id = self.pool.volume(name).map_err(|e| of_change(&e))?.id();
-        let opened = self.pool.opened(&host, name).map_err(|e| of_change(&e))?;
-        let manage =
-            Named { pool: self.pool.clone(), host: Arc::downgrade(&host), id, manage: opened.manage };
-        Ok(Opened { volume: opened.volume, manage: Arc::new(manage) })
+        self.pool.opened(&host, name).map_err(|e| of_change(&e))
     }
 
     fn create(&self, record: &Record) -> Result<(), Refusal> {
@@ -454,35 +450,5 @@ fn scrub(s: &ScrubStatus) -> Scrub {
         percent: s.percent,
         lost_blocks: s.hurt_blocks,
         problems,
-    }
-}
-
-/// Management of a volume, by the name that it has at the time.
-struct Named {
-    pool: Pool,
-    host: std::sync::Weak<Host>,
-    id: VolumeId,
-    manage: Arc<dyn Manage>,
-}
-
-impl Manage for Named {
-    fn resize(&self, blocks: u64) -> Result<(), ManageError> {
-        let gone = || ManageError::Store(std::io::Error::other("the volume is gone"));
-        let host = self.host.upgrade().ok_or_else(gone)?;
-        let volume = self.pool.status().volumes.into_iter().find(|v| v.id == self.id).ok_or_else(gone)?;
-        let opened = self.pool.opened(&host, &volume.name);
-        opened.map_err(|e| ManageError::Store(std::io::Error::other(e)))?.manage.resize(blocks)
-    }
-
-    fn sync(&self) -> Result<(), ManageError> {
-        self.manage.sync()
-    }
-
-    fn close(&self) -> Result<(), ManageError> {
-        self.manage.close()
-    }
-
-    fn in_flight(&self) -> u64 {
-        self.manage.in_flight()
     }
 }
