@@ -6,8 +6,10 @@
 //! It must never do I/O, decide that two blocks are the same from a prefix, or let key bytes out.
 
 mod key;
+mod many;
 
 pub use key::FingerprintKey;
+pub use many::{BLOCK, LANES};
 
 use std::fmt;
 
