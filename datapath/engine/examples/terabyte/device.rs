@@ -1,23 +1,20 @@
-//! A device that is larger than the machine: a sparse file, in which payload is not kept.
+//! A device that is larger than the machine, in which payload is not kept.
 //!
 //! Of a batch of the log it keeps the header (summary and changes); checkpoints and superblocks it keeps whole. So all
 //! metadata is real and is read back as it was written, while a block of payload is only there where it was asked for.
 
+use crate::kept::{Kept, PAGE};
 use caisson_block::{
     Completions, Cx, IoKind, IoOp, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume,
 };
-use caisson_device::{execute, threaded};
+use caisson_device::threaded;
 use caisson_log::{BatchKind, PREFIX, decode_prefix};
 use caisson_task::{Port, Task};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::future::Future;
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-const PAGE: usize = 4096;
-const EIO: i32 = 5;
 
 /// What went through the device.
 #[derive(Clone, Copy, Default)]
@@ -34,7 +31,7 @@ pub struct Counts {
 
 /// Does each operation at once, on the thread that submits it.
 pub struct Device {
-    file: File,
+    kept: Kept,
     /// Payload is kept, too.
     pub whole: bool,
     pub counts: Counts,
@@ -44,17 +41,17 @@ pub struct Device {
 }
 
 impl Ring for Device {
-    fn submit(&mut self, mut op: IoOp) -> Result<(), IoOp> {
+    fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
         let begun = processor();
         let result = match op.kind {
             IoKind::Write { .. } => self.write(&op),
             IoKind::Read => {
                 self.counts.reads += 1;
                 self.counts.read_bytes += op.bufs.len() as u64;
-                execute(&mut op)
+                self.kept.read(&op)
             }
             IoKind::Sync => Ok(0),
-            IoKind::PunchHole { .. } | IoKind::ZeroRange { .. } => execute(&mut op),
+            IoKind::PunchHole { len } | IoKind::ZeroRange { len } => self.kept.forget(op.offset, len),
         };
         self.spent += processor() - begun;
         self.ended.push_back((op, result));
@@ -64,30 +61,24 @@ impl Ring for Device {
 
 impl Device {
     fn write(&mut self, op: &IoOp) -> Result<u32, i32> {
-        let all;
-        let bytes: &[u8] = match op.bufs.parts() {
-            [one] => one,
-            _ => {
-                all = op.bufs.to_vec();
-                &all
-            }
-        };
-        self.counts.written += bytes.len() as u64;
-        let prefix = bytes.get(..PREFIX).and_then(|b| decode_prefix(b).ok());
-        let mut keep = bytes.len();
+        let len = op.bufs.len();
+        self.counts.written += len as u64;
+        let mut front = [0; PREFIX];
+        let prefix =
+            if op.bufs.copy_out(0, &mut front) == PREFIX { decode_prefix(&front).ok() } else { None };
+        let mut keep = len;
         match prefix {
             Some(prefix) if prefix.kind == BatchKind::Log => {
                 self.counts.batches += 1;
                 self.counts.headers += u64::from(prefix.header);
                 if !self.whole {
-                    keep = (prefix.header as usize).next_multiple_of(PAGE).min(bytes.len());
+                    keep = (prefix.header as usize).next_multiple_of(PAGE).min(len);
                 }
             }
-            Some(_) => self.counts.checkpoints += bytes.len() as u64,
-            None => self.counts.superblocks += bytes.len() as u64,
+            Some(_) => self.counts.checkpoints += len as u64,
+            None => self.counts.superblocks += len as u64,
         }
-        let done = self.file.write_all_at(&bytes[..keep], op.offset);
-        done.map(|()| bytes.len() as u32).map_err(|e| e.raw_os_error().unwrap_or(EIO))
+        self.kept.write(op, keep).map(|()| len as u32)
     }
 }
 
@@ -118,10 +109,11 @@ pub fn processor() -> Duration {
 }
 
 impl Thread {
-    pub fn new(file: File) -> Thread {
+    /// One on the device at `path`.
+    pub fn new(path: &Path) -> Thread {
         let woken = Arc::new(Woken(Mutex::default()));
         let device = Device {
-            file,
+            kept: Kept::open(path),
             whole: false,
             counts: Counts::default(),
             spent: Duration::ZERO,
