@@ -41,7 +41,8 @@ pub struct Cli {
     /// The management socket: of the target to talk to, or for `export`, `serve` and `quickstart` to open
     ///
     /// Without it, commands look at $CAISSON_SOCKET, ./caisson-data/caisson.sock, /run/caisson/caisson.sock,
-    /// /var/lib/caisson/caisson.sock and $XDG_RUNTIME_DIR/caisson.sock, in this order.
+    /// /var/lib/caisson/caisson.sock and $XDG_RUNTIME_DIR/caisson.sock, in this order. `export` opens the first of them, or
+    /// the one in /run (as root) or in $XDG_RUNTIME_DIR, where no other target has it.
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// What to do

@@ -4,6 +4,7 @@ use crate::args::{ExportArgs, LogArgs, PollMode, Running, ServeArgs, ServicesArg
 use crate::failure::Failure;
 use crate::host::{self, Hint};
 use crate::output::line;
+use crate::remote::SOCKET_VARIABLE;
 use caisson_daemon::config::Config;
 use caisson_daemon::config::settings::{DEFAULT_SPIN, Log, Polling, Settings};
 use caisson_daemon::daemon::{Daemon, Start, StartError, serve, start_reactors};
@@ -227,6 +228,17 @@ fn export_objects(args: &ExportArgs, pool: Option<model::Pool>, v: Volume) -> (S
     (nqn, items.into_iter().map(|i| (i.key(), i)).collect())
 }
 
+/// The socket that `export` opens where none is named and nobody has it: one that other commands look at by themselves.
+fn usual_socket() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(SOCKET_VARIABLE) {
+        return Some(path.into());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Some("/run/caisson/caisson.sock".into());
+    }
+    std::env::var_os("XDG_RUNTIME_DIR").map(|folder| Path::new(&folder).join("caisson.sock"))
+}
+
 /// Runs `export`.
 pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
     log(&args.running.log, &Log { filter: "warn".into(), json: false })?;
@@ -239,8 +251,8 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
     if let Some(v) = model::check(&objects).into_iter().next() {
         return Err(Failure::Here(Refusal::new(v.cause, v.error, v.remedy)));
     }
-    let mut settings = Settings::default();
-    settle(&args.running, socket, &mut settings);
+    let mut settings = Settings { socket_optional: socket.is_none(), ..Settings::default() };
+    settle(&args.running, socket.or_else(usual_socket), &mut settings);
     let d = start(settings, objects, Objects::new()).map_err(failed)?;
     serve::run(
         &d,
@@ -257,8 +269,13 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
                 say_made(*made, &key_file);
             }
             say_listening(&d);
-            if let Some(s) = &d.settings().socket {
-                line(format!("  managed over {}; changes are not kept", s.display()));
+            if let Some(s) = d.socket() {
+                let named = if d.settings().socket_optional {
+                    String::new()
+                } else {
+                    format!("--socket {} ", s.display())
+                };
+                line(format!("  managed over {} (caisson {named}status); changes are not kept", s.display()));
             }
             if let Some(m) = d.metrics() {
                 line(format!("  metrics at http://{m}/metrics"));

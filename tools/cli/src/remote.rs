@@ -11,6 +11,7 @@ use caisson_daemon::manage::ask::*;
 use caisson_daemon::manage::client::{Client, segment};
 use caisson_daemon::manage::view::{Connections, Done, Listener, Subsystem, Volume};
 use caisson_daemon::model::text::format_size;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// The variable that names the socket.
@@ -23,7 +24,7 @@ fn candidates() -> Vec<PathBuf> {
     fixed.iter().map(PathBuf::from).chain(run).collect()
 }
 
-/// The target to talk to: the socket that was named, or the first that is there.
+/// The target to talk to: the socket that was named, or the first that answers.
 pub fn client(socket: Option<&Path>) -> Client {
     if let Some(path) = socket {
         return Client::new(path);
@@ -32,8 +33,9 @@ pub fn client(socket: Option<&Path>) -> Client {
         return Client::new(Path::new(&path));
     }
     let all = candidates();
-    let found = all.iter().find(|p| p.exists()).unwrap_or(&all[0]);
-    Client::new(found)
+    let answers = |p: &&PathBuf| UnixStream::connect(p).is_ok();
+    let found = all.iter().find(answers).or_else(|| all.iter().find(|p| p.exists()));
+    Client::new(found.unwrap_or(&all[0]))
 }
 
 /// Says what a request did.

@@ -30,6 +30,23 @@ fn help_teaches_and_exit_codes_are_as_documented() {
 }
 
 #[test]
+fn export_is_managed_without_being_told_where() {
+    let dir = Dir::new("usual");
+    let socket = dir.path("s");
+    let args = ["export", "ram:1M", "--listen", "tcp://127.0.0.1:0"];
+    let variables = [("CAISSON_SOCKET", socket.as_str())];
+    let mut first = Running::start_with(&variables, &args, "Ctrl-C");
+    assert!(first.said.contains(&socket), "{}", first.said);
+    // Another one does without, and leaves it alone at its end.
+    let mut second = Running::start_with(&variables, &args, "Ctrl-C");
+    assert!(!second.said.contains(&socket), "{}", second.said);
+    assert_eq!(second.signal("TERM"), Some(0));
+    assert!(good(&["--socket", &socket, "status"]).contains(&first.listening()[0]));
+    assert_eq!(first.signal("INT"), Some(0));
+    assert!(!Path::new(&socket).exists(), "the socket is left behind");
+}
+
+#[test]
 fn export_refuses_with_a_remedy() {
     let dir = Dir::new("refuse");
     let missing = dir.path("none.img");

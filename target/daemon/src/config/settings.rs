@@ -75,6 +75,8 @@ pub struct Settings {
     pub pools: BTreeMap<String, PathBuf>,
     /// The management socket; `None` for none.
     pub socket: Option<PathBuf>,
+    /// Whether the target also runs where the management socket cannot be had.
+    pub socket_optional: bool,
     /// Where metrics are served over TCP; `None` for nowhere (they are on the management socket too).
     pub metrics: Option<SocketAddr>,
     /// The cores that serve connections; empty is one reactor for each core there is.
@@ -93,6 +95,7 @@ impl Default for Settings {
             data_dir: None,
             pools: BTreeMap::new(),
             socket: None,
+            socket_optional: false,
             metrics: None,
             cores: Vec::new(),
             polling: Polling::Adaptive(DEFAULT_SPIN),

@@ -30,6 +30,7 @@ use caisson_block::Mono;
 use caisson_core::{Target, TargetSnapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 use store::Store;
@@ -106,6 +107,8 @@ pub struct Daemon {
     target: Arc<Target>,
     plane: Arc<dyn DataPlane>,
     started: Instant,
+    /// The management socket, once it is served.
+    socket: OnceLock<PathBuf>,
     /// Where metrics are served over TCP, once they are.
     metrics: OnceLock<SocketAddr>,
     /// The lock of the data directory, held for as long as this lives.
@@ -196,6 +199,7 @@ impl Daemon {
             target,
             plane,
             started: Instant::now(),
+            socket: OnceLock::new(),
             metrics: OnceLock::new(),
             _data: data,
         });
@@ -225,6 +229,11 @@ impl Daemon {
     /// The data plane.
     pub fn plane(&self) -> &dyn DataPlane {
         self.plane.as_ref()
+    }
+
+    /// The management socket that is served now.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.get().map(PathBuf::as_path)
     }
 
     /// Where metrics are served over TCP now.
@@ -276,7 +285,7 @@ impl Daemon {
     }
 
     /// The folders in use as pools, by name.
-    pub fn folders(&self) -> BTreeMap<String, std::path::PathBuf> {
+    pub fn folders(&self) -> BTreeMap<String, PathBuf> {
         let inner = self.lock();
         let folder = |(name, store): (&String, &Store)| match store {
             Store::Folder(p) => Some((name.clone(), p.dir().to_path_buf())),

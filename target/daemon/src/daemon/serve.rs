@@ -20,9 +20,7 @@ pub fn run(daemon: &Arc<Daemon>, ready: impl FnOnce(), end: impl Future<Output =
         .map_err(|e| Refusal::system("the control plane cannot start", &e));
     let result = runtime.and_then(|r| r.block_on(serve(daemon, ready, end)));
     tell_manager("STOPPING=1");
-    if let Some(socket) = &daemon.settings().socket
-        && result.is_ok()
-    {
+    if let Some(socket) = daemon.socket() {
         let _ = std::fs::remove_file(socket);
     }
     daemon.stop();
@@ -39,13 +37,21 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| fail(&e))?;
     let settings = daemon.settings();
     if let Some(path) = &settings.socket {
-        let listener = http::bind(path)?;
-        let app = http::router(Arc::clone(daemon));
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                tracing::error!(%error, "the management socket is not served any more");
+        match http::bind(path) {
+            Ok(listener) => {
+                let _ = daemon.socket.set(path.clone());
+                let app = http::router(Arc::clone(daemon));
+                tokio::spawn(async move {
+                    if let Err(error) = axum::serve(listener, app).await {
+                        tracing::error!(%error, "the management socket is not served any more");
+                    }
+                });
             }
-        });
+            Err(refusal) if settings.socket_optional => {
+                tracing::info!("no management socket: {}", refusal.error);
+            }
+            Err(refusal) => return Err(refusal),
+        }
     }
     if let Some(address) = settings.metrics {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| {

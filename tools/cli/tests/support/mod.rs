@@ -71,8 +71,15 @@ pub struct Running {
 impl Running {
     /// Starts it, and reads what it prints until a line with `ready`.
     pub fn start(args: &[&str], ready: &str) -> Running {
+        Running::start_with(&[], args, ready)
+    }
+
+    /// The same, with variables in its environment.
+    pub fn start_with(variables: &[(&str, &str)], args: &[&str], ready: &str) -> Running {
         let mut child = Command::new(CAISSON)
             .args(args)
+            .env_remove("CAISSON_SOCKET")
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .stdin(Stdio::null())
