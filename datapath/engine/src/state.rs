@@ -19,10 +19,11 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
+use caisson_task::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use caisson_task::sync::{Mutex, MutexGuard, PoisonError};
 use caisson_task::{Claims, Waiter};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A pool that is open.
 pub(crate) struct Inner {

@@ -113,7 +113,7 @@ impl Pool {
             })
             .collect();
         let c = &inner.counters;
-        let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let get = |n: &caisson_task::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         Status {
             size: u64::from(geometry.segments) * segment,
             live: tables.live_bytes(),
