@@ -1,7 +1,8 @@
 //! What a failed device operation means: try again, no space, cannot do, or the end of the store.
 //!
 //! A store that failed once is not used any more: what the device did to the data is unknown from then on, and a later
-//! success would hide it. The first reason is kept for people.
+//! success would hide it. The first reason is kept for people. A read that the medium refuses is the exception: it changes nothing,
+//! and whoever can tell right bytes from wrong ones may go on with the rest; it is counted, and the last is kept for people.
 
 use std::io;
 use std::sync::OnceLock;
@@ -12,6 +13,14 @@ pub enum StoreError {
     /// This operation failed on the device. All later ones are refused.
     #[error("the device failed")]
     Device,
+    /// The device could not read what stands there: at this byte or behind it, for the reason of this number. Not latched.
+    #[error("the device could not read at byte {offset}: {}", words(*errno))]
+    Unread {
+        /// The first byte that was asked for and not had.
+        offset: u64,
+        /// The system's number of the error.
+        errno: i32,
+    },
     /// An earlier failure has latched; the device was not asked.
     #[error("the device failed earlier and is not used any more")]
     Latched,
@@ -33,6 +42,8 @@ pub(crate) enum Verdict {
     Again,
     /// Report this; do not latch.
     Report(StoreError),
+    /// The device cannot read this.
+    Unread,
     /// The device failed.
     Latch,
 }
@@ -57,6 +68,10 @@ pub(crate) fn verdict(asked: Asked, errno: i32) -> Verdict {
         }
         (Asked::Allocate, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV | libc::ESPIPE) => {
             Verdict::Report(StoreError::Unsupported)
+        }
+        // What Linux makes of a medium error, of a failed integrity check on the way, of a path or target that gave up.
+        (Asked::Read, libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EREMOTEIO | libc::ETIMEDOUT) => {
+            Verdict::Unread
         }
         _ => Verdict::Latch,
     }
@@ -100,8 +115,12 @@ mod tests {
         assert_eq!(verdict(Read, libc::EINTR), Verdict::Again);
         assert_eq!(verdict(Write, libc::ENOSPC), Verdict::Report(StoreError::Full));
         assert_eq!(verdict(Allocate, libc::EOPNOTSUPP), Verdict::Report(StoreError::Unsupported));
+        for errno in [libc::EIO, libc::ENODATA, libc::EILSEQ] {
+            assert_eq!(verdict(Read, errno), Verdict::Unread, "{errno}");
+        }
         for (asked, errno) in [
-            (Read, libc::EIO),
+            (Read, libc::ENXIO),
+            (Read, libc::EBADF),
             (Write, libc::EIO),
             (Write, libc::EINVAL),
             (Sync, libc::ENOSPC),

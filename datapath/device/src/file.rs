@@ -26,6 +26,8 @@ pub struct FileStore {
     /// Whether zeroing without deallocating works; found out at the first try.
     zeroes: AtomicBool,
     latch: Latch,
+    /// Reads that the device refused, and the last of them in words.
+    unread: Mutex<(u64, Option<String>)>,
     resizing: Mutex<()>,
 }
 
@@ -56,6 +58,7 @@ impl FileStore {
             punches: open.punches,
             zeroes: AtomicBool::new(true),
             latch: Latch::default(),
+            unread: Mutex::default(),
             resizing: Mutex::new(()),
         }))
     }
@@ -71,6 +74,7 @@ impl FileStore {
             punches,
             zeroes: AtomicBool::new(true),
             latch: Latch::default(),
+            unread: Mutex::default(),
             resizing: Mutex::new(()),
         })
     }
@@ -119,6 +123,11 @@ impl FileStore {
     /// The first failure, in words.
     pub fn fault(&self) -> Option<String> {
         self.latch.get().map(str::to_owned)
+    }
+
+    /// How many reads the device refused ([`StoreError::Unread`]), and the last of them in words.
+    pub fn unread(&self) -> (u64, Option<String>) {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Bytes that the file takes on its file system; `None` for a block device.
@@ -276,6 +285,14 @@ impl FileStore {
                         self.zeroes.store(false, Ordering::Relaxed);
                     }
                     Next::Failed(e)
+                }
+                Verdict::Unread => {
+                    let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+                    let path = self.path.display();
+                    unread.0 += 1;
+                    unread.1 =
+                        Some(format!("reading {asked} bytes at {offset} of {path} failed: {}", words(errno)));
+                    Next::Failed(StoreError::Unread { offset, errno })
                 }
                 Verdict::Latch => fail(&words(errno)),
             },

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What a file wants of addresses and lengths. Powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +101,33 @@ fn system(path: &Path, doing: &'static str, errno: Errno) -> FileError {
     FileError::System { path: path.to_owned(), doing, source: errno.into(), hint }
 }
 
-/// Opens `path`, makes it with `size` bytes where there is none, and locks it.
+/// How long a file may stay locked by a process that is gone: the kernel lets go of it when the last operation that was under
+/// way has ended, a moment after the process was killed and waited for.
+const LETTING_GO: Duration = Duration::from_secs(10);
+/// When that is told.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
+
+/// Opens `path`, makes it with `size` bytes where there is none, and locks it. Blocks: for a bounded time where whoever has it is
+/// gone, or cannot be seen; somebody who lives is refused for at once.
 pub(crate) fn open(path: &Path, size: Option<Size>) -> Result<OpenFile, FileError> {
+    let (began, mut told) = (Instant::now(), false);
+    loop {
+        let end = open_once(path, size);
+        let waits = matches!(end, Err(FileError::InUse { .. }))
+            && began.elapsed() < LETTING_GO
+            && !crate::holder::stays(path);
+        if !waits {
+            return end;
+        }
+        if !told && began.elapsed() > TOLD_AFTER {
+            told = true;
+            tracing::warn!(path = %path.display(), "still in use by a process that is gone; waiting for the kernel to let go of it");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn open_once(path: &Path, size: Option<Size>) -> Result<OpenFile, FileError> {
     let kind = match rustix::fs::stat(path) {
         Ok(stat) => kind_of(path, FileType::from_raw_mode(stat.st_mode))?,
         Err(Errno::NOENT) if size.is_none() => return Err(FileError::Missing { path: path.to_owned() }),

@@ -110,7 +110,9 @@ pub(crate) async fn sync_round(inner: &Arc<Inner>, port: &Port) {
         let waiters = {
             let mut state = inner.lock();
             state.log.syncing = false;
-            if result.is_ok() { state.log.synced(target) } else { Vec::new() }
+            let mut waiters = if result.is_ok() { state.log.synced(target) } else { Vec::new() };
+            waiters.extend(crate::witness::watch(&mut state));
+            waiters
         };
         waiters.into_iter().for_each(caisson_task::Waiter::wake);
         if let Err(reason) = result {

@@ -43,6 +43,9 @@ pub(crate) const SEGMENTS_AT_ONCE: u32 = 1 << 14;
 /// Bytes that the log may write between two checkpoints: what recovery reads at most.
 pub(crate) const CHECKPOINT_DISTANCE: u64 = 1 << 30;
 
+/// How long the log rests before a witness of its end is written.
+pub(crate) const REST: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Superblock region at the front of each device; segments begin behind it.
 pub(crate) const FRONT: u64 = 1 << 20;
 

@@ -6,7 +6,7 @@
 
 use crate::hunt::{Hunt, Hurt};
 use crate::pool::Pool;
-use crate::scrub::{front, held};
+use crate::scrub::{front, held, unread};
 use crate::walk::{BadRecord, Findings, Gap, Walk};
 use caisson_tables::{Audit, Finding, PageKey};
 use caisson_task::Port;
@@ -32,6 +32,8 @@ pub struct Checking {
 pub enum Problem {
     /// A superblock or the root, in words. One superblock of two may be lost: the next checkpoint writes it anew.
     Front(String),
+    /// A device failed to read something, in words.
+    Device(String),
     /// A live record that does not authenticate.
     Record(BadRecord),
     /// No batch can be read there, and something live may be.
@@ -49,7 +51,7 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::Front(what) => f.write_str(what),
+            Problem::Front(what) | Problem::Device(what) => f.write_str(what),
             Problem::Record(bad) => bad.fmt(f),
             Problem::Gap(gap) => gap.fmt(f),
             Problem::Page(PageKey::Map(id)) => write!(f, "page {} of a volume's map is lost", id.get()),
@@ -161,6 +163,8 @@ impl Pool {
             report.add(lost, Problem::Page);
             report.add(hunt.hurts.list, Problem::Hurt);
         }
+        report.add(unread(&self.0), Problem::Device);
+        report.add(self.fault(), Problem::Device);
         report.add(counts, Problem::Count);
         report
     }

@@ -3,10 +3,12 @@
 //! Owns its order and its pace. It is one task beside the steward's, does one bounded piece at a turn of its thread, and
 //! rests when there is nothing to do or its pace has no more for now; then whoever keeps the time of its thread calls it.
 
+use crate::pool::Pool;
 use crate::punch;
 use crate::rebuild::{Rebuild, RebuildStatus};
 use crate::scrub::{Scrub, ScrubStatus};
 use crate::state::Inner;
+use crate::witness::{Due, Witness};
 use caisson_block::Mono;
 use caisson_task::{Port, Task, Waiter};
 use std::collections::BTreeSet;
@@ -102,6 +104,14 @@ impl Inner {
     }
 }
 
+impl Pool {
+    /// Calls the background work whose time has come; otherwise gives the time until then. For whoever keeps the time of the
+    /// thread that [`Pool::tend`] was given; [`crate::Host`] does so by itself.
+    pub fn ring(&self, now: Mono) -> Option<Duration> {
+        self.0.ring(now)
+    }
+}
+
 /// Starts the task on the steward's thread.
 pub(crate) async fn start(inner: &Arc<Inner>, port: &Port) {
     inner.lock().chores.runs = true;
@@ -114,6 +124,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, port: &Port) {
 struct Work {
     scrub: Option<Scrub>,
     rebuild: Option<Rebuild>,
+    witness: Witness,
 }
 
 async fn run(inner: &Arc<Inner>, port: &Port) {
@@ -183,6 +194,11 @@ impl Work {
             }
         }
         did |= punch::step(inner, port).await;
+        match self.witness.step(inner, port).await {
+            Due::Did => did = true,
+            Due::At(due) => later(due),
+            Due::Nothing => {}
+        }
         if did { Turn::Did } else { Turn::Nothing(until) }
     }
 }

@@ -5,6 +5,7 @@
 //! changed, so that the next checkpoint writes it elsewhere. The segment is free after the checkpoint that follows.
 
 use crate::append::kick;
+use crate::devices::Cause;
 use crate::log::POOL_EPOCH;
 use crate::read::TENANT;
 use crate::state::{Damage, Inner, State};
@@ -145,7 +146,8 @@ async fn move_block(
         inner.damaged(Damage {
             block: None,
             at: (place.segment, place.offset),
-            what: "a block that the cleaner met does not authenticate".into(),
+            what: "a block that the cleaner met".into(),
+            cause: Cause::Content,
         });
         return Ok(Step::More);
     }

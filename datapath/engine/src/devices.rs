@@ -4,12 +4,15 @@
 //! devices; a device may have several runs of them, for it may have grown after another was added.
 
 use crate::bounds::FRONT;
+use crate::state::Inner;
 use caisson_block::{BufList, IoKind};
-use caisson_device::FileStore;
+use caisson_device::{FileStore, StoreError};
 use caisson_log::Extent;
 use caisson_tables::Place;
 use caisson_task::Io;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The devices of a pool, as they are now. Replaced as a whole when the pool grows.
 pub(crate) struct Devices {
@@ -30,6 +33,46 @@ pub(crate) struct Window {
     pub(crate) len: usize,
     /// Where the bytes asked for begin in it.
     pub(crate) skip: usize,
+}
+
+/// Why something that was stored cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The device gave bytes, and they are not those that were written there.
+    Content,
+    /// The device gave none.
+    Device {
+        /// The device.
+        path: String,
+        /// The byte of it that was asked for.
+        offset: u64,
+        /// What it answered.
+        error: StoreError,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Content => f.write_str("does not authenticate"),
+            Cause::Device { path, offset, error } => {
+                write!(f, "cannot be read from {path} at byte {offset}: {error}")
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// A device failed to read. One that is not used any more fails the pool: nothing will be had from it.
+    pub(crate) fn unread(&self, devices: &Devices, window: Window, error: StoreError) -> Cause {
+        self.counters.device_errors.fetch_add(1, Ordering::Relaxed);
+        let store = devices.stores.get(window.device as usize);
+        if let StoreError::Device | StoreError::Latched = error {
+            self.fail(store.and_then(|s| s.fault()).unwrap_or_else(|| format!("reading failed: {error}")));
+        }
+        let path = store.map(|s| s.path().display().to_string()).unwrap_or_default();
+        Cause::Device { path, offset: window.at, error }
+    }
 }
 
 impl Devices {
@@ -75,6 +118,11 @@ impl Devices {
     pub(crate) fn io(&self, window: Window, kind: IoKind, bufs: BufList) -> Option<Io> {
         let store = self.stores.get(window.device as usize)?;
         Some(Io { store: Arc::clone(store), kind, offset: window.at, bufs })
+    }
+
+    /// The path of the device that a window is on.
+    pub(crate) fn path(&self, window: Window) -> String {
+        self.stores.get(window.device as usize).map(|s| s.path().display().to_string()).unwrap_or_default()
     }
 
     /// One sync for each device.

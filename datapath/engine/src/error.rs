@@ -34,8 +34,10 @@ pub enum OpenError {
         reason: String,
     },
     /// A device failed on reading a segment.
-    #[error("segment {segment} cannot be read: {error}")]
+    #[error("segment {segment} cannot be read from {path}: {error}")]
     Read {
+        /// Which device.
+        path: String,
         /// Which.
         segment: u32,
         /// What the device answered.

@@ -4,6 +4,7 @@
 //! its record is among the damaged ones, if it stands in a gap and does not open, or if a page that leads to it is lost.
 //! Blocks may be many volumes', through deduplication and snapshots: each of them is told.
 
+use crate::devices::Cause;
 use crate::read::bind_block;
 use crate::settings::Settings;
 use crate::state::{Damage, Inner, State};
@@ -117,12 +118,9 @@ impl Hunt {
         let Some(record) = record else { return };
         let per = Settings::decode(&record.settings).map_or(1, |s| BLOCK as u64 / u64::from(s.block_size));
         let (lba, blocks) = (block * per, count * per);
-        let what = match at {
-            Some(_) => "a block does not authenticate",
-            None => "a page that leads to blocks is lost",
-        };
         if let Some(at) = at {
-            inner.damaged(Damage { block: Some((volume, block)), at, what: what.into() });
+            let cause = cause(inner, at);
+            inner.damaged(Damage { block: Some((volume, block)), at, what: "a block".into(), cause });
         }
         let joins =
             |h: &&mut Hurt| h.volume == volume && h.at.is_none() && at.is_none() && h.lba + h.blocks == lba;
@@ -132,6 +130,13 @@ impl Hunt {
             self.hurts.list.push(Hurt { volume, name: record.name, lba, blocks, at });
         }
     }
+}
+
+/// Why what stands there was not had: remembered, where the device was at fault.
+fn cause(inner: &Inner, at: (u32, u32)) -> Cause {
+    let state = inner.lock();
+    let known = state.faults.iter().find(|d| d.at == at && d.cause != Cause::Content);
+    known.map_or(Cause::Content, |d| d.cause.clone())
 }
 
 /// The volume after another one.

@@ -7,9 +7,10 @@
 
 use crate::state::Inner;
 use caisson_block::{Cx, Parked, Remote};
+use caisson_task::sync::{Mutex, MutexGuard, PoisonError};
 use caisson_task::{Port, Waiter};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The lanes of a pool, one for each thread that uses it, by the thread's [`Remote`].
 #[derive(Default)]

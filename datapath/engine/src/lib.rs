@@ -42,10 +42,12 @@ mod summary;
 mod volume;
 mod volumes;
 mod walk;
+mod witness;
 mod work;
 mod write;
 
 pub use check::{Checking, Problem, Report};
+pub use devices::Cause;
 pub use error::{ChangeError, CreateError, OpenError};
 pub use host::Host;
 pub use hunt::Hurt;

@@ -105,6 +105,10 @@ pub(crate) struct Log {
     pub(crate) written: u64,
     pub(crate) durable: u64,
     pub(crate) syncing: bool,
+    /// The last batch that says how far the log was durable and carries nothing else.
+    pub(crate) witnessed: u64,
+    /// Somebody looks whether the log rests.
+    pub(crate) watched: bool,
     pub(crate) tail: Option<Tail>,
     /// Segments to be filled next, in order, as the newest durable root lists them.
     pub(crate) reserved: VecDeque<u32>,
@@ -139,6 +143,8 @@ impl Log {
             written: 0,
             durable: 0,
             syncing: false,
+            witnessed: 0,
+            watched: false,
             tail: None,
             reserved: VecDeque::new(),
             next_segment_sequence: from.next_segment_sequence,
@@ -219,9 +225,22 @@ impl Log {
     /// Closes the open batch: it gets its place, and the tables learn where its records are. `None` when it is empty,
     /// when no buffer is free to seal it into, or when there is no segment left for it.
     pub(crate) fn close(&mut self, tables: &mut Tables, index: &mut Index) -> Option<Closed> {
-        if self.open.is_empty() {
-            return None;
-        }
+        if self.open.is_empty() { None } else { self.seal_open(tables, index) }
+    }
+
+    /// Closes a batch that carries nothing, for a log where everything is durable.
+    pub(crate) fn close_witness(&mut self, tables: &mut Tables, index: &mut Index) -> Option<Closed> {
+        let closed = self.seal_open(tables, index)?;
+        self.witnessed = closed.stamp.batch;
+        Some(closed)
+    }
+
+    /// Whether nothing is open or being written, and everything that was is durable.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.open.is_empty() && self.flying.is_empty() && self.durable + 1 == self.next
+    }
+
+    fn seal_open(&mut self, tables: &mut Tables, index: &mut Index) -> Option<Closed> {
         let mut out = self.out.alloc()?;
         let plan = BatchPlan::new(&self.open.records, &self.journal_bytes());
         let plan = plan.expect("what is published is checked to fit a batch");

@@ -1,7 +1,7 @@
 //! Table pages from the devices: what turns `Needs` into resident pages.
 
 use crate::bounds::PAGES_AT_ONCE;
-use crate::devices::Window;
+use crate::devices::{Cause, Window};
 use crate::state::{Inner, State};
 use caisson_block::{BufList, IoKind};
 use caisson_log::{At, Bind, Record, RecordKind, TAG};
@@ -17,6 +17,13 @@ pub(crate) struct Lost {
     pub(crate) key: PageKey,
     /// Where it should be.
     pub(crate) place: Place,
+}
+
+/// A page that could not be had where it was asked for.
+struct Failed {
+    key: PageKey,
+    at: Where,
+    cause: Cause,
 }
 
 /// The domain that the pool's own pages are sealed for.
@@ -58,17 +65,18 @@ impl Inner {
     ) -> Result<T, Lost> {
         // Pages that could not be had, as they were asked for. One that was moved while it was read is asked for at another
         // place the next time; one that is asked for at the same place is lost.
-        let mut failed: Vec<(PageKey, Where)> = Vec::new();
+        let mut failed: Vec<Failed> = Vec::new();
         loop {
             let needs = match f(&mut self.lock()) {
                 Ok(value) => return Ok(value),
                 Err(needs) => needs,
             };
-            if let Some((key, at)) = needs.0.iter().find(|need| failed.contains(need)) {
-                self.page_lost(*key, at);
-                return Err(Lost { key: *key, place: at.place });
+            let again = failed.into_iter().find(|f| needs.0.contains(&(f.key, f.at)));
+            if let Some(Failed { key, at, cause }) = again {
+                self.page_lost(key, &at, cause);
+                return Err(Lost { key, place: at.place });
             }
-            failed.clear();
+            failed = Vec::new();
             for some in needs.0.chunks(PAGES_AT_ONCE) {
                 failed.append(&mut self.fetch(port, some).await);
             }
@@ -76,14 +84,14 @@ impl Inner {
     }
 
     /// Reads pages and loads them. Gives those that could not be had.
-    async fn fetch(self: &Arc<Self>, port: &Port, pages: &[(PageKey, Where)]) -> Vec<(PageKey, Where)> {
+    async fn fetch(self: &Arc<Self>, port: &Port, pages: &[(PageKey, Where)]) -> Vec<Failed> {
         let devices = self.devices();
         let mut failed = Vec::new();
         let mut wanted: Vec<(PageKey, Where, Window)> = Vec::with_capacity(pages.len());
         for &(key, at) in pages {
             match devices.window(at.place, usize::from(at.stored.length) + TAG) {
                 Some(window) => wanted.push((key, at, window)),
-                None => failed.push((key, at)),
+                None => failed.push(Failed { key, at, cause: Cause::Content }),
             }
         }
         let total = wanted.iter().map(|w| w.2.len.next_multiple_of(PAGE)).sum();
@@ -95,10 +103,18 @@ impl Inner {
         }
         let ends = port.ios(ios).await;
         for (end, (key, at, window)) in ends.into_iter().zip(wanted) {
-            let opened = end.ok().and_then(|list| self.open_page(key, &at, &list, window.skip));
+            let list = match end {
+                Ok(list) => list,
+                Err(error) => {
+                    let cause = self.unread(&devices, window, error);
+                    failed.push(Failed { key, at, cause });
+                    continue;
+                }
+            };
+            let opened = self.open_page(key, &at, &list, window.skip);
             let loaded = opened.is_some_and(|page| self.lock().tables.load(key, &at, page).is_ok());
             if !loaded {
-                failed.push((key, at));
+                failed.push(Failed { key, at, cause: Cause::Content });
             }
         }
         failed

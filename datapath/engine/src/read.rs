@@ -1,7 +1,7 @@
 //! Reading blocks: map, block id, place, device, open, unpack.
 
 use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS};
-use crate::devices::Window;
+use crate::devices::{Cause, Window};
 use crate::lane;
 use crate::state::{Damage, Inner, State};
 use crate::work::{Block, unpack};
@@ -103,8 +103,23 @@ impl Sources {
 /// The outcome of one attempt.
 enum Attempt {
     Done(BufList),
-    /// Blocks that did not authenticate at the places where they were looked for.
-    Suspect(Vec<(usize, BlockId, Entry)>),
+    /// Blocks that were not to be had at the places where they were looked for.
+    Suspect(Vec<Suspect>),
+}
+
+/// A block of a request that was not to be had where it was looked for.
+struct Suspect {
+    index: usize,
+    id: BlockId,
+    entry: Entry,
+    cause: Cause,
+}
+
+impl Suspect {
+    /// The same block at the same place, whatever the reason.
+    fn is_again(&self, before: &[Suspect]) -> bool {
+        before.iter().any(|b| (b.index, b.id, &b.entry) == (self.index, self.id, &self.entry))
+    }
 }
 
 /// Reads `count` blocks from `first` on, which the caller has claimed.
@@ -121,7 +136,7 @@ pub(crate) async fn read(
 ) -> Result<BufList, BlockError> {
     let mut sources = Sources::default();
     let mut found = Vec::with_capacity(count);
-    let mut before: Vec<(usize, BlockId, Entry)> = Vec::new();
+    let mut before: Vec<Suspect> = Vec::new();
     for _ in 0..MOVED_RETRIES {
         if inner.fault().is_some() {
             return Err(BlockError::Failed);
@@ -140,9 +155,9 @@ pub(crate) async fn read(
             Attempt::Done(list) => return Ok(list),
             Attempt::Suspect(now) => {
                 // The same block at the same place twice: it was not moved, it is damaged.
-                let hurt = now.iter().find(|s| before.contains(s));
-                if let Some(&(index, _, entry)) = hurt {
-                    return Err(hurt_block(inner, volume, first + index as u64, entry));
+                let hurt = now.iter().find(|s| s.is_again(&before));
+                if let Some(suspect) = hurt {
+                    return Err(hurt_block(inner, volume, first + suspect.index as u64, suspect));
                 }
                 before = now;
             }
@@ -151,9 +166,13 @@ pub(crate) async fn read(
     Err(BlockError::Interrupted)
 }
 
-fn hurt_block(inner: &Inner, volume: VolumeId, block: u64, entry: Entry) -> BlockError {
+fn hurt_block(inner: &Inner, volume: VolumeId, block: u64, suspect: &Suspect) -> BlockError {
+    if inner.fault().is_some() {
+        return BlockError::Failed;
+    }
+    let Suspect { entry, cause, .. } = suspect;
     tracing::error!(
-        "volume {}: block {block} cannot be read: segment {}, byte {} does not authenticate",
+        "volume {}: block {block}, at segment {}, byte {}, {cause}",
         volume.0,
         entry.place.segment,
         entry.place.offset
@@ -161,7 +180,8 @@ fn hurt_block(inner: &Inner, volume: VolumeId, block: u64, entry: Entry) -> Bloc
     inner.damaged(Damage {
         block: Some((volume, block)),
         at: (entry.place.segment, entry.place.offset),
-        what: "a block does not authenticate".into(),
+        what: "a block".into(),
+        cause: cause.clone(),
     });
     BlockError::Unreadable { lba: block }
 }
@@ -212,16 +232,23 @@ async fn attempt(
         }
         let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
         let sealed = &mut sealed[..len];
-        let opened = reads[fetch.read].as_ref().ok().and_then(|list| {
-            list.copy_out(windows[fetch.read].skip + fetch.skip, sealed);
-            inner.keyring.open(fetch.nonce, &bind_block(fetch.id, &fetch.entry), sealed).ok()
-        });
+        let Fetch { index, id, entry, .. } = *fetch;
+        let list = match &reads[fetch.read] {
+            Ok(list) => list,
+            Err(error) => {
+                let cause = inner.unread(&devices, windows[fetch.read], *error);
+                suspects.push(Suspect { index, id, entry, cause });
+                continue;
+            }
+        };
+        list.copy_out(windows[fetch.read].skip + fetch.skip, sealed);
+        let opened = inner.keyring.open(fetch.nonce, &bind_block(id, &entry), sealed).ok();
         let whole = match opened {
             Some(plain) => unpack(fetch.entry.stored.codec, plain, output.block(fetch.index)?),
             None => false,
         };
         if !whole && !on(Bug::UnreadableIsZero) {
-            suspects.push((fetch.index, fetch.id, fetch.entry));
+            suspects.push(Suspect { index, id, entry, cause: Cause::Content });
         }
     }
     Ok(if suspects.is_empty() { Attempt::Done(output.finish()) } else { Attempt::Suspect(suspects) })

@@ -75,8 +75,9 @@ impl Reader<'_> {
         let own: BufList = bufs.split_to(window.len);
         let io = self.devices.io(window, IoKind::Read, own);
         let io = io.ok_or(OpenError::Outside { segment: place.segment })?;
-        let list =
-            self.port.io(io).await.map_err(|error| OpenError::Read { segment: place.segment, error })?;
+        let unread =
+            |error| OpenError::Read { path: self.devices.path(window), segment: place.segment, error };
+        let list = self.port.io(io).await.map_err(unread)?;
         let mut bytes = vec![0; len];
         list.copy_out(window.skip, &mut bytes);
         Ok(bytes)

@@ -7,6 +7,7 @@
 use crate::append::flush;
 use crate::checkpoint::alone;
 use crate::chores::Pace;
+use crate::devices::Cause;
 use crate::hunt::{Hunt, Hurt};
 use crate::pool::Pool;
 use crate::recover::{Reader, superblocks};
@@ -50,7 +51,7 @@ pub struct ScrubStatus {
     pub hurt: Vec<Hurt>,
     /// Blocks of 4 KiB that are lost, those that are not in the list included.
     pub hurt_blocks: u64,
-    /// What is wrong with superblocks and root, in words.
+    /// What is wrong with superblocks and root, and what devices failed to read, in words.
     pub warnings: Vec<String>,
 }
 
@@ -197,6 +198,7 @@ impl Scrub {
     /// The end: all was looked at, or it was stopped.
     pub(crate) fn end(mut self, inner: &Inner, completed: bool) {
         (self.status.bad, self.status.gaps) = (self.found.bad, self.found.gaps);
+        self.status.warnings.append(&mut unread(inner));
         self.status.hurt = self.hunt.hurts.list;
         self.status.running = false;
         self.status.completed = completed;
@@ -215,8 +217,8 @@ impl Scrub {
 /// Remembers a damaged record.
 fn tell(inner: &Inner, bad: &BadRecord) {
     tracing::error!("{bad}");
-    let what = format!("{} does not authenticate", bad.what);
-    inner.damaged(Damage { block: None, at: (bad.segment, bad.offset), what });
+    let (at, what) = ((bad.segment, bad.offset), bad.what.to_string());
+    inner.damaged(Damage { block: None, at, what, cause: Cause::Content });
 }
 
 /// Looks at superblocks and root as an opening does. Gives what is wrong, in words. No checkpoint is written meanwhile.
@@ -243,6 +245,13 @@ pub(crate) async fn front(inner: &Arc<Inner>, port: &Port) -> Vec<String> {
         wrong.push(e.to_string());
     }
     wrong
+}
+
+/// What devices failed to read since the pool was opened, as far as it is remembered, in words.
+pub(crate) fn unread(inner: &Inner) -> Vec<String> {
+    let state = inner.lock();
+    let of_devices = state.faults.iter().filter(|d| d.block.is_none() && d.cause != Cause::Content);
+    of_devices.map(|d| format!("segment {}, byte {}: {d}", d.at.0, d.at.1)).collect()
 }
 
 /// Segments that a walk would go through.

@@ -6,7 +6,7 @@
 use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS, FAULTS_KEPT};
 use crate::checkpoint::Checkpoints;
 use crate::chores::Chores;
-use crate::devices::Devices;
+use crate::devices::{Cause, Devices};
 use crate::lane::Lanes;
 use crate::log::Log;
 use crate::pages::Lost;
@@ -19,10 +19,11 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
+use caisson_task::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use caisson_task::sync::{Mutex, MutexGuard, PoisonError};
 use caisson_task::{Claims, Waiter};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A pool that is open.
 pub(crate) struct Inner {
@@ -75,6 +76,8 @@ pub(crate) struct Counters {
     pub(crate) reading_ahead: AtomicU64,
     /// Blocks and pages that could not be had.
     pub(crate) damaged: AtomicU64,
+    /// Reads that a device refused.
+    pub(crate) device_errors: AtomicU64,
 }
 
 /// What stands under the lock.
@@ -102,6 +105,14 @@ pub struct Damage {
     pub at: (u32, u32),
     /// What it is, in words.
     pub what: String,
+    /// Why it cannot be had.
+    pub cause: Cause,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.what, self.cause)
+    }
 }
 
 /// A source of random bytes: the system's, or a simulation's.
@@ -246,17 +257,18 @@ impl Inner {
     }
 
     /// Remembers a page that cannot be had.
-    pub(crate) fn page_lost(&self, key: PageKey, at: &Where) {
+    pub(crate) fn page_lost(&self, key: PageKey, at: &Where, cause: Cause) {
         let what = match key {
             PageKey::Map(_) => "a page of a volume's map",
             PageKey::Blocks { .. } => "a page of the block table",
         };
         tracing::error!(
-            "{what} cannot be read: segment {}, byte {}; what it maps is unreadable",
+            "{what} {cause}: segment {}, byte {}; what it maps is unreadable",
             at.place.segment,
             at.place.offset
         );
-        self.damaged(Damage { block: None, at: (at.place.segment, at.place.offset), what: what.into() });
+        let at = (at.place.segment, at.place.offset);
+        self.damaged(Damage { block: None, at, what: what.into(), cause });
     }
 
     /// The error of a request that met a lost page, by the first block it asked for.

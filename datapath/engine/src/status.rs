@@ -59,6 +59,8 @@ pub struct Status {
     pub damage: Vec<Damage>,
     /// How many were found in all.
     pub damaged: u64,
+    /// Reads that a device refused.
+    pub device_errors: u64,
     /// The scrub that runs, or the last that did since the pool was opened.
     pub scrub: Option<ScrubStatus>,
     /// The rebuilding of the index of duplicates, likewise.
@@ -113,7 +115,7 @@ impl Pool {
             })
             .collect();
         let c = &inner.counters;
-        let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let get = |n: &caisson_task::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         Status {
             size: u64::from(geometry.segments) * segment,
             live: tables.live_bytes(),
@@ -138,6 +140,7 @@ impl Pool {
             dying: tables.volumes().filter(|v| v.dying).count(),
             damage: state.faults.iter().cloned().collect(),
             damaged: get(&c.damaged),
+            device_errors: get(&c.device_errors),
             scrub: state.chores.scrub.clone(),
             rebuild: state.chores.rebuilt,
             punched: state.chores.punched,

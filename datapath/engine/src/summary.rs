@@ -2,7 +2,7 @@
 
 use crate::bounds::READ_AHEAD;
 use crate::read::bind_block;
-use crate::state::Inner;
+use crate::state::{Damage, Inner};
 use crate::work::{Block, unpack};
 use crate::write::Known;
 use caisson_block::{BLOCK, BlockError, BufList, IoKind};
@@ -104,7 +104,16 @@ pub(crate) async fn bytes_at(inner: &Arc<Inner>, port: &Port, place: Place, len:
     let rounded = window.len.next_multiple_of(BLOCK);
     let [mut bufs, ..] = port.buffers(&inner.page_buffers, [rounded, 0, 0]).await;
     let own: BufList = bufs.split_to(window.len);
-    let list = port.io(devices.io(window, IoKind::Read, own)?).await.ok()?;
+    let list = match port.io(devices.io(window, IoKind::Read, own)?).await {
+        Ok(list) => list,
+        Err(error) => {
+            let cause = inner.unread(&devices, window, error);
+            tracing::error!("segment {}, byte {}: {len} bytes {cause}", place.segment, place.offset);
+            let (at, what) = ((place.segment, place.offset), "a part of a segment".into());
+            inner.damaged(Damage { block: None, at, what, cause });
+            return None;
+        }
+    };
     let mut bytes = vec![0; len];
     list.copy_out(window.skip, &mut bytes);
     Some(bytes)

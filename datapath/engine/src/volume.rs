@@ -8,10 +8,10 @@ use crate::steps;
 use arc_swap::ArcSwap;
 use caisson_block::{BlockError, Cx, Geometry, Op, Request, Volume};
 use caisson_tables::VolumeId;
+use caisson_task::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use caisson_task::{Claims, Task};
 use caisson_volume::Shape;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A volume of a pool.
 pub struct PoolVolume(pub(crate) Arc<Shared>);

@@ -217,6 +217,11 @@ impl Chunk {
                         Answer::Fetch(at) => wanted = wanted.or(Some(at)),
                         Answer::Miss => {}
                     }
+                    if on(Bug::CheckedEarly)
+                        && slot.is_some_and(|k| !live_now(&mut state, k, &self.prints[turn + i]))
+                    {
+                        *slot = None;
+                    }
                 }
             }
             match wanted {
@@ -352,7 +357,7 @@ impl Chunk {
                     Slot::New(id) => Slot::Share(id),
                     same => same,
                 },
-                Plan::Known(known) => match check(state, known, &self.prints[index])? {
+                Plan::Known(known) => match self.still(state, known, index)? {
                     Some(id) => Slot::Share(id),
                     None => return Ok(Published::Stale(index)),
                 },
@@ -399,6 +404,14 @@ impl Chunk {
         Ok(Published::In(state.log.last()))
     }
 
+    /// The duplicate of block `index`, if it still is one.
+    fn still(&self, state: &mut State, known: Known, index: usize) -> Result<Option<BlockId>, Needs> {
+        if on(Bug::CheckedEarly) && self.plans.len() <= TURN_BLOCKS {
+            return Ok(BlockId::new(known.number()));
+        }
+        check(state, known, &self.prints[index])
+    }
+
     /// How block `index` is stored.
     fn stored(&self, index: usize) -> Stored {
         match self.plans[index] {
@@ -441,12 +454,24 @@ fn freed(found: &Found) -> u64 {
     }
 }
 
+impl Known {
+    /// The number of its id.
+    fn number(self) -> u64 {
+        match self {
+            Known::Pending(id) => id,
+            Known::At(candidate) => candidate.id,
+        }
+    }
+}
+
+/// Whether it may be shared at this moment.
+fn live_now(state: &mut State, known: Known, print: &Print) -> bool {
+    matches!(check(state, known, print), Ok(Some(_)))
+}
+
 /// The block that the index named, if it is still that block and may be shared.
 fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockId>, Needs> {
-    let number = match known {
-        Known::Pending(id) => id,
-        Known::At(candidate) => candidate.id,
-    };
+    let number = known.number();
     let Some(id) = BlockId::new(number) else { return Ok(None) };
     let shareable = match known {
         Known::At(_) if on(Bug::UncheckedCandidate) => state.tables.entry(id)?.is_some(),

@@ -239,7 +239,7 @@ fn whatever_is_damaged_is_told_and_nothing_is_wrong() {
                 Problem::Hurt(_) => "hurt",
                 Problem::Page(_) => "lost page",
                 Problem::Front(_) => "front",
-                Problem::Count(_) => panic!("{what}: {problem}"),
+                Problem::Count(_) | Problem::Device(_) => panic!("{what}: {problem}"),
                 Problem::Uncounted => "uncounted",
             })
             .or_default() += 1;

@@ -48,9 +48,12 @@ pub enum Bug {
     ReserveUnlisted,
     /// Nobody claims blocks alone.
     SharedClaim,
+    /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
+    /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
+    CheckedEarly,
 }
 
-/// All of them.
+/// All that a simulation shows, in which one thread at a time does a whole piece of work.
 pub const ALL: [Bug; 21] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,

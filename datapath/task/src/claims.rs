@@ -4,8 +4,9 @@
 //! granted in an order without cycles and nobody starves. All ranges of one claim are asked for at once. Who waits is
 //! woken on its own thread; no thread is ever blocked. One short lock a claim and one a release.
 
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use caisson_block::{Parked, Remote};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// A range that is claimed, `from..to`, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

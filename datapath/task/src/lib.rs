@@ -6,6 +6,7 @@
 //! and the background work of a pool are both tasks, so the simulator can step through either.
 
 mod claims;
+pub mod sync;
 mod task;
 
 pub use claims::{Claim, Claims, Range, Standing, Waiter};

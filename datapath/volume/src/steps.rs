@@ -74,7 +74,7 @@ fn writing(at: u64) -> impl Fn(StoreError) -> BlockError {
 
 fn other(e: StoreError, lba: u64) -> BlockError {
     match e {
-        StoreError::Device | StoreError::Latched => BlockError::Failed,
+        StoreError::Device | StoreError::Unread { .. } | StoreError::Latched => BlockError::Failed,
         StoreError::Full => BlockError::CapacityExceeded,
         StoreError::Unsupported => BlockError::Unsupported,
         StoreError::OutOfRange => BlockError::OutOfRange { lba },
@@ -87,9 +87,16 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// One operation on the store, and its buffers back.
+    /// One operation on the store, and its buffers back. A plain volume cannot tell right bytes from wrong ones, so it does not
+    /// go on with a device that failed to read some.
     async fn io(&self, kind: IoKind, offset: u64, bufs: BufList) -> Result<BufList, StoreError> {
-        self.port.io(Io { store: Arc::clone(&self.v.store), kind, offset, bufs }).await
+        let store = &self.v.store;
+        let end = self.port.io(Io { store: Arc::clone(store), kind, offset, bufs }).await;
+        if let Err(StoreError::Unread { .. }) = end {
+            store.fail(store.unread().1.unwrap_or_default());
+            return Err(StoreError::Device);
+        }
+        end
     }
 
     fn frame(&self, run: Run) -> Frame {

@@ -269,7 +269,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
         g.gauge(name, help, |put| all.iter().for_each(|(pool, p)| put(&[("pool", pool)], pick(p))));
     }
     type Count = fn(&P) -> u64;
-    let counters: [(&str, &str, Count); 7] = [
+    let counters: [(&str, &str, Count); 8] = [
         ("caisson_pool_written_blocks_total", "Blocks of 4 KiB that hosts wrote.", |p| {
             p.activity.written_blocks
         }),
@@ -279,6 +279,9 @@ fn pools(g: &mut Gather, d: &Daemon) {
         ("caisson_pool_moved_bytes_total", "Bytes that the cleaner moved.", |p| p.activity.moved_bytes),
         ("caisson_pool_checkpoints_total", "Checkpoints.", |p| p.activity.checkpoints),
         ("caisson_pool_damaged_total", "Blocks and pages that could not be read.", |p| p.activity.damaged),
+        ("caisson_pool_device_errors_total", "Reads that a device of the pool refused.", |p| {
+            p.activity.device_errors
+        }),
     ];
     for (name, help, pick) in counters {
         g.counter(name, help, |put| all.iter().for_each(|(pool, p)| put(&[("pool", pool)], pick(p))));

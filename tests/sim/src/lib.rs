@@ -11,6 +11,7 @@ pub mod model;
 pub mod plain;
 pub mod plan;
 pub mod pool;
+pub mod race;
 pub mod run;
 pub mod subject;
 pub mod trace;

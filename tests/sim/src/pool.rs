@@ -3,7 +3,7 @@
 use crate::format::Nonces;
 use crate::plan::Plan;
 use crate::subject::{Action, Nature, Reply, Settings, Slot, Subject};
-use caisson_block::{Cx, Volume};
+use caisson_block::{Cx, Mono, Volume};
 use caisson_device::sim::{Rng, SimDisk};
 use caisson_device::{Alignment, Buffers, FileStore};
 use caisson_engine::{
@@ -272,6 +272,12 @@ impl Subject for Simulated {
             "fault {:?}, damage {:?}, {} of {} bytes live, {} free, {} checkpoints",
             status.fault, status.damage, status.live, status.limit, status.free, status.checkpoints
         )
+    }
+
+    fn tick(&mut self, now: Mono) {
+        if let Some(pool) = &*lock(&self.place) {
+            pool.ring(now);
+        }
     }
 
     fn lose_copy(&mut self, rng: &mut Rng) -> Option<String> {

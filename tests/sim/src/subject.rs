@@ -1,6 +1,6 @@
 //! What is simulated, as the world sees it: volumes to submit to, and management that takes its time.
 
-use caisson_block::{Cx, Volume};
+use caisson_block::{Cx, Mono, Volume};
 use caisson_device::sim::{Rng, SimDisk};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -170,6 +170,9 @@ pub trait Subject {
     fn lose_copy(&mut self, _rng: &mut Rng) -> Option<String> {
         None
     }
+
+    /// The time is now this.
+    fn tick(&mut self, _now: Mono) {}
 
     /// Its disks.
     fn disks(&self) -> Vec<Arc<SimDisk>>;

@@ -356,6 +356,7 @@ impl<S: Subject> World<S> {
             return Err(format!("no progress in {PATIENCE} turns: {}", self.under_way()));
         }
         self.clock.advance(self.rng.below(20_000));
+        self.subject.tick(self.clock.now());
         if self.rng.below(300) == 0 && !self.held.is_empty() {
             let at = self.rng.below(self.held.len() as u64) as usize;
             self.held.swap_remove(at);

@@ -59,17 +59,10 @@ struct Target {
 }
 
 impl Target {
-    /// Starts it. The kernel may hold the files of a process that was killed a little longer than the process, until the
-    /// last of its asynchronous requests is over: that is waited for.
+    /// Starts it, at once: the kernel may hold the files of a process that was killed a little longer than the process, and
+    /// waiting for that is the program's affair.
     fn start(program: &Path, store: &[String]) -> Target {
-        for _ in 0..100 {
-            match Target::try_start(program, store) {
-                Ok(target) => return target,
-                Err(said) if said.contains("is in use by") => std::thread::sleep(Duration::from_millis(100)),
-                Err(said) => panic!("it ended: {said}"),
-            }
-        }
-        panic!("the file of a killed target stays in use");
+        Target::try_start(program, store).unwrap_or_else(|said| panic!("it ended: {said}"))
     }
 
     fn try_start(program: &Path, store: &[String]) -> Result<Target, String> {

@@ -1,7 +1,9 @@
 //! What the tests and benchmarks of the pool share: a data-plane thread without sockets, secrets, contents.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use caisson_block::{Completions, Cx, IoOp, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume};
+use caisson_block::{
+    Completions, Cx, IoKind, IoOp, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume,
+};
 use caisson_device::{FileStore, Size, execute, threaded};
 use caisson_engine::Secrets;
 use caisson_fingerprint::FingerprintKey;
@@ -9,15 +11,20 @@ use caisson_keys::Secret;
 use caisson_task::{Port, Task};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 mod power;
 pub use power::Power;
 
-/// A ring that does each operation at once, on the thread that submits it; none any more when the power is off.
+/// A ring that does each operation at once, on the thread that submits it; none any more when the power is off. Reads of bytes
+/// that are unreadable end with EIO.
 #[derive(Default)]
-pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>);
+pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>, Vec<Range<u64>>);
+
+/// Linux's number for an error of the device.
+const EIO: i32 = 5;
 
 impl Ring for Inline {
     fn submit(&mut self, mut op: IoOp) -> Result<(), IoOp> {
@@ -26,7 +33,9 @@ impl Ring for Inline {
         {
             return Ok(());
         }
-        let result = execute(&mut op);
+        let (from, to) = (op.offset, op.offset + op.bufs.len() as u64);
+        let unreadable = self.2.iter().any(|bad| bad.start.max(from) < bad.end.min(to));
+        let result = if unreadable && matches!(op.kind, IoKind::Read) { Err(EIO) } else { execute(&mut op) };
         self.0.push_back((op, result));
         Ok(())
     }
@@ -47,19 +56,20 @@ pub struct Thread {
     woken: Arc<Woken>,
     remote: Arc<dyn Remote>,
     over: Vec<(Tag, Outcome)>,
+    now: Mono,
 }
 
 impl Default for Thread {
     fn default() -> Thread {
         let woken = Arc::new(Woken(Mutex::default()));
         let (ring, done) = (Inline::default(), Completions::default());
-        Thread { ring, done, remote: woken.clone(), woken, over: Vec::new() }
+        Thread { ring, done, remote: woken.clone(), woken, over: Vec::new(), now: Mono(0) }
     }
 }
 
 impl Thread {
     fn cx<R>(&mut self, f: impl FnOnce(&mut Cx<'_>) -> R) -> R {
-        f(&mut Cx { now: Mono(0), done: &mut self.done, ring: &mut self.ring, remote: &self.remote })
+        f(&mut Cx { now: self.now, done: &mut self.done, ring: &mut self.ring, remote: &self.remote })
     }
 
     /// Hands a request in.
@@ -108,7 +118,18 @@ impl Thread {
 
     /// A thread whose power is cut.
     pub fn powered(power: Power) -> Thread {
-        Thread { ring: Inline(VecDeque::new(), Some(power)), ..Thread::default() }
+        Thread { ring: Inline(VecDeque::new(), Some(power), Vec::new()), ..Thread::default() }
+    }
+
+    /// Has these bytes of all files unreadable from now on.
+    pub fn unreadable(&mut self, bytes: Vec<Range<u64>>) {
+        self.ring.2 = bytes;
+    }
+
+    /// Lets time pass, and calls a pool's background if it is time for that.
+    pub fn pass(&mut self, pool: &caisson_engine::Pool, time: std::time::Duration) {
+        self.now = Mono(self.now.0 + time.as_nanos() as u64);
+        pool.ring(self.now);
     }
 
     /// Its power.

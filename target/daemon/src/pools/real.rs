@@ -355,7 +355,7 @@ impl PoolHandle for Handle {
             Damage {
                 volume: volume.map(|v| v.name.clone()),
                 lba: d.block.map(|(_, block)| if small { block * 8 } else { block }),
-                what: format!("{} (segment {}, byte {})", d.what, d.at.0, d.at.1),
+                what: format!("{d} (segment {}, byte {})", d.at.0, d.at.1),
             }
         });
         let space = |v: &caisson_engine::VolumeStatus| {
@@ -383,6 +383,7 @@ impl PoolHandle for Handle {
                 moved_bytes: s.moved_bytes,
                 checkpoints: s.checkpoints,
                 damaged: s.damaged,
+                device_errors: s.device_errors,
             },
             scrub: s.scrub.as_ref().map(scrub),
             volumes: s.volumes.iter().map(space).collect(),

@@ -77,6 +77,9 @@ pub struct Activity {
     pub checkpoints: u64,
     /// Blocks and pages that could not be read.
     pub damaged: u64,
+    /// Reads that a device refused.
+    #[serde(default)]
+    pub device_errors: u64,
 }
 
 /// A walk over all that is stored.

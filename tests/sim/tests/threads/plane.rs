@@ -3,6 +3,7 @@
 use caisson_block::{Completions, Cx, IoOp, Mono, Outcome, Parked, Remote, Request, Ring, Tag, Volume};
 use caisson_device::execute;
 use caisson_device::threaded::{self, ThreadRing};
+use caisson_sim::race;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -90,14 +91,15 @@ impl Plane {
         let (done, ring) = (&mut self.done, &mut self.device);
         f(&mut Cx { now: Mono(0), done, ring, remote: &self.remote })
     }
+}
 
-    /// Hands a request in.
-    pub fn submit(&mut self, volume: &dyn Volume, slot: u32, op: caisson_block::Op) {
+impl race::Plane for Plane {
+    fn submit(&mut self, volume: &dyn Volume, slot: u32, op: caisson_block::Op) {
         self.cx(|cx| volume.submit(cx, Request { tag: Tag { queue: 0, slot }, op }));
     }
 
-    /// Takes turns until requests are over, and gives those; waits where there is nothing to do.
-    pub fn completions(&mut self) -> Vec<(Tag, Outcome)> {
+    /// Waits where there is nothing to do.
+    fn completions(&mut self) -> Vec<(Tag, Outcome)> {
         while self.done.is_empty() {
             self.turn();
         }
@@ -105,8 +107,8 @@ impl Plane {
         std::mem::take(&mut self.over)
     }
 
-    /// One turn, after a moment where there is nothing to do.
-    pub fn turn(&mut self) {
+    /// After a moment where there is nothing to do.
+    fn turn(&mut self) {
         let at_once = matches!(&self.device, Device::Inline(over) if !over.is_empty());
         let wakes = {
             let idle = |q: &mut Queue| !at_once && q.wakes.is_empty() && !q.reap;
