@@ -161,6 +161,28 @@ pub trait Remote: Send + Sync {
     /// Has `who.woken(token)` called on that thread soon. A thread that ends drops everybody it was to wake, and from
     /// then on this drops `who`: what waits holds claims and buffers.
     fn wake(&self, who: Arc<dyn Parked>, token: u64);
+
+    /// As [`Remote::wake`], for a piece of heavy work (tens of microseconds): it is called when what is prompt has been
+    /// seen to, within the thread's share of time for such work, in the order asked for; [`Heavy::Started`] before all
+    /// [`Heavy::New`]. For calls from the thread itself. A thread without a share of its own takes it as a wake.
+    fn wake_later(&self, who: Arc<dyn Parked>, token: u64, _: Heavy) {
+        self.wake(who, token);
+    }
+
+    /// Whether a piece of heavy work may be done at once, since none has been done from the time that the thread last
+    /// looked at what had come; from now on one has been. For calls from the thread itself.
+    fn may_be_heavy(&self) -> bool {
+        false
+    }
+}
+
+/// In which order pieces of heavy work are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heavy {
+    /// Before all others: work under way that others wait for the end of.
+    Started,
+    /// In line.
+    New,
 }
 
 /// Something that waits for another thread.

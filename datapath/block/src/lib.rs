@@ -17,7 +17,7 @@ mod pool;
 mod request;
 
 pub use buf::{Buf, BufMut};
-pub use cx::{Completions, Cx, IoKind, IoOp, IoOwner, Mono, Parked, Remote, Ring};
+pub use cx::{Completions, Cx, Heavy, IoKind, IoOp, IoOwner, Mono, Parked, Remote, Ring};
 pub use list::{BufList, Reader};
 pub use pool::Pool;
 pub use request::{BlockError, Extent, Geometry, Op, Outcome, Request, Tag, Volume};

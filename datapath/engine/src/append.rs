@@ -4,13 +4,15 @@
 //! and written. So all that one turn of a thread publishes goes into one batch, and what comes while a batch is
 //! under way goes into the next: nobody waits longer than a write takes, and load makes batches large by itself.
 
+use crate::bounds::{SEAL_TURN_BLOCKS, WRITE_PIECE};
+use crate::devices::Devices;
 use crate::log::Closed;
 use crate::state::{Inner, State};
 use crate::steward::{checkpoint_due, low};
 use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
 use caisson_tables::Place;
 use caisson_tables::planted::{Bug, on};
-use caisson_task::{Port, Task};
+use caisson_task::{Io, Port, Task};
 use std::sync::Arc;
 
 /// Tokens that the pool is woken with.
@@ -78,9 +80,19 @@ pub(crate) async fn write(inner: &Arc<Inner>, port: &Port, closed: Closed) {
 
 async fn put(inner: &Arc<Inner>, port: &Port, closed: Closed) -> Result<(), String> {
     let Closed { load, plan, stamp, mut out } = closed;
-    let payloads: Vec<&[u8]> = (0..load.records.len()).map(|i| load.payload(i)).collect();
-    let sealed = plan.seal(&inner.keyring, &stamp, &payloads, &mut out);
-    sealed.map_err(|e| format!("a batch could not be sealed: {e}"))?;
+    let failed = |e| format!("a batch could not be sealed: {e}");
+    let mut end = plan.header_len();
+    plan.seal_header(&inner.keyring, &stamp, &mut out[..end]).map_err(failed)?;
+    for index in 0..load.records.len() {
+        if index > 0 && index % SEAL_TURN_BLOCKS == 0 {
+            port.next_slice().await;
+        }
+        let range = plan.range(index);
+        end = range.end;
+        let sealed = plan.seal_record(&inner.keyring, &stamp, index, load.payload(index), &mut out[range]);
+        sealed.map_err(failed)?;
+    }
+    out[end..].fill(0);
     let place = Place { segment: stamp.segment, offset: stamp.at.offset };
     store(inner, port, place, BufList::from(out.freeze())).await
 }
@@ -88,10 +100,26 @@ async fn put(inner: &Arc<Inner>, port: &Port, closed: Closed) -> Result<(), Stri
 /// Writes whole pages at `place`.
 pub(crate) async fn store(inner: &Inner, port: &Port, place: Place, bytes: BufList) -> Result<(), String> {
     let devices = inner.devices();
-    let window = devices.window(place, bytes.len()).filter(|w| w.skip == 0 && w.len == bytes.len());
-    let io = window.and_then(|w| devices.io(w, IoKind::Write { dsync: false }, bytes));
-    let io = io.ok_or_else(|| format!("something was placed outside of the pool, at {place:?}"))?;
-    port.io(io).await.map(drop).map_err(|e| format!("writing failed: {e}"))
+    let ios = pieces(&devices, place, bytes);
+    let ios = ios.ok_or_else(|| format!("something was placed outside of the pool, at {place:?}"))?;
+    let ends = port.ios(ios).await;
+    ends.into_iter().find_map(Result::err).map_or(Ok(()), |e| Err(format!("writing failed: {e}")))
+}
+
+/// The operations that write `bytes` at `place`: several, so that a thread that copies what it writes (to a file in memory,
+/// or in the page cache) may do other things in between. `None` outside of the pool.
+fn pieces(devices: &Devices, place: Place, mut bytes: BufList) -> Option<Vec<Io>> {
+    let mut ios = Vec::with_capacity(bytes.len().div_ceil(WRITE_PIECE));
+    let mut offset = place.offset;
+    while !bytes.is_empty() {
+        let piece = bytes.split_to(WRITE_PIECE);
+        let len = piece.len();
+        let place = Place { offset, ..place };
+        let window = devices.window(place, len).filter(|w| w.skip == 0 && w.len == len)?;
+        ios.push(devices.io(window, IoKind::Write { dsync: false }, piece)?);
+        offset = offset.checked_add(len as u32)?;
+    }
+    Some(ios)
 }
 
 /// Makes what is written durable, as long as somebody waits for that. One round at a time; who comes meanwhile shares

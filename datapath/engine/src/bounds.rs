@@ -19,6 +19,12 @@ pub(crate) const TURN_BLOCKS: usize = 4;
 /// The same for opening and unpacking, which costs a third.
 pub(crate) const READ_TURN_BLOCKS: usize = 16;
 
+/// Records of a batch that are sealed before others have a turn. A batch of no more is sealed in one go.
+pub(crate) const SEAL_TURN_BLOCKS: usize = 32;
+
+/// Bytes of a batch that one device operation writes: a multiple of a batch's alignment.
+pub(crate) const WRITE_PIECE: usize = 128 << 10;
+
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;
 

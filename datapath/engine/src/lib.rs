@@ -19,7 +19,6 @@ mod exclusive;
 mod grow;
 mod host;
 mod hunt;
-mod lane;
 mod log;
 mod manage;
 mod map;

@@ -2,7 +2,6 @@
 
 use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS};
 use crate::devices::{Cause, Window};
-use crate::lane;
 use crate::state::{Damage, Inner, State};
 use crate::work::{Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
@@ -223,12 +222,9 @@ async fn attempt(
     let mut suspects = Vec::new();
     let mut sealed = vec![0; BLOCK + TAG];
     let large = sources.fetches.len() > READ_TURN_BLOCKS;
-    let mut slice = if large { Some(lane::slice(inner, port).await) } else { None };
     for (done, fetch) in sources.fetches.iter().enumerate() {
-        if large && done % READ_TURN_BLOCKS == READ_TURN_BLOCKS - 1 {
-            drop(slice.take());
-            port.pause().await;
-            slice = Some(lane::slice(inner, port).await);
+        if large && done % READ_TURN_BLOCKS == 0 {
+            port.slice().await;
         }
         let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
         let sealed = &mut sealed[..len];

@@ -7,7 +7,6 @@ use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS
 use crate::checkpoint::Checkpoints;
 use crate::chores::Chores;
 use crate::devices::{Cause, Devices};
-use crate::lane::Lanes;
 use crate::log::Log;
 use crate::pages::Lost;
 use crate::space::Space;
@@ -47,7 +46,6 @@ pub(crate) struct Inner {
     /// Bytes of log between two checkpoints.
     pub(crate) distance: u64,
     random: Mutex<Random>,
-    pub(crate) lanes: Lanes,
     /// The volumes that are in use.
     open: Mutex<HashMap<VolumeId, Weak<Shared>>>,
     state: Mutex<State>,
@@ -171,7 +169,6 @@ impl Inner {
             segment_size: sizes.segment,
             distance: sizes.distance,
             random: Mutex::new(random),
-            lanes: Lanes::default(),
             open: Mutex::default(),
             state: Mutex::new(state),
             fault: OnceLock::new(),
@@ -227,7 +224,6 @@ impl Inner {
     /// Lets go of everybody who waits, without waking them: their threads have ended. What waits holds the pool, so
     /// without this neither would ever be freed.
     pub(crate) fn abandon(&self) {
-        self.lanes.forget();
         drop(self.waiters());
     }
 

@@ -6,7 +6,6 @@
 
 use crate::append::kick;
 use crate::bounds::{FETCHES_PER_CHUNK, TURN_BLOCKS};
-use crate::lane;
 use crate::read::TENANT;
 use crate::space::Admit;
 use crate::state::{Inner, State};
@@ -136,16 +135,13 @@ impl Chunk {
         let mut twins: HashMap<Print, usize> = HashMap::new();
         let mut fetches = FETCHES_PER_CHUNK;
         for turn in (0..count).step_by(TURN_BLOCKS) {
-            if turn > 0 {
-                port.pause().await;
-            }
+            port.slice().await;
             let blocks = TURN_BLOCKS.min(count - turn);
             let zero = chunk.print(inner, data, from, turn, blocks, ways);
             let mut known = [const { None }; TURN_BLOCKS];
-            if ways.dedup {
-                chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await;
+            if ways.dedup && chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await {
+                port.slice().await;
             }
-            let _slice = if count > TURN_BLOCKS { Some(lane::slice(inner, port).await) } else { None };
             let mut reader = Blocks::new(data);
             for i in 0..blocks {
                 let index = turn + i;
@@ -193,7 +189,7 @@ impl Chunk {
         zero
     }
 
-    /// Looks for duplicates of a turn's blocks, and reads a bounded number of summaries for that.
+    /// Looks for duplicates of a turn's blocks, and reads a bounded number of summaries for that. Whether it waited.
     async fn look(
         &self,
         inner: &Arc<Inner>,
@@ -202,7 +198,8 @@ impl Chunk {
         known: &mut [Option<Known>],
         zero: u64,
         fetches: &mut usize,
-    ) {
+    ) -> bool {
+        let mut waited = false;
         loop {
             let mut wanted = None;
             {
@@ -227,9 +224,10 @@ impl Chunk {
             match wanted {
                 Some(at) if *fetches > 0 => {
                     *fetches -= 1;
+                    waited = true;
                     crate::summary::fetch(inner, port, at).await;
                 }
-                _ => return,
+                _ => return waited,
             }
         }
     }
@@ -276,7 +274,11 @@ impl Chunk {
         (data, from): (&BufList, usize),
         ways: Ways,
     ) -> Result<u64, BlockError> {
+        let large = self.plans.len() > TURN_BLOCKS;
         let outcome = loop {
+            if large {
+                port.slice().await;
+            }
             if inner.fault().is_some() {
                 break Err(BlockError::Failed);
             }

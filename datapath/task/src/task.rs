@@ -1,7 +1,7 @@
 //! The driver of one `async` function, and the port through which that function asks.
 
 use crate::claims::{Claim, Claims, Range, Standing, Waiter};
-use caisson_block::{BufList, Cx, IoKind, Mono, Outcome, Parked, Remote, Tag};
+use caisson_block::{BufList, Cx, Heavy, IoKind, Mono, Outcome, Parked, Remote, Tag};
 use caisson_device::{Buffers, Client, FileStore, StoreError};
 use std::future::Future;
 use std::pin::Pin;
@@ -32,6 +32,8 @@ enum Ask {
     Many(Vec<Io>),
     /// To be polled again at the thread's next turn.
     Pause,
+    /// To be polled again when the thread has time for a piece of heavy work.
+    Later(Heavy),
     /// Something to be done with the thread, at once.
     Run(Box<dyn FnOnce(&mut Cx<'_>) + Send>),
     /// A function that blocks, to be run on a thread of its own.
@@ -125,6 +127,22 @@ impl Port {
     /// Lets whatever else waits for this thread have its turn.
     pub async fn pause(&self) {
         self.ask(Ask::Pause).await;
+    }
+
+    /// Goes on when the thread may do a piece of heavy work: at once, where none has been done since it last looked at what
+    /// had come, or later and in line. To be asked before each piece of tens of microseconds, so that what is prompt
+    /// waits for one of them at most; the piece ends with whatever is asked for next.
+    pub async fn slice(&self) {
+        if !self.remote.may_be_heavy() {
+            self.ask(Ask::Later(Heavy::New)).await;
+        }
+    }
+
+    /// As [`Port::slice`], before all that wait there: for work that others wait for the end of.
+    pub async fn next_slice(&self) {
+        if !self.remote.may_be_heavy() {
+            self.ask(Ask::Later(Heavy::Started)).await;
+        }
     }
 
     /// Has `f` called with the thread's [`Cx`], at once: to start other tasks, or to wake something on this thread.
@@ -323,6 +341,10 @@ impl Task {
             }
             Ask::Pause => {
                 cx.remote.wake(Arc::clone(self) as _, PAUSE);
+                None
+            }
+            Ask::Later(heavy) => {
+                cx.remote.wake_later(Arc::clone(self) as _, PAUSE, heavy);
                 None
             }
             Ask::Run(f) => {

@@ -138,6 +138,8 @@ pub(crate) trait Driver: Ring {
     fn close(&mut self, key: u32);
     /// Whether a turn without waiting would find something, as far as can be told without a system call.
     fn ready(&mut self) -> bool;
+    /// Submits what is pending, without a look at what has come.
+    fn launch(&mut self);
     /// Submits what is pending, waits as told, and appends what happened to `events`.
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
     /// Whether [`Driver::ready`] sees what comes on sockets, so that asking it over and over is of use.

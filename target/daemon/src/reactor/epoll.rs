@@ -318,6 +318,9 @@ impl Driver for Epoll {
         !self.told.is_empty() || self.finished.load(Ordering::SeqCst)
     }
 
+    /// Nothing is ever pending: sends and device operations begin when they are asked for.
+    fn launch(&mut self) {}
+
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         events.append(&mut self.told);
         let rest = self.rest();

@@ -1,6 +1,6 @@
 //! How other threads reach a data-plane thread: a queue of messages and a bell that is rung only when it sleeps.
 
-use caisson_block::{Parked, Remote};
+use caisson_block::{Heavy, Parked, Remote};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +41,15 @@ pub(crate) enum Message {
         /// What it waits under.
         token: u64,
     },
+    /// The same, when there is time for heavy work.
+    WakeLater {
+        /// Who waits.
+        who: Arc<dyn Parked>,
+        /// What it waits under.
+        token: u64,
+        /// In which order.
+        heavy: Heavy,
+    },
     /// End every connection and stop.
     Shutdown,
 }
@@ -54,6 +63,8 @@ pub(crate) struct Mailbox {
     waiting: AtomicBool,
     /// Set by the thread before it sleeps.
     asleep: AtomicBool,
+    /// No heavy work was done since the thread last looked at what had come. Only the thread itself looks.
+    fresh: AtomicBool,
     bell: OwnedFd,
 }
 
@@ -72,6 +83,7 @@ impl Mailbox {
             over: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
+            fresh: AtomicBool::new(true),
             bell,
         }))
     }
@@ -128,6 +140,19 @@ impl Mailbox {
         }
     }
 
+    /// The thread has looked at what has come: heavy work may be done again.
+    pub(crate) fn looked(&self) {
+        self.fresh.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the leave to do heavy work until the thread looks again. `false` when it was taken.
+    pub(crate) fn take_leave(&self) -> bool {
+        // No swap: the thread is alone here.
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        self.fresh.store(false, Ordering::Relaxed);
+        fresh
+    }
+
     /// Drops what waits and everything that is posted from now on: the thread has ended. What a parked request holds (its
     /// claims, its buffers) is let go with it.
     pub(crate) fn close(&self) {
@@ -156,6 +181,14 @@ impl Mailbox {
 impl Remote for Mailbox {
     fn wake(&self, who: Arc<dyn Parked>, token: u64) {
         self.post(Message::Wake { who, token });
+    }
+
+    fn wake_later(&self, who: Arc<dyn Parked>, token: u64, heavy: Heavy) {
+        self.post(Message::WakeLater { who, token, heavy });
+    }
+
+    fn may_be_heavy(&self) -> bool {
+        self.take_leave()
     }
 }
 

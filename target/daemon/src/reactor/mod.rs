@@ -5,8 +5,10 @@
 
 mod bufring;
 mod conn;
+mod device;
 mod driver;
 mod epoll;
+mod heavy;
 mod mailbox;
 mod shared;
 mod spin;

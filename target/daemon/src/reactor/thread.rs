@@ -1,11 +1,13 @@
 //! The loop of one data-plane thread.
 //!
 //! A turn: take what the driver and the mailbox bring, parse and execute it, give completions to their queues, send
-//! what came of it, all connections' sends submitted together. Nothing here blocks but the driver's sleep. What one
-//! event may do is bounded by a receive buffer's length and by [`TX_STALL`], so no connection holds the others up.
+//! what came of it, all connections' sends submitted together; then some of the heavy work that waits ([`super::heavy`]).
+//! Nothing here blocks but the driver's sleep. What one event may do is bounded by a receive buffer's length and by
+//! [`TX_STALL`], what heavy work may by its line, so no connection holds the others up.
 
 use super::conn::{Conn, LINGER_MS, Phase, RX_HOLD, SWEEP_MS, TX_STALL};
 use super::driver::{Driver, Event, SEND_BYTES, Wait};
+use super::heavy::{Line, PIECE_NS};
 use super::mailbox::{Mailbox, Message, Nudge};
 use super::shared::{Shared, ThreadStats, clock};
 use super::spin::Spin;
@@ -35,6 +37,7 @@ pub(crate) struct Reactor<D> {
     done: Completions,
     dirty: Vec<u32>,
     timers: BinaryHeap<Reverse<(Mono, u32)>>,
+    heavy: Line,
     spin: Spin,
     /// Number of the current sweep, see [`Reactor::sweep`].
     sweep: u32,
@@ -83,6 +86,7 @@ impl<D: Driver> Reactor<D> {
             done: Completions::default(),
             dirty: Vec::new(),
             timers: BinaryHeap::new(),
+            heavy: Line::default(),
             spin,
             sweep: 0,
             heard: Vec::new(),
@@ -112,11 +116,13 @@ impl<D: Driver> Reactor<D> {
             if let Some(at) = slept {
                 self.spin.slept(self.now.since(at));
             }
+            self.mailbox.looked();
+            let mut prompt = !events.is_empty();
             for event in events.drain(..) {
                 self.on_event(event);
             }
             self.events = events;
-            self.on_messages();
+            prompt |= self.on_messages();
             // Read again, so that what was done in this turn has a latency.
             self.now = clock();
             self.on_completions();
@@ -125,8 +131,12 @@ impl<D: Driver> Reactor<D> {
                 self.sweep();
             }
             self.flush();
+            if self.heavy.due(self.now, prompt) {
+                self.do_heavy();
+            }
             self.publish();
             if self.stopping.is_some_and(|by| !self.busy() || self.now >= by) {
+                self.heavy.clear();
                 return Ok(());
             }
         }
@@ -144,7 +154,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Decides how to wait, spinning first where that pays.
     fn wait(&mut self) -> Wait {
-        if self.driver.ready() || self.mailbox.waiting() || !self.done.is_empty() {
+        if !self.heavy.is_empty() || self.driver.ready() || self.mailbox.waiting() || !self.done.is_empty() {
             return Wait::Poll;
         }
         let budget = self.spin.budget();
@@ -203,10 +213,13 @@ impl<D: Driver> Reactor<D> {
         }
     }
 
-    fn on_messages(&mut self) {
+    /// Whether there were others than those that put heavy work into its line.
+    fn on_messages(&mut self) -> bool {
+        let mut prompt = false;
         let mut messages = std::mem::take(&mut self.messages);
         self.mailbox.take(&mut messages);
         for message in messages.drain(..) {
+            prompt |= !matches!(message, Message::WakeLater { .. });
             match message {
                 Message::Adopt { socket, port } => self.adopt(socket, port),
                 Message::Listen { listener, port, socket } => {
@@ -227,10 +240,28 @@ impl<D: Driver> Reactor<D> {
                 }
                 Message::Poll { key } => self.poll_queue(key),
                 Message::Wake { who, token } => who.woken(&mut cx!(self), token),
+                Message::WakeLater { who, token, heavy } => self.heavy.push((who, token), heavy),
                 Message::Shutdown => self.shut_down(),
             }
         }
         self.messages = messages;
+        prompt
+    }
+
+    /// Does heavy work for a bounded time. What the turn has to send and to ask of devices is on its way before.
+    fn do_heavy(&mut self) {
+        self.driver.launch();
+        let begun = clock();
+        let mut ended = begun;
+        while ended.since(begun) < PIECE_NS
+            && let Some((who, token)) = self.heavy.pop()
+        {
+            self.mailbox.take_leave();
+            who.woken(&mut cx!(self), token);
+            ended = clock();
+        }
+        // What is completed by it is seen to after the next look, which comes at once.
+        self.heavy.did(begun, ended);
     }
 
     /// Picks the thread with the fewest connections for a new one, or sheds it.

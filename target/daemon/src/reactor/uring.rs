@@ -10,13 +10,15 @@
 //! submits the sends of a turn and brings the receives of the next.
 
 use super::bufring::{BufRing, GROUP};
-use super::driver::{ACCEPT_REST, DEVICE_OPS, Driver, DriverStats, Event, Iov, Wait, copy_out, empty_list};
+use super::device::DeviceOps;
+use super::driver::{ACCEPT_REST, Driver, DriverStats, Event, Iov, RX_BUF, Wait, copy_out, empty_list};
 use super::mailbox::Mailbox;
-use caisson_block::{BufMut, IoKind, IoOp, Ring};
+use super::shared::clock;
+use caisson_block::{BufMut, IoOp, Mono, Ring};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,15 +69,10 @@ struct Listener {
     closing: bool,
 }
 
-/// One device operation in flight and the list that the kernel reads it from.
-#[derive(Default)]
-struct DeviceSlot {
-    op: Option<IoOp>,
-    iov: Vec<Iov>,
-}
-
-/// Turns after which a flag that is not believed is tried again.
-const DOUBT_TURNS: u32 = 16;
+/// How long the kernel's flag for deferred work is gone without while it is not believed, in nanoseconds.
+const DOUBT_NS: u64 = 5_000;
+/// Bytes received from hot connections in one look, or one receive of any length.
+const HOT_BYTES: usize = RX_BUF;
 
 pub(crate) struct Uring {
     // First, so that it is closed before the memory that it was lent goes.
@@ -84,8 +81,7 @@ pub(crate) struct Uring {
     mailbox: Arc<Mailbox>,
     conns: Vec<Option<Conn>>,
     listeners: Vec<Option<Listener>>,
-    device: Vec<DeviceSlot>,
-    device_free: Vec<u32>,
+    device: DeviceOps,
     #[allow(clippy::vec_box, reason = "a send in flight must not move, and goes back and forth in its box")]
     spare_sends: Vec<Box<SendBlock>>,
     /// Connections whose receive ended for want of buffers.
@@ -97,8 +93,10 @@ pub(crate) struct Uring {
     bell_armed: bool,
     /// The kernel's flag for deferred work is not to be believed, see [`Uring::entered`].
     stale: bool,
-    /// Turns since the kernel was entered, while the flag is not believed.
-    unbelieved: u32,
+    /// When the kernel was last entered.
+    entered: Mono,
+    /// Which hot connection is asked first.
+    first_hot: usize,
     /// The ring has brought bytes in this turn.
     brought: bool,
     /// Listeners that wait for descriptors to come free, and until when.
@@ -132,8 +130,7 @@ impl Uring {
             mailbox,
             conns: Vec::new(),
             listeners: Vec::new(),
-            device: Vec::new(),
-            device_free: Vec::new(),
+            device: DeviceOps::default(),
             spare_sends: Vec::new(),
             starved: VecDeque::new(),
             hot: Vec::with_capacity(HOT),
@@ -141,7 +138,8 @@ impl Uring {
             hot_buf: None,
             bell_armed: false,
             stale: false,
-            unbelieved: 0,
+            entered: clock(),
+            first_hot: 0,
             brought: false,
             resting: Vec::new(),
             rest_until: Instant::now(),
@@ -154,8 +152,9 @@ impl Uring {
     /// Queues an entry, submitting what is queued when the queue is full.
     fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: every entry built in this file points at memory that stays put until its completion: SendBlocks
-            // and DeviceSlots' lists are heap blocks kept in `conns`/`device`, buffers are owned beside them.
+            // SAFETY: every entry built here and in `device` points at memory that stays put until its completion:
+            // SendBlocks and the device operations' lists are heap blocks kept in `conns`/`device`, buffers are owned
+            // beside them.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -280,9 +279,14 @@ impl Uring {
     /// Asks the hot sockets for what has come. Not one whose receive the ring has not given up yet: what the ring has
     /// received of a connection came before what we would find now.
     fn poll_hot(&mut self) {
-        let mut at = 0;
-        while let Some(&key) = self.hot.get(at) {
-            at += 1;
+        let mut left = HOT_BYTES;
+        for turn in 0..self.hot.len() {
+            // In turn, so that one that always has much is not always before the others.
+            let key = self.hot[(self.first_hot + turn) % self.hot.len()];
+            if left == 0 {
+                self.first_hot = self.first_hot.wrapping_add(turn);
+                return;
+            }
             let Some(Some(conn)) = self.conns.get_mut(key as usize) else { continue };
             if conn.receiving || conn.paused || conn.ended || conn.closing {
                 continue;
@@ -291,6 +295,7 @@ impl Uring {
             self.stats.syscalls += 1;
             match rustix::net::recv(&conn.socket, &mut buf[..], rustix::net::RecvFlags::DONTWAIT) {
                 Ok((n, _)) if n > 0 => {
+                    left = left.saturating_sub(n);
                     if self.rx.short() {
                         // As in the ring: a host that sends in crumbs must not have all buffers in the end.
                         self.stats.copied_rx += 1;
@@ -330,30 +335,61 @@ impl Uring {
         None
     }
 
-    /// Whether entering the kernel would bring something.
+    /// Whether entering the kernel would do something.
     fn due(&mut self) -> bool {
         let stale = self.stale;
-        !self.ring.completion().is_empty()
-            || {
-                let sq = self.ring.submission();
-                !sq.is_empty() || (sq.taskrun() && !stale) || sq.cq_overflow()
+        let sq = self.ring.submission();
+        !sq.is_empty() || (sq.taskrun() && !stale) || sq.cq_overflow() || self.device.holds()
+    }
+
+    /// While the flag says nothing, the kernel is asked now and then, as the hot sockets are: what has come waits so long at
+    /// most.
+    fn doubtful(&self) -> bool {
+        self.stale && clock().since(self.entered) >= DOUBT_NS
+    }
+
+    /// Enters the kernel: submits, and has it do the deferred work that its flag tells of.
+    fn enter(&mut self, wait: Option<Wait>) -> io::Result<()> {
+        self.stats.syscalls += 1;
+        let result = match wait {
+            Some(Wait::Sleep(Some(ns))) => {
+                let ts = types::Timespec::from(Duration::from_nanos(ns));
+                self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&ts))
             }
-            || self.doubtful()
-    }
-
-    /// A thread that is busy does not sleep, so now and then it looks although the flag is not believed: what has come since
-    /// would otherwise wait until the others pause.
-    fn doubtful(&mut self) -> bool {
-        self.unbelieved += u32::from(self.stale);
-        self.unbelieved >= DOUBT_TURNS
-    }
-
-    /// After entering the kernel: whether its flag for deferred work can be believed. Work that is added while the kernel
-    /// runs earlier work is run with it, but leaves the flag behind; believed, that would keep the thread awake until
-    /// something happens. What comes while the flag is not believed is met by the next sleep, which looks at the work itself.
-    fn entered(&mut self) {
-        self.unbelieved = 0;
+            Some(Wait::Sleep(None)) => self.ring.submit_and_wait(1),
+            _ => self.ring.submit(),
+        };
+        // The kernel raises its flag when it gets deferred work and none was there, and lowers it when it begins to do
+        // that. Work that comes while it does is done with the rest and leaves the flag up, until more comes: for as long
+        // as that takes, the flag says nothing. Believed, it would keep the thread awake and entering; not looked behind,
+        // a busy thread would miss what comes until it sleeps, which looks at the work itself.
         self.stale = self.ring.completion().is_empty() && self.ring.submission().taskrun();
+        self.entered = clock();
+        match result {
+            Err(e)
+                if !matches!(
+                    e.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) =>
+            {
+                Err(e)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Pushes the device operations that were held back and may go.
+    fn push_held(&mut self) {
+        self.device.looked();
+        while let Some(index) = self.device.next() {
+            self.push_device(index);
+        }
+    }
+
+    fn push_device(&mut self, index: u32) {
+        if let Some(entry) = self.device.entry(index) {
+            self.push(entry.user_data(tagged::DEVICE | u64::from(index)));
+        }
     }
 
     fn on_send(&mut self, key: u32, result: i32, events: &mut Vec<Event>) {
@@ -412,14 +448,6 @@ impl Uring {
         }
     }
 
-    fn on_device(&mut self, index: u32, result: i32, events: &mut Vec<Event>) {
-        let Some(slot) = self.device.get_mut(index as usize) else { return };
-        let Some(op) = slot.op.take() else { return };
-        self.device_free.push(index);
-        let result = if result >= 0 { Ok(result as u32) } else { Err(-result) };
-        events.push(Event::Device { op, result });
-    }
-
     fn reap(&mut self, events: &mut Vec<Event>) {
         loop {
             let Some(cqe) = self.ring.completion().next() else { break };
@@ -428,7 +456,7 @@ impl Uring {
             match data & tagged::KIND {
                 tagged::RECV => self.on_recv(key, result, flags, events),
                 tagged::SEND => self.on_send(key, result, events),
-                tagged::DEVICE => self.on_device(key, result, events),
+                tagged::DEVICE => events.extend(self.device.finish(key, result)),
                 tagged::ACCEPT => self.on_accept(key, result, flags, events),
                 tagged::BELL => {
                     self.mailbox.silence();
@@ -561,16 +589,28 @@ impl Driver for Uring {
     }
 
     fn ready(&mut self) -> bool {
-        if !self.told.is_empty() || self.due() {
+        if !self.told.is_empty() || !self.ring.completion().is_empty() || self.due() {
+            return true;
+        }
+        // To find nothing is no reason to stay awake. What is wrong is met again, and told, by the next turn.
+        if self.doubtful() && (self.enter(None).is_err() || !self.ring.completion().is_empty()) {
             return true;
         }
         self.poll_hot();
         !self.told.is_empty()
     }
 
+    fn launch(&mut self) {
+        if !self.ring.submission().is_empty() {
+            // What is wrong is met again, and told, by the next turn.
+            let _ = self.enter(None);
+        }
+    }
+
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         self.arm_bell();
         self.rx.refill();
+        self.push_held();
         if !self.rx.dry() {
             while let Some(key) = self.starved.pop_front() {
                 self.arm_recv(key);
@@ -588,37 +628,18 @@ impl Driver for Uring {
             }
         }
         events.append(&mut self.told);
-        let sleep = matches!(wait, Wait::Sleep(_)) && events.is_empty() && self.ring.completion().is_empty();
+        let sleep = matches!(wait, Wait::Sleep(_))
+            && events.is_empty()
+            && self.ring.completion().is_empty()
+            && !self.device.holds();
         if sleep {
             self.cool();
         }
-        let entered = sleep || self.due();
-        self.stats.syscalls += u64::from(entered);
-        let result = if sleep {
+        if sleep {
             self.stats.sleeps += 1;
-            match wait {
-                Wait::Sleep(Some(ns)) => {
-                    let ts = types::Timespec::from(Duration::from_nanos(ns));
-                    self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&ts))
-                }
-                _ => self.ring.submit_and_wait(1),
-            }
-        } else if entered {
-            self.ring.submit()
-        } else {
-            Ok(0)
-        };
-        match result {
-            Ok(_) => {}
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-                ) => {}
-            Err(e) => return Err(e),
-        }
-        if entered {
-            self.entered();
+            self.enter(Some(wait))?;
+        } else if self.due() || self.doubtful() {
+            self.enter(None)?;
         }
         self.brought = false;
         self.reap(events);
@@ -631,7 +652,7 @@ impl Driver for Uring {
     }
 
     fn device_ops(&self) -> usize {
-        self.device.len() - self.device_free.len()
+        self.device.in_flight()
     }
 
     fn spins(&self) -> bool {
@@ -649,39 +670,9 @@ impl Driver for Uring {
 
 impl Ring for Uring {
     fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
-        let index = match self.device_free.pop() {
-            Some(index) => index,
-            None if self.device.len() < DEVICE_OPS => {
-                self.device.push(DeviceSlot::default());
-                self.device.len() as u32 - 1
-            }
-            None => return Err(op),
-        };
-        let slot = &mut self.device[index as usize];
-        slot.iov.clear();
-        slot.iov.extend(
-            op.bufs.parts().iter().map(|b| Iov { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() }),
-        );
-        let (list, n) = (slot.iov.as_ptr(), slot.iov.len() as u32);
-        let fd = types::Fd(op.file.as_raw_fd() as RawFd);
-        let entry = match op.kind {
-            IoKind::Read => opcode::Readv::new(fd, list, n).offset(op.offset).build(),
-            IoKind::Write { dsync } => {
-                let flags = if dsync { libc::RWF_DSYNC } else { 0 };
-                opcode::Writev::new(fd, list, n).offset(op.offset).rw_flags(flags).build()
-            }
-            IoKind::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
-            IoKind::PunchHole { len } => opcode::Fallocate::new(fd, len)
-                .offset(op.offset)
-                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
-                .build(),
-            IoKind::ZeroRange { len } => opcode::Fallocate::new(fd, len)
-                .offset(op.offset)
-                .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
-                .build(),
-        };
-        slot.op = Some(op);
-        self.push(entry.user_data(tagged::DEVICE | u64::from(index)));
+        if let Some(index) = self.device.take(op)? {
+            self.push_device(index);
+        }
         Ok(())
     }
 }

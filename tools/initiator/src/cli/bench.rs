@@ -1,6 +1,9 @@
-//! `caisson bench`: a target and the bare-socket exchange of the same bytes, in turn, and the ratio of the two.
+//! `caisson bench`: a target and the bare-socket exchange of the same bytes, in turn, and the ratio of the two; or the data
+//! services and a plain file ([`super::services`]).
 
 use super::perf::measure;
+use super::services;
+use super::target::Target;
 use super::{HostArgs, connect_io, print_json};
 use crate::error::{Error, Result};
 use crate::net::Address;
@@ -10,18 +13,27 @@ use crate::units;
 use crate::yardstick::{Peer, Shape, drive};
 use caisson_wire::opcode::io;
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
-use std::net::TcpStream;
-use std::process::{Child, Command as Process, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command as Process;
+use std::time::Duration;
 
-/// Compares a target with bare sockets that exchange the same bytes.
+/// Compares a target with bare sockets that exchange the same bytes, or data services with a plain file.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
     /// Where the target listens
-    #[arg(value_name = "ADDRESS")]
-    pub address: Address,
+    #[arg(value_name = "ADDRESS", required_unless_present = "services")]
+    pub address: Option<Address>,
+    /// Instead, start targets of this program with a plain file and with pools, and compare these: each data service off
+    /// and on and all on, at 0, 50 and 90 % duplicates and compressibility 1x, 2x and 4x
+    ///
+    /// Pool and file are driven in turn; shown are the ratio of their commands a second, and the processor time that the
+    /// target takes for a command. Each target runs on --target-core alone, its background included.
+    #[arg(long, conflicts_with_all = ["address", "nqn", "nsid", "target_cmd"])]
+    pub services: bool,
+    /// With --services: the folder of the pools and the file, for a moment; in memory, so that no disk is measured
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub folder: PathBuf,
     /// The subsystem; by default the only one that the target's discovery service shows
     #[arg(long, value_name = "NQN")]
     pub nqn: Option<String>,
@@ -131,67 +143,6 @@ fn median(samples: &[Sample]) -> Sample {
     }
 }
 
-/// A target that was started here: stopped when dropped.
-struct Target(Option<Child>);
-
-impl Target {
-    fn start(args: &BenchArgs) -> Result<Target> {
-        let Some(command) = &args.target_cmd else { return Ok(Target(None)) };
-        let failed = |source| Error::Io { doing: "starting the target", source };
-        let child = Process::new("sh")
-            .args(["-c", &format!("exec {command}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let mut target = Target(Some(child));
-        let to = args.address.resolve()?;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_err() {
-            let gone = target.0.as_mut().and_then(|c| c.try_wait().ok().flatten());
-            if let Some(status) = gone {
-                return Err(Error::unsuitable(
-                    format!("the target command ended at once ({status})"),
-                    "try it by itself",
-                ));
-            }
-            if Instant::now() > deadline {
-                return Err(Error::Timeout {
-                    what: "the target's port".into(),
-                    after: Duration::from_secs(20),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(target)
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.0.as_ref().and_then(|c| Pid::from_raw(c.id() as i32)) {
-            // A target that has ended shows at the next connection.
-            let _ = kill_process(pid, signal);
-        }
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.signal(Signal::CONT);
-        self.signal(Signal::TERM);
-        if let Some(mut child) = self.0.take() {
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while Instant::now() < deadline {
-                if matches!(child.try_wait(), Ok(Some(_))) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// What decides which bytes the sockets exchange.
 struct Habits {
     success: bool,
@@ -204,8 +155,14 @@ struct Habits {
 /// # Errors
 /// When the target cannot be started or reached, or fails a command.
 pub fn bench(args: &BenchArgs) -> Result<()> {
-    let target = Target::start(args)?;
-    let habits = prepare(args)?;
+    let Some(address) = &args.address else { return services::bench(args) };
+    let target = args.target_cmd.as_ref().map(|command| {
+        let mut shell = Process::new("sh");
+        shell.args(["-c", &format!("exec {command}")]);
+        Target::start(shell, address, None)
+    });
+    let target = target.transpose()?;
+    let habits = prepare(args, address)?;
     let mut lines = Vec::new();
     let wanted = |c: &Case| args.only.as_ref().is_none_or(|t| c.name().contains(t.as_str()));
     if !args.json {
@@ -215,7 +172,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         );
     }
     for case in cases().into_iter().filter(wanted) {
-        let line = compare(args, &target, &habits, case)?;
+        let line = compare(args, address, target.as_ref(), &habits, case)?;
         if !args.json {
             println!(
                 "{:<30} {:>10} {:>10} {:>7.2}   {:>9} {:>9} {:>7.2}   {:>9} {:>9}",
@@ -243,8 +200,8 @@ fn us(value: f64) -> String {
 }
 
 /// Writes the region once, and learns how the target answers.
-fn prepare(args: &BenchArgs) -> Result<Habits> {
-    let mut client = connect_io(&args.host, &args.address, args.nqn.as_deref())?;
+fn prepare(args: &BenchArgs, address: &Address) -> Result<Habits> {
+    let mut client = connect_io(&args.host, address, args.nqn.as_deref())?;
     let block = client.max_transfer().min(128 << 10);
     let fill = Workload {
         pattern: Pattern::Write,
@@ -266,15 +223,21 @@ fn prepare(args: &BenchArgs) -> Result<Habits> {
     Ok(Habits { success: done.implied, in_capsule: link.in_capsule, framing })
 }
 
-fn compare(args: &BenchArgs, target: &Target, habits: &Habits, case: Case) -> Result<Line> {
+fn compare(
+    args: &BenchArgs,
+    address: &Address,
+    target: Option<&Target>,
+    habits: &Habits,
+    case: Case,
+) -> Result<Line> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..args.repeats {
-        ours.push(run_target(args, case)?);
+        ours.push(run_target(args, address, case)?);
         // Connections close and an adaptive target falls asleep before the core is somebody else's.
         std::thread::sleep(Duration::from_millis(50));
-        target.signal(Signal::STOP);
+        target.iter().for_each(|t| t.pause());
         let sample = run_sockets(args, habits, case);
-        target.signal(Signal::CONT);
+        target.iter().for_each(|t| t.resume());
         theirs.push(sample?);
     }
     let (t, s) = (median(&ours), median(&theirs));
@@ -290,8 +253,8 @@ fn compare(args: &BenchArgs, target: &Target, habits: &Habits, case: Case) -> Re
     })
 }
 
-fn run_target(args: &BenchArgs, case: Case) -> Result<Sample> {
-    let mut client = connect_io(&args.host, &args.address, args.nqn.as_deref())?;
+fn run_target(args: &BenchArgs, address: &Address, case: Case) -> Result<Sample> {
+    let mut client = connect_io(&args.host, address, args.nqn.as_deref())?;
     let w = Workload {
         pattern: case.pattern,
         block: case.block,

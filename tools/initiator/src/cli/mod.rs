@@ -6,6 +6,8 @@ mod bench;
 mod identify;
 mod live;
 mod perf;
+mod services;
+mod target;
 
 pub use bench::{BenchArgs, bench};
 pub use identify::{IdentifyArgs, identify};

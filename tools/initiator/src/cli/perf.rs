@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::ideal::Ideal;
 use crate::net::Address;
-use crate::perf::{self, Link, Namespace, Pattern, Report, Until, Workload};
+use crate::perf::{self, Content, Link, Namespace, Pattern, Report, Until, Workload};
 use crate::stats::{Side, svg, term};
 use crate::sys;
 use crate::units;
@@ -81,6 +81,19 @@ pub struct PerfArgs {
     /// Write blocks that say what they are, read them back, and check every block that is read
     #[arg(long)]
     pub verify: bool,
+    /// Write blocks that deduplicate: this many percent of each 4 KiB written are copies of an earlier one
+    ///
+    /// Of one of the last 64 in its place of the commands' memory: on one connection, of the last 16 MiB at most. All others
+    /// were never written before, in this run or an earlier one.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100), conflicts_with = "verify")]
+    pub dedup: Option<u32>,
+    /// Write blocks that compress about so far: 1 to 64
+    ///
+    /// Of each 512 bytes the first 512/RATIO are noise, and the rest repeats the last 8 bytes of that. With --dedup or
+    /// --compress, a write stamps 8 bytes into each 4 KiB of memory that was filled before, so that the contents cost
+    /// this program nothing to speak of. Without both, writes share noise that comes again after 64 KiB.
+    #[arg(long, value_name = "RATIO", value_parser = clap::value_parser!(u32).range(1..=64), conflicts_with = "verify")]
+    pub compress: Option<u32>,
     /// Of the random order and of the data
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -126,7 +139,11 @@ impl PerfArgs {
             Error::unsuitable(format!("blocks of {} are too large", self.block_size), "use at most 16 MiB")
         })?;
         let cores = self.cores.clone().unwrap_or_default();
+        let made = self.dedup.is_some() || self.compress.is_some();
+        let content =
+            made.then(|| Content { duplicates: self.dedup.unwrap_or(0), ratio: self.compress.unwrap_or(1) });
         Ok(Workload {
+            content,
             pattern: self.pattern,
             read_percent: self.read_percent,
             block,

@@ -1,5 +1,6 @@
 //! One driven connection: its commands, their data, and what became of them.
 
+use super::content::{Content, Maker};
 use super::verify::{self, Ledger};
 use super::workload::{Generator, Random};
 use crate::error::{Error, Result};
@@ -77,7 +78,17 @@ struct Slot {
     at: u64,
 }
 
-/// The payload that writes without verification share: this many bytes beyond one block, so that not all are alike.
+/// Where the data of commands comes from and what becomes of it.
+pub enum Data {
+    /// Noise that all writes share; what is read is not looked at.
+    Noise,
+    /// Blocks that say what they are, so that what is read is checked.
+    Checked(Ledger),
+    /// Blocks with stated duplicates and compressibility.
+    Made(Content),
+}
+
+/// The payload that writes of [`Data::Noise`] share: this many bytes beyond one block, so that not all are alike.
 const SHARED_SPARE: usize = 64 << 10;
 
 /// Everything of a lane but its receive buffer, which calls back into it.
@@ -89,6 +100,7 @@ struct Work {
     free: Vec<u16>,
     memory: Vec<u8>,
     ledger: Option<Ledger>,
+    maker: Option<Maker>,
     rotate: u64,
     /// Reading back what was written: the next block to look at.
     replay: Option<u64>,
@@ -103,20 +115,20 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Drives `link` with what `generator` deals; with a `ledger`, data is written so that it can be checked, and is.
-    pub fn new(
-        link: Link,
-        region: Region,
-        depth: u32,
-        generator: Generator,
-        ledger: Option<Ledger>,
-        seed: u64,
-    ) -> Lane {
+    /// Drives `link` with what `generator` deals.
+    pub fn new(link: Link, region: Region, depth: u32, generator: Generator, data: Data, seed: u64) -> Lane {
         let block = region.block as usize;
-        let bytes = if ledger.is_some() { depth as usize * block } else { block + SHARED_SPARE };
-        let mut memory = vec![0; bytes];
+        let shared = matches!(data, Data::Noise);
+        let mut memory = vec![0; if shared { block + SHARED_SPARE } else { depth as usize * block }];
         let mut rng = Random::new(seed);
-        memory.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&rng.draw().to_le_bytes()));
+        let (mut ledger, mut maker) = (None, None);
+        match data {
+            Data::Made(content) => maker = Some(Maker::new(content, &mut memory, seed)),
+            Data::Checked(own) => ledger = Some(own),
+            Data::Noise => {
+                memory.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&rng.draw().to_le_bytes()));
+            }
+        }
         Lane {
             rx: Rx::new(link.framing.header_digest, link.framing.data_digest),
             work: Work {
@@ -127,6 +139,7 @@ impl Lane {
                 free: (0..depth as u16).rev().collect(),
                 memory,
                 ledger,
+                maker,
                 rotate: 0,
                 replay: None,
             },
@@ -240,10 +253,17 @@ impl Work {
         let (block_len, lba_len) = (self.region.block, self.region.lba_bytes);
         let mut slot = Slot { busy: true, write, started: now, block: wanted, ..Slot::default() };
         match &mut self.ledger {
-            None if write => {
-                slot.at = self.rotate;
-                self.rotate = (self.rotate + 64) % SHARED_SPARE as u64;
-            }
+            None if write => match &mut self.maker {
+                Some(maker) => {
+                    // What was sent from here is sent: the command before it in this slot is done.
+                    slot.at = u64::from(cid) * u64::from(block_len);
+                    maker.stamp(&mut self.memory[slot.at as usize..][..block_len as usize], slot.at);
+                }
+                None => {
+                    slot.at = self.rotate;
+                    self.rotate = (self.rotate + 64) % SHARED_SPARE as u64;
+                }
+            },
             None => {}
             Some(ledger) => {
                 let Some(block) = ledger.reserve(wanted) else {

@@ -3,12 +3,14 @@
 //! [`run`] takes established I/O queues ([`Link`]) and a namespace, drives them from one or more threads by a
 //! [`Workload`], and reports what came of it. It does not connect: [the client] does.
 
+pub mod content;
 mod engine;
 mod lane;
 mod report;
 pub mod verify;
 pub mod workload;
 
+pub use content::Content;
 pub use engine::Shared;
 pub use lane::Link;
 pub use report::{Report, Verified};
@@ -18,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::stats::{Latency, Row, Series};
 use crate::sys::{self, CpuTime};
 use engine::{Measured, Plan, drive};
-use lane::{Lane, Region};
+use lane::{Data, Lane, Region};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -107,18 +109,20 @@ fn lanes(links: Vec<Link>, w: &Workload, ns: &Namespace) -> Result<Vec<Lane>> {
         let i = i as u64;
         let first = (w.offset / u64::from(ns.lba_bytes)) + if own { i * share * per_block } else { 0 };
         let region = Region { nsid: ns.nsid, lba_bytes: ns.lba_bytes, first, block: w.block };
-        let ledger = w.verify.then(|| {
-            let mut l = Ledger::new(w.seed, share as usize);
-            l.judge_unwritten = w.pattern.read_percent(w.read_percent) == 100;
-            l
-        });
+        let data = if w.verify {
+            let mut ledger = Ledger::new(w.seed, share as usize);
+            ledger.judge_unwritten = w.pattern.read_percent(w.read_percent) == 100;
+            Data::Checked(ledger)
+        } else {
+            w.content.map_or(Data::Noise, Data::Made)
+        };
         if w.depth > link.depth {
             return Err(Error::unsuitable(
                 format!("the queue takes {} commands at once, not {}", link.depth, w.depth),
                 format!("use --depth {}", link.depth),
             ));
         }
-        Ok(Lane::new(link, region, w.depth, Generator::new(w, share, quota(i), i), ledger, w.seed + i))
+        Ok(Lane::new(link, region, w.depth, Generator::new(w, share, quota(i), i), data, w.seed + i))
     };
     links.into_iter().enumerate().map(make).collect()
 }

@@ -1,5 +1,6 @@
 //! What a load is made of: which blocks, in which order, reads or writes, how many at once, for how long.
 
+use super::content::Content;
 use serde::Serialize;
 use std::str::FromStr;
 use std::time::Duration;
@@ -96,6 +97,8 @@ pub struct Workload {
     pub size: u64,
     /// Write blocks that say what they are, and check every block that is read.
     pub verify: bool,
+    /// What to write where that is not verified; without it, noise that comes again after a while.
+    pub content: Option<Content>,
     /// Of the random order and of the data.
     pub seed: u64,
     /// Poll instead of sleeping.
@@ -120,6 +123,7 @@ impl Default for Workload {
             offset: 0,
             size: 0,
             verify: false,
+            content: None,
             seed: 1,
             poll: true,
             timeout: Duration::from_secs(30),
