@@ -134,12 +134,18 @@ impl Chunk {
         };
         let mut twins: HashMap<Print, usize> = HashMap::new();
         let mut fetches = FETCHES_PER_CHUNK;
+        let large = count > TURN_BLOCKS;
         for turn in (0..count).step_by(TURN_BLOCKS) {
-            port.slice().await;
+            if large {
+                port.slice().await;
+            }
             let blocks = TURN_BLOCKS.min(count - turn);
             let zero = chunk.print(inner, data, from, turn, blocks, ways);
             let mut known = [const { None }; TURN_BLOCKS];
-            if ways.dedup && chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await {
+            if ways.dedup
+                && chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await
+                && large
+            {
                 port.slice().await;
             }
             let mut reader = Blocks::new(data);
