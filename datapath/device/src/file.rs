@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A store on a file or block device.
 pub struct FileStore {
@@ -22,7 +22,8 @@ pub struct FileStore {
     kind: FileKind,
     align: Alignment,
     size: AtomicU64,
-    punches: bool,
+    /// Found out when it is first asked for.
+    punches: OnceLock<bool>,
     /// Whether zeroing without deallocating works; found out at the first try.
     zeroes: AtomicBool,
     latch: Latch,
@@ -55,7 +56,7 @@ impl FileStore {
             kind: open.kind,
             align: open.align,
             size: AtomicU64::new(open.size),
-            punches: open.punches,
+            punches: OnceLock::new(),
             zeroes: AtomicBool::new(true),
             latch: Latch::default(),
             unread: Mutex::default(),
@@ -71,7 +72,7 @@ impl FileStore {
             kind: FileKind::Block,
             align,
             size: AtomicU64::new(size),
-            punches,
+            punches: OnceLock::from(punches),
             zeroes: AtomicBool::new(true),
             latch: Latch::default(),
             unread: Mutex::default(),
@@ -93,7 +94,7 @@ impl FileStore {
 
     /// Whether punched holes give space back and read as zeroes.
     pub fn punches(&self) -> bool {
-        self.punches
+        *self.punches.get_or_init(|| open::can_punch(&self.file, self.kind, self.size()))
     }
 
     /// Whether [`IoKind::ZeroRange`] is worth trying.

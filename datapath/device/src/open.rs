@@ -36,7 +36,6 @@ pub(crate) struct OpenFile {
     pub(crate) kind: FileKind,
     pub(crate) size: u64,
     pub(crate) align: Alignment,
-    pub(crate) punches: bool,
 }
 
 /// Why a file cannot be a store.
@@ -149,9 +148,8 @@ fn open_once(path: &Path, size: Option<Size>) -> Result<OpenFile, FileError> {
     }
     let bytes = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| system(path, "size", e))?;
     let align = if direct { alignment(&fd, kind) } else { Alignment { memory: 1, offset: 1 } };
-    let punches = can_punch(&fd, kind, bytes);
-    tracing::info!(path = %path.display(), bytes, ?kind, direct, ?align, punches, "store opened");
-    Ok(OpenFile { fd, kind, size: bytes, align, punches })
+    tracing::info!(path = %path.display(), bytes, ?kind, direct, ?align, "store opened");
+    Ok(OpenFile { fd, kind, size: bytes, align })
 }
 
 fn kind_of(path: &Path, kind: FileType) -> Result<FileKind, FileError> {
@@ -230,8 +228,9 @@ fn alignment(fd: &OwnedFd, kind: FileKind) -> Alignment {
     said.filter(sane).or_else(|| block().filter(sane)).unwrap_or(page)
 }
 
-/// Whether space can be given back such that it then reads as zeroes.
-fn can_punch(fd: &OwnedFd, kind: FileKind, size: u64) -> bool {
+/// Whether space can be given back such that it then reads as zeroes. Trying that changes a file's time of modification, so it is
+/// not done for whoever only looks.
+pub(crate) fn can_punch(fd: &OwnedFd, kind: FileKind, size: u64) -> bool {
     use rustix::fs::FallocateFlags;
     match kind {
         // Beyond the end there is nothing to lose: the call tells only whether the file system knows it.

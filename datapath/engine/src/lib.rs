@@ -30,6 +30,7 @@ mod reap;
 mod rebuild;
 mod recount;
 mod recover;
+mod repair;
 mod scrub;
 mod settings;
 mod space;

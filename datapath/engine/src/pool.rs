@@ -10,6 +10,7 @@ use crate::devices::Devices;
 use crate::error::{ChangeError, CreateError, OpenError};
 use crate::log::{From as LogFrom, Log, POOL_EPOCH};
 use crate::recover::{Reader, label, replay, superblocks};
+use crate::repair::Repair;
 use crate::space::Space;
 use crate::state::{Inner, Parts, Random, Sizes, State};
 use crate::steward::Stewardship;
@@ -18,7 +19,7 @@ use caisson_device::{Buffers, FileStore};
 use caisson_fingerprint::FingerprintKey;
 use caisson_index::{Budget, Index};
 use caisson_keys::Secret;
-use caisson_log::{Cipher, Extent, Extents, KeySlot, Keyring, Opening, PoolId, Superblock};
+use caisson_log::{Anchor, Cipher, Extent, Extents, KeySlot, Keyring, Opening, PoolId, Superblock};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{Geometry, SegmentState, Tables, Use};
 use caisson_task::Port;
@@ -184,7 +185,8 @@ impl Pool {
         options: Options,
     ) -> Result<Pool, OpenError> {
         let opened = opened(port, stores, secrets, options).await?;
-        let Opened { inner, next_opening, last } = opened;
+        let Opened { inner, next_opening, last, repair, newest: (superblock, anchor) } = opened;
+        repair.run(&inner, port, superblock, anchor).await?;
         begin(&inner, port, next_opening, last).await?;
         // The index is in memory only.
         inner.lock().chores.rebuild = true;
@@ -362,6 +364,9 @@ struct Opened {
     inner: Arc<Inner>,
     next_opening: u32,
     last: u64,
+    repair: Repair,
+    /// The newest superblock.
+    newest: (Superblock, Anchor),
 }
 
 async fn opened(
@@ -383,6 +388,8 @@ async fn opened(
     let superblock = found.choice.superblock.clone();
     let anchor = found.choice.anchor;
     check_lengths(&stores, &superblock.extents)?;
+    let repair = Repair::plan(&keyring, &copies, superblock.counter);
+    let newest = (superblock.clone(), anchor);
     let geometry = geometry(segment, superblock.extents.segments(), &options);
     let mut tables = Tables::open(geometry, &found.root)?;
     found.segments.iter().for_each(|&n| tables.pin(n));
@@ -418,7 +425,7 @@ async fn opened(
         }
     }
     drop(state);
-    Ok(Opened { inner, next_opening: anchor.next_opening, last: replayed.last })
+    Ok(Opened { inner, next_opening: anchor.next_opening, last: replayed.last, repair, newest })
 }
 
 /// How far the superblocks of devices are apart at most: one for a crash between two devices, one for a damaged copy.

@@ -281,14 +281,22 @@ impl Subject for Simulated {
     }
 
     fn lose_copy(&mut self, rng: &mut Rng) -> Option<String> {
-        let device = rng.below(self.disks.len() as u64) as usize;
-        let copy = rng.below(2) as usize;
-        // A power failure may have torn the other one just now: that would be two faults.
-        let other = self.disks[device].peek(SUPERBLOCK_AT[1 - copy], SUPERBLOCK);
-        Superblock::decode_plain(&other).ok()?;
-        let noise: Vec<u8> = (0..SUPERBLOCK).map(|_| rng.below(256) as u8).collect();
-        self.disks[device].poke(SUPERBLOCK_AT[copy], &noise);
-        Some(format!("superblock copy {copy} of disk {device} is lost"))
+        // One of one device, or of each device one, and not the same of all.
+        let all = rng.below(2) == 0;
+        let only = rng.below(self.disks.len() as u64) as usize;
+        let mut lost = Vec::new();
+        for (device, disk) in self.disks.iter().enumerate() {
+            let copy = rng.below(2) as usize;
+            // A power failure may have torn the other one just now: that would be two faults of one device.
+            let other = disk.peek(SUPERBLOCK_AT[1 - copy], SUPERBLOCK);
+            if !all && device != only || Superblock::decode_plain(&other).is_err() {
+                continue;
+            }
+            let noise: Vec<u8> = (0..SUPERBLOCK).map(|_| rng.below(256) as u8).collect();
+            disk.poke(SUPERBLOCK_AT[copy], &noise);
+            lost.push(format!("copy {copy} of disk {device}"));
+        }
+        (!lost.is_empty()).then(|| format!("of the superblock, lost: {}", lost.join(", ")))
     }
 
     fn disks(&self) -> Vec<Arc<SimDisk>> {

@@ -201,6 +201,15 @@ pub fn page(p: &Pool) -> String {
         };
         t.row(["damaged".into(), format!("{where_}{}", d.what)]);
     }
+    if a.device_errors > 0 {
+        let what = "reads were refused by devices: see the kernel's log (dmesg) and the device's SMART log, and move the pool to another";
+        t.row(["device errors".into(), format!("{} {what}", a.device_errors)]);
+    }
+    if !s.damage.is_empty() {
+        let what =
+            "write what is lost anew, or restore it from a backup; `caisson pool scrub` finds all that is";
+        t.row(["to do".into(), what.into()]);
+    }
     t.to_string()
 }
 
