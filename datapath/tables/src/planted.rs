@@ -48,10 +48,12 @@ pub enum Bug {
     ReserveUnlisted,
     /// Nobody claims blocks alone.
     SharedClaim,
+    /// The tables learn the new place of what the cleaner moves before it stands there.
+    MovedBeforeWritten,
 }
 
 /// All of them.
-pub const ALL: [Bug; 21] = [
+pub const ALL: [Bug; 22] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -73,6 +75,7 @@ pub const ALL: [Bug; 21] = [
     Bug::OneMoreBatch,
     Bug::ReserveUnlisted,
     Bug::SharedClaim,
+    Bug::MovedBeforeWritten,
 ];
 
 #[cfg(feature = "planted")]
