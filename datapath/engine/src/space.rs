@@ -26,6 +26,8 @@ pub(crate) struct Space {
     pub(crate) last_reserve: u64,
     /// Bytes of log above which hosts need not wait for the cleaner, and below which a checkpoint gives the log what is free.
     pub(crate) easy: u64,
+    /// Bytes that it has to give, as long as nobody has to wait.
+    pub(crate) worth: u64,
     /// Segments that are never reserved for the log: for checkpoints.
     pub(crate) checkpoint_segments: u32,
     /// The same for what the cleaner moves.
@@ -99,8 +101,11 @@ impl Space {
         let pages = ((changed * BLOCK) as u64).div_ceil(size) as u32;
         let checkpoint_segments = (pages + 2).min(checkpoint_segments(segments));
         let cleaner_segments = (segments / 256).clamp(3, 16);
-        // What the log writes between two checkpoints: fewer of these are cheaper, but what it has ahead lies idle.
-        let ahead = (distance.div_ceil(size) as u32).min(segments / 64).max(6);
+        // What the log and what the next checkpoint will give it come to, in a pool that is cleaned. The more it is, the fewer
+        // checkpoints there are, and the less garbage a segment has gathered. A fiftieth of the pool is about where the sum
+        // is least while a checkpoint writes most of the tables; where they are larger than that, more does not help.
+        let ahead = distance.min(4 * (changed * BLOCK) as u64).div_ceil(size) as u32;
+        let ahead = ahead.min(segments / 48).max(LOG_RESERVE + 3);
         let kept = checkpoint_segments + cleaner_segments + LOG_RESERVE + OPEN;
         let usable = u64::from(segments.saturating_sub(kept)) * size;
         let small = u64::from(segments < SMALL);
@@ -111,10 +116,11 @@ impl Space {
             log_reserve,
             deletion_reserve: log_reserve - size,
             last_reserve: log_reserve - 2 * size,
-            easy: log_reserve + u64::from(ahead / 3) * size,
+            easy: log_reserve + u64::from(ahead / 2) * size,
+            worth: u64::from(ahead / 3) * size,
             checkpoint_segments,
             cleaner_segments,
-            low: checkpoint_segments + cleaner_segments + LOG_RESERVE + ahead,
+            low: checkpoint_segments + cleaner_segments + ahead,
             exhausted: false,
             credit: None,
         }

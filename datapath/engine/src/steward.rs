@@ -222,7 +222,9 @@ impl Steward<'_> {
     /// Whether cleaning gains nothing any more, and will not until hosts do something.
     fn barren(&self) -> bool {
         let Rounds { hosts, number, gain, .. } = self.rounds;
-        let least = i64::from(number) * i64::from(self.inner.segment_size / LEAST_GAIN);
+        // Who waits is not refused as long as there is any gain.
+        let least = if pressed(&self.inner.lock()) { 1 } else { self.inner.segment_size / LEAST_GAIN };
+        let least = i64::from(number) * i64::from(least);
         number >= BARREN_ROUNDS && gain < least && hosts == self.done_by_hosts()
     }
 
@@ -340,8 +342,8 @@ pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
     let gives = || {
         let available = u64::from(available(state));
         let want = inner.reserve_segments(state.tables.geometry().segments);
-        let gain = if pressed(state) { 1 } else { GAIN };
-        let enough = available * size >= gain * state.steward.cost;
+        let cost = state.steward.cost;
+        let enough = available * size >= if pressed(state) { cost } else { state.space.worth.max(GAIN * cost) };
         available > 0 && state.log.reserved.len() < want && enough
     };
     state.steward.wanted

@@ -2,12 +2,12 @@
 //!
 //! - A log whose segments are cleaned in the order of their age, uniform writes, as many free bytes as one likes at once: with `a` =
 //!   size / live, writes are multiplied by `a / (a + W(-a e^-a))`, W being Lambert's function (P. Desnoyers, "Analytic modeling of SSD write
-//!   performance", SYSTOR 2012, section 3; the same as J. Menon's and L. M. Bux and I. Iliadis' limit, "Performance of greedy garbage collection in
+//!   performance", SYSTOR 2012; the same as J. Menon's and L. M. Bux and I. Iliadis' limit, "Performance of greedy garbage collection in
 //!   flash-based solid-state drives", Performance Evaluation 67, 2010). Greedy cleaning of large segments comes to the same.
-//! - Hot and cold data that never share a segment, each with the share of the free space that makes the sum least (Desnoyers, section 5):
+//! - Hot and cold data that never share a segment, each with the share of the free space that makes the sum least (Desnoyers):
 //!   what any policy that does not know the future can hope for.
 //! - Greedy (fewest live bytes first), and cost-benefit, (1 - u) * age / (1 + u) (M. Rosenblum and J. K. Ousterhout, "The design and
-//!   implementation of a log-structured file system", SOSP 1991, section 3.5), by running them, with what is moved either
+//!   implementation of a log-structured file system", SOSP 1991), by running them, with what is moved either
 //!   in the same segments as what is new or in segments of its own.
 
 /// By what writes are multiplied where size / live is `a`, cleaned in the order of age.

@@ -76,7 +76,8 @@ impl Device {
         let prefix = bytes.get(..PREFIX).and_then(|b| decode_prefix(b).ok());
         let mut keep = bytes.len();
         match prefix {
-            Some(prefix) if prefix.kind == BatchKind::Log => {
+            // The cleaner's batches hold payload as well, and have no number.
+            Some(prefix) if prefix.kind == BatchKind::Log || prefix.batch == 0 => {
                 self.counts.batches += 1;
                 self.counts.headers += u64::from(prefix.header);
                 if !self.whole {
