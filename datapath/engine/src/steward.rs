@@ -343,7 +343,8 @@ pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
         let available = u64::from(available(state));
         let want = inner.reserve_segments(state.tables.geometry().segments);
         let cost = state.steward.cost;
-        let enough = available * size >= if pressed(state) { cost } else { state.space.worth.max(GAIN * cost) };
+        let enough =
+            available * size >= if pressed(state) { cost } else { state.space.worth.max(GAIN * cost) };
         available > 0 && state.log.reserved.len() < want && enough
     };
     state.steward.wanted
