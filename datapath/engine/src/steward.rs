@@ -222,10 +222,12 @@ impl Steward<'_> {
     /// Whether cleaning gains nothing any more, and will not until hosts do something.
     fn barren(&self) -> bool {
         let Rounds { hosts, number, gain, .. } = self.rounds;
-        // Who waits is not refused as long as there is any gain.
-        let least = if pressed(&self.inner.lock()) { 1 } else { self.inner.segment_size / LEAST_GAIN };
-        let least = i64::from(number) * i64::from(least);
-        number >= BARREN_ROUNDS && gain < least && hosts == self.done_by_hosts()
+        // Who waits is not refused as long as there is any gain; one of less than a segment a round shows after some.
+        let (rounds, least) = match pressed(&self.inner.lock()) {
+            true => (8, 1),
+            false => (3, self.inner.segment_size / 4),
+        };
+        number >= rounds && gain < i64::from(number) * i64::from(least) && hosts == self.done_by_hosts()
     }
 
     /// Cleans a little. `None` when there is nothing to be gained.
@@ -380,9 +382,3 @@ const VICTIMS: usize = CLEANED_AT_ONCE * 2;
 
 /// How often the bytes that a checkpoint writes are to be gained by it; once is enough while somebody has to wait.
 const GAIN: u64 = 4;
-
-/// Rounds of cleaning with hardly a gain after which it is not tried again: one may have been cut short.
-const BARREN_ROUNDS: u32 = 3;
-
-/// One part in so many of a segment is hardly a gain.
-const LEAST_GAIN: u32 = 4;
