@@ -20,7 +20,6 @@ use caisson_log::{
     At, BatchKind, BatchPlan, BatchSize, Header, PREFIX, Record, RecordKind, Spot, Stamp, decode_header,
     decode_prefix,
 };
-use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, PageKey, Place, Stored, Use};
 use caisson_task::Port;
 use std::ops::Range;
@@ -280,18 +279,13 @@ impl Mover {
             inner.fail(format!("what the cleaner moves makes no batch: {e}"));
         })?;
         let Some(tail) = self.place(inner, plan.total_len() as u32) else { return Ok(false) };
-        if !on(Bug::MovedBeforeWritten) {
-            self.write(inner, port, &plan, tail).await?;
-        }
+        self.write(inner, port, &plan, tail).await?;
         for from in (0..self.load.records.len()).step_by(MOVES_AT_ONCE) {
             let some = from..self.load.records.len().min(from + MOVES_AT_ONCE);
             self.publish(inner, port, &plan, tail, some).await?;
             port.pause().await;
         }
         self.index(inner, &plan, tail);
-        if on(Bug::MovedBeforeWritten) {
-            self.write(inner, port, &plan, tail).await?;
-        }
         self.load.clear();
         self.origins.clear();
         self.size = BatchSize::default();
