@@ -45,9 +45,10 @@ impl Inner {
         }
         let (closed, steward) = {
             let mut guard = self.lock();
-            let State { tables, index, log, .. } = &mut *guard;
+            let State { tables, index, log, space, .. } = &mut *guard;
             let segment = log.tail.map(|t| t.segment);
             let closed = if log.due(self.batch_target) { log.close(tables, index) } else { None };
+            space.spend(log, closed.as_ref().map_or(0, |closed| closed.plan.total_len()));
             let entered = log.tail.map(|t| t.segment) != segment;
             // Before anybody has to wait for it.
             let call = closed.is_some() && (checkpoint_due(self, &guard) || entered && low(&guard));

@@ -37,6 +37,9 @@ pub(crate) const PAGES_AT_ONCE: usize = 32;
 /// Times that a read is tried again because what it looked for was moved meanwhile.
 pub(crate) const MOVED_RETRIES: usize = 8;
 
+/// Blocks that the cleaner asks the tables about, or tells them of, while it holds the lock.
+pub(crate) const MOVES_AT_ONCE: usize = 32;
+
 /// Bytes of a checkpoint's batch.
 pub(crate) const CHECKPOINT_BATCH: usize = 128 << 10;
 
@@ -56,7 +59,7 @@ pub(crate) const REST: std::time::Duration = std::time::Duration::from_millis(50
 pub(crate) const FRONT: u64 = 1 << 20;
 
 /// The smallest and the largest segment that a pool chooses by itself.
-pub(crate) const SEGMENT_SIZES: (u32, u32) = (1 << 20, 128 << 20);
+pub(crate) const SEGMENT_SIZES: (u32, u32) = (512 << 10, 128 << 20);
 
 /// Segments that a pool has at least.
 pub(crate) const MIN_SEGMENTS: u32 = 24;
@@ -67,5 +70,5 @@ pub(crate) const FAULTS_KEPT: usize = 256;
 /// The most bytes that one read or write moves.
 pub(crate) const MAX_TRANSFER: u64 = 4 << 20;
 
-/// Bytes of the buffers that the background reads and writes with.
+/// Bytes of the buffers that the background reads and writes with, and of a batch of what the cleaner moves.
 pub(crate) const BULK: usize = 256 << 10;

@@ -107,7 +107,7 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     }
     write_superblocks(inner, port, root, clean).await?;
     let mut state = inner.lock();
-    finish(&mut state, segments, tail, reserve.more, log_batch);
+    finish(&mut state, segments, tail, reserve, log_batch);
     let mut waiters = std::mem::take(&mut state.room);
     waiters.append(&mut state.checkpoint_waiters);
     waiters.extend(state.chores.call());
@@ -123,6 +123,8 @@ struct Reserve {
     all: Vec<u32>,
     /// Those that this checkpoint adds.
     more: Vec<u32>,
+    /// Those behind them that it frees, and which the log may have when it is durable.
+    freed: Vec<u32>,
 }
 
 /// Closes the open batch and freezes the tables in one step.
@@ -170,12 +172,14 @@ fn reserve(state: &mut State, inner: &Inner) -> Reserve {
     let mut all: Vec<u32> = log.tail.iter().map(|t| t.segment).collect();
     all.extend(&log.reserved);
     let want = inner.reserve_segments(tables.geometry().segments).saturating_sub(log.reserved.len());
-    let free = tables.free_segments().saturating_sub(space.kept_for_checkpoints(log));
-    let more = tables.reserve(want.min(free as usize));
+    let (free, kept) = (tables.free_segments(), space.kept_from_log(log));
+    let want = want.min((free + tables.emptied_segments()).saturating_sub(kept) as usize);
+    let more = tables.reserve(want.min(free.saturating_sub(kept) as usize));
+    let freed = tables.emptied(want - more.len());
     if !on(Bug::ReserveUnlisted) {
-        all.extend(&more);
+        all.extend(more.iter().chain(&freed));
     }
-    Reserve { all, more }
+    Reserve { all, more, freed }
 }
 
 /// Waits until every batch up to `log_batch` is on the devices.
@@ -185,7 +189,7 @@ async fn durable_batches(inner: &Arc<Inner>, port: &Port, log_batch: u64) -> Res
         .map_err(|_| Failure::Failed(inner.fault().unwrap_or("the pool has failed").to_owned()))
 }
 
-fn finish(state: &mut State, segments: Vec<u32>, tail: Option<Tail>, more: Vec<u32>, log_batch: u64) {
+fn finish(state: &mut State, segments: Vec<u32>, tail: Option<Tail>, reserve: Reserve, log_batch: u64) {
     let State { tables, log, checkpoints, index, space, chores, .. } = state;
     for freed in tables.checkpointed() {
         index.forget_segment(freed, tables.segment(freed).sequence);
@@ -197,7 +201,9 @@ fn finish(state: &mut State, segments: Vec<u32>, tail: Option<Tail>, more: Vec<u
     checkpoints.tail = tail;
     checkpoints.number += 1;
     checkpoints.covers = log_batch;
-    log.reserved.extend(more);
+    log.reserved.extend(reserve.more);
+    // In the order of the root, and none behind one that is not to be had.
+    log.reserved.extend(reserve.freed.into_iter().take_while(|&segment| tables.reserve_one(segment)));
     space.exhausted = false;
 }
 

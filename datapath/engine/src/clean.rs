@@ -1,31 +1,42 @@
-//! The cleaner: what is live in a segment with much garbage is written anew, and the segment becomes free.
+//! The cleaner: what is live in a segment with much garbage is copied elsewhere, and the segment becomes free.
 //!
 //! A segment is read batch by batch. A record is live when the tables still have its id at this very place; a live block
-//! is opened, authenticated, and goes into the open batch with where it came from; a live page of the tables is marked
-//! changed, so that the next checkpoint writes it elsewhere. The segment is free after the checkpoint that follows.
+//! is opened, authenticated, and copied by the [`Mover`]; a live page of the tables is marked changed, so that the next
+//! checkpoint writes it elsewhere. The segment is free after the checkpoint that follows.
+//!
+//! Copies go to segments of their own and not into the log. So what has lived for a while does not get between what is
+//! new, which most often dies first; the log is not filled by the cleaner, which therefore never waits for room in it; and a
+//! move needs no journal: the tables learn a new place when the copy stands there, and until a checkpoint with that place is
+//! durable, the old copy is what a recovery finds, for its segment is not free before.
 
-use crate::append::kick;
+use crate::append::store;
+use crate::bounds::{BULK, MOVES_AT_ONCE};
 use crate::devices::Cause;
-use crate::log::POOL_EPOCH;
-use crate::read::TENANT;
+use crate::log::{Load, POOL_EPOCH, Tail};
 use crate::state::{Damage, Inner, State};
 use crate::summary::bytes_at;
-use caisson_block::BLOCK;
-use caisson_log::{Header, PREFIX, Record, RecordKind, Spot, TAG, decode_header, decode_prefix};
-use caisson_tables::{BlockId, PageKey, Place};
+use caisson_block::{BLOCK, BufList};
+use caisson_index::{Entry as Printed, SummaryAt};
+use caisson_log::{
+    At, BatchKind, BatchPlan, BatchSize, Header, PREFIX, Record, RecordKind, Spot, Stamp, decode_header,
+    decode_prefix,
+};
+use caisson_tables::{BlockId, PageKey, Place, Stored, Use};
 use caisson_task::Port;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// How the cleaning of a segment goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// There is more in this segment.
-    More,
+    /// There is more in this segment, behind so many bytes.
+    More(u32),
     /// Nothing in it is live any more, or only what cannot be had.
     Done,
-    /// The log has no room: a checkpoint is needed first.
+    /// There is no segment to copy to, or too much changed in the tables: a checkpoint is needed first.
     NoRoom,
+    /// The pool has failed.
     Failed,
 }
 
@@ -33,20 +44,30 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cleaning {
     pub(crate) segment: u32,
-    sequence: u64,
+    pub(crate) sequence: u64,
+    /// Bytes that were not live when it was chosen.
+    pub(crate) gain: u32,
+    /// The batch that it is at, and the next record in it.
     offset: u32,
+    record: usize,
 }
 
 impl Cleaning {
     pub(crate) fn new(inner: &Inner, segment: u32) -> Cleaning {
-        let sequence = inner.lock().tables.segment(segment).sequence;
-        Cleaning { segment, sequence, offset: 0 }
+        let now = *inner.lock().tables.segment(segment);
+        let gain = inner.segment_size.saturating_sub(now.live);
+        Cleaning { segment, sequence: now.sequence, gain, offset: 0, record: 0 }
     }
 
     /// Cleans one batch.
-    pub(crate) async fn step(&mut self, inner: &Arc<Inner>, port: &Port) -> Step {
-        let left = inner.segment_size - self.offset;
-        if (left as usize) < BLOCK {
+    pub(crate) async fn step(&mut self, inner: &Arc<Inner>, port: &Port, mover: &mut Mover) -> Step {
+        let (left, live) = {
+            let state = inner.lock();
+            let now = state.tables.segment(self.segment);
+            let current = now.sequence == self.sequence;
+            (inner.segment_size - self.offset, if current { now.live } else { 0 })
+        };
+        if (left as usize) < BLOCK || live <= mover.from(self.segment) {
             return Step::Done;
         }
         let place = Place { segment: self.segment, offset: self.offset };
@@ -61,14 +82,40 @@ impl Cleaning {
         };
         let spot = Spot { segment: self.segment, offset: self.offset };
         let Ok(header) = decode_header(&inner.keyring, spot, &bytes) else { return self.unreadable(inner) };
-        let step = match clean(inner, port, &header, &bytes).await {
-            Ok(step) => step,
-            Err(()) => Step::Failed,
-        };
-        if step == Step::More {
-            self.offset = header.prefix.end();
+        self.batch(inner, port, mover, &header, &bytes).await.unwrap_or(Step::Failed)
+    }
+
+    /// Goes through the records of a batch.
+    async fn batch(
+        &mut self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        mover: &mut Mover,
+        header: &Header,
+        bytes: &[u8],
+    ) -> Result<Step, ()> {
+        while self.record < header.records.len() {
+            let some = self.record..header.records.len().min(self.record + MOVES_AT_ONCE);
+            let live = live(inner, port, header, some.clone()).await?;
+            for index in some {
+                // What follows is looked at again when there is room.
+                self.record = index;
+                let done = if live.contains(&index) {
+                    mover.take(inner, port, header, bytes, index).await?
+                } else if let Some(key) = page_of(&header.records[index].record) {
+                    page(inner, port, key, place(header, index)).await?
+                } else {
+                    true
+                };
+                if !done {
+                    return Ok(Step::NoRoom);
+                }
+            }
+            self.record += 1;
+            port.pause().await;
         }
-        step
+        (self.offset, self.record) = (header.prefix.end(), 0);
+        Ok(Step::More(header.prefix.total))
     }
 
     /// Live bytes of a segment that ended, or that cannot be read from here on, are left where they are.
@@ -81,126 +128,273 @@ impl Cleaning {
     }
 }
 
-async fn clean(inner: &Arc<Inner>, port: &Port, header: &Header, bytes: &[u8]) -> Result<Step, ()> {
-    for (index, placed) in header.records.iter().enumerate() {
-        let record = &placed.record;
-        let place = Place { segment: header.prefix.segment, offset: header.offset(index) };
-        let step = match record.kind {
-            RecordKind::Block => move_block(inner, port, header, bytes, index, place).await?,
-            RecordKind::MapPage => match BlockId::new(record.id) {
-                Some(id) => page(inner, port, PageKey::Map(id), place).await?,
-                None => Step::More,
-            },
-            RecordKind::BlocksPage => {
-                let key =
-                    PageKey::Blocks { level: (record.id >> 40) as u8, index: record.id & ((1 << 40) - 1) };
-                page(inner, port, key, place).await?
-            }
-            RecordKind::Blob => Step::More,
-        };
-        if step != Step::More {
-            return Ok(step);
-        }
-        if index % 16 == 15 {
-            port.pause().await;
-        }
-    }
-    Ok(Step::More)
+fn place(header: &Header, index: usize) -> Place {
+    Place { segment: header.prefix.segment, offset: header.offset(index) }
 }
 
-/// Has a page of the tables written elsewhere by the next checkpoint.
-async fn page(inner: &Arc<Inner>, port: &Port, key: PageKey, place: Place) -> Result<Step, ()> {
+/// The page that a record of a page is.
+fn page_of(record: &Record) -> Option<PageKey> {
+    match record.kind {
+        RecordKind::MapPage => BlockId::new(record.id).map(PageKey::Map),
+        RecordKind::BlocksPage => {
+            Some(PageKey::Blocks { level: (record.id >> 40) as u8, index: record.id & ((1 << 40) - 1) })
+        }
+        RecordKind::Block | RecordKind::Blob => None,
+    }
+}
+
+/// Those of some records that are blocks and live. What cannot be told of is let be.
+async fn live(
+    inner: &Arc<Inner>,
+    port: &Port,
+    header: &Header,
+    some: Range<usize>,
+) -> Result<Vec<usize>, ()> {
+    let looked = inner.with(port, |state| {
+        let mut found = Vec::with_capacity(some.len());
+        for index in some.clone() {
+            let record = &header.records[index].record;
+            let id = BlockId::new(record.id).filter(|_| record.kind == RecordKind::Block);
+            let Some(id) = id else { continue };
+            let entry = state.tables.entry(id)?;
+            if entry.is_some_and(|e| e.place == place(header, index) && !e.map) {
+                found.push(index);
+            }
+        }
+        Ok(found)
+    });
+    match looked.await {
+        Ok(found) => Ok(found),
+        Err(_) if inner.fault().is_some() => Err(()),
+        // A page is lost: those that it does not tell of can still be moved.
+        Err(_) if some.len() > 1 => {
+            let mut found = Vec::new();
+            for index in some {
+                found.append(&mut Box::pin(live(inner, port, header, index..index + 1)).await?);
+            }
+            Ok(found)
+        }
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Has a page of the tables written elsewhere by the next checkpoint. False when that has to come first.
+async fn page(inner: &Arc<Inner>, port: &Port, key: PageKey, place: Place) -> Result<bool, ()> {
     if inner.lock().tables.dirty().wait() {
-        return Ok(Step::NoRoom);
+        return Ok(false);
     }
     let done = inner.with(port, |state| state.tables.clean_page(key, place)).await;
     match done {
-        Ok(_) => Ok(Step::More),
+        Ok(_) => Ok(true),
         // It was remembered as damaged; it stays where it is.
-        Err(_) if inner.fault().is_none() => Ok(Step::More),
+        Err(_) if inner.fault().is_none() => Ok(true),
         Err(_) => Err(()),
     }
 }
 
-/// Moves a block, if it is live.
-async fn move_block(
-    inner: &Arc<Inner>,
-    port: &Port,
-    header: &Header,
-    bytes: &[u8],
-    index: usize,
+/// Where a block that is to be moved was found.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
     place: Place,
-) -> Result<Step, ()> {
-    let record = header.records[index].record;
-    let Some(id) = BlockId::new(record.id) else { return Ok(Step::More) };
-    let live = inner.with(port, |state| state.tables.hold(id, place)).await;
-    match live {
-        Ok(true) => {}
-        Ok(false) => return Ok(Step::More),
-        Err(_) if inner.fault().is_none() => return Ok(Step::More),
-        Err(_) => return Err(()),
+    /// Of that use of its segment.
+    sequence: u64,
+}
+
+/// Copies live blocks to segments of their own.
+#[derive(Default)]
+pub(crate) struct Mover {
+    load: Load,
+    size: BatchSize,
+    origins: Vec<Origin>,
+    tail: Option<Tail>,
+    /// Bytes of segments that it has used up, with what it left empty.
+    pub(crate) used: u64,
+}
+
+impl Mover {
+    /// Bytes of what was taken from a segment and is not there yet where it goes.
+    fn from(&self, segment: u32) -> u32 {
+        let taken = self.load.records.iter().zip(&self.origins).filter(|(_, o)| o.place.segment == segment);
+        taken.map(|(r, _)| r.sealed_len() as u32).sum()
     }
-    let mut plain = vec![0; record.length.into()];
-    if header.open_record(&inner.keyring, index, bytes, &mut plain).is_err() {
-        // It may have been dropped and its place written over since; if it is still there, it is damaged.
-        inner.damaged(Damage {
-            block: None,
-            at: (place.segment, place.offset),
-            what: "a block that the cleaner met".into(),
-            cause: Cause::Content,
-        });
-        return Ok(Step::More);
+
+    /// Takes a block along. False when there is no room for what was taken before.
+    async fn take(
+        &mut self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        header: &Header,
+        bytes: &[u8],
+        index: usize,
+    ) -> Result<bool, ()> {
+        let record = Record { from: None, ..header.records[index].record };
+        let mut with = self.size;
+        with.add(&record);
+        if with.total(0) > self.room(inner) {
+            if !self.flush(inner, port).await? {
+                return Ok(false);
+            }
+            with = BatchSize::default();
+            with.add(&record);
+        }
+        let mut plain = vec![0; record.length.into()];
+        let place = place(header, index);
+        if header.open_record(&inner.keyring, index, bytes, &mut plain).is_err() {
+            // It may have been dropped and its place written over since; if it is still there, it is damaged.
+            inner.damaged(Damage {
+                block: None,
+                at: (place.segment, place.offset),
+                what: "a block that the cleaner met".into(),
+                cause: Cause::Content,
+            });
+            return Ok(true);
+        }
+        self.size = with;
+        self.load.push(record, &plain);
+        self.origins.push(Origin { place, sequence: header.prefix.at.sequence });
+        Ok(true)
     }
-    loop {
-        let ticket = port.ticket();
-        let outcome = inner.with(port, |state| {
-            if inner.fault().is_some() {
-                return Ok(Moved::Failed);
+
+    /// Bytes that the next batch may have: what is left of the segment is filled.
+    fn room(&self, inner: &Inner) -> usize {
+        let most = BULK.min(inner.segment_size as usize);
+        match self.tail.map_or(0, |t| (inner.segment_size - t.offset) as usize) {
+            // A block and its header may not fit into less.
+            left if left < 2 * BLOCK => most,
+            left => left.min(most),
+        }
+    }
+
+    /// Writes what was taken, and tells the tables where it is now. False when there is no segment for it, or too much
+    /// changed since the last checkpoint: then it is kept.
+    ///
+    /// # Errors
+    /// When the pool has failed.
+    pub(crate) async fn flush(&mut self, inner: &Arc<Inner>, port: &Port) -> Result<bool, ()> {
+        if self.load.is_empty() {
+            return Ok(true);
+        }
+        if inner.lock().tables.dirty().wait() {
+            return Ok(false);
+        }
+        let plan = BatchPlan::new(&self.load.records, &[]).map_err(|e| {
+            inner.fail(format!("what the cleaner moves makes no batch: {e}"));
+        })?;
+        let Some(tail) = self.place(inner, plan.total_len() as u32) else { return Ok(false) };
+        self.write(inner, port, &plan, tail).await?;
+        for from in (0..self.load.records.len()).step_by(MOVES_AT_ONCE) {
+            let some = from..self.load.records.len().min(from + MOVES_AT_ONCE);
+            self.publish(inner, port, &plan, tail, some).await?;
+            port.pause().await;
+        }
+        self.index(inner, &plan, tail);
+        self.load.clear();
+        self.origins.clear();
+        self.size = BatchSize::default();
+        Ok(true)
+    }
+
+    /// `len` bytes in the cleaner's segment, or in another.
+    fn place(&mut self, inner: &Inner, len: u32) -> Option<Tail> {
+        if self.tail.is_none_or(|t| inner.segment_size - t.offset < len) {
+            let mut guard = inner.lock();
+            let State { tables, log, space, .. } = &mut *guard;
+            if tables.free_segments() <= space.kept_from_cleaner() {
+                return None;
             }
-            if state.log.space() <= state.space.cleaner_reserve {
-                return Ok(Moved::NoRoom);
+            let segment = *tables.reserve(1).first()?;
+            if let Some(old) = self.tail.take() {
+                self.used += u64::from(inner.segment_size - old.offset);
+                tables.close_segment(old.segment, Use::Log);
             }
-            if !state.log.has_room(inner.batch_target) {
-                state.room.push(port.waiter(ticket));
-                return Ok(Moved::Wait);
+            let sequence = log.next_segment_sequence;
+            log.next_segment_sequence += 1;
+            tables.open_segment(segment, sequence, log.opening, Use::Log);
+            self.tail = Some(Tail { segment, sequence, offset: 0 });
+        }
+        let tail = self.tail.as_mut()?;
+        let placed = *tail;
+        // Also if it is not written: no two batches have the same place.
+        tail.offset += len;
+        self.used += u64::from(len);
+        Some(placed)
+    }
+
+    async fn write(&self, inner: &Arc<Inner>, port: &Port, plan: &BatchPlan, tail: Tail) -> Result<(), ()> {
+        let mut out = loop {
+            match inner.bulk.alloc() {
+                Some(mut out) => {
+                    out.truncate(plan.total_len());
+                    break out;
+                }
+                None => port.pause().await,
             }
-            if !state.tables.hold(id, place)? {
-                return Ok(Moved::Gone);
+        };
+        let at = At { opening: inner.lock().log.opening, sequence: tail.sequence, offset: tail.offset };
+        // Recovery takes no batch of this kind for one of the log; those of checkpoints are numbered from 1.
+        let kind = BatchKind::Checkpoint;
+        let stamp = Stamp { kind, batch: MOVED_BATCH, epoch: POOL_EPOCH, segment: tail.segment, at };
+        let payloads: Vec<&[u8]> = (0..self.load.records.len()).map(|i| self.load.payload(i)).collect();
+        plan.seal(&inner.keyring, &stamp, &payloads, &mut out).map_err(|e| {
+            inner.fail(format!("what the cleaner moves could not be sealed: {e}"));
+        })?;
+        inner.counters.moved_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
+        let place = Place { segment: tail.segment, offset: tail.offset };
+        store(inner, port, place, BufList::from(out.freeze())).await.map_err(|reason| inner.fail(reason))
+    }
+
+    /// Tells the tables of some, where they are still what was copied.
+    async fn publish(
+        &self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        plan: &BatchPlan,
+        tail: Tail,
+        some: Range<usize>,
+    ) -> Result<(), ()> {
+        let mut moved = 0;
+        let done = inner.with(port, |state| {
+            for index in some.clone() {
+                let (record, origin) = (&self.load.records[index], &self.origins[index]);
+                let current = state.tables.segment(origin.place.segment).sequence == origin.sequence;
+                let Some(id) = BlockId::new(record.id).filter(|_| current) else { continue };
+                let to = Place { segment: tail.segment, offset: plan.offset(index, tail.offset) };
+                let stored = Stored { length: record.length, codec: record.codec, epoch: record.epoch };
+                moved += u64::from(state.tables.moved(id, origin.place, to, stored)?);
             }
-            push(state, id, place, &record, &plain);
-            Ok(Moved::Pushed)
+            Ok(())
         });
-        match outcome.await {
-            Ok(Moved::Pushed) => {
-                let c = &inner.counters;
-                c.moved.fetch_add(1, Ordering::Relaxed);
-                c.moved_bytes.fetch_add(u64::from(record.length) + TAG as u64, Ordering::Relaxed);
-                kick(inner, port.remote());
-                return Ok(Step::More);
+        let done = done.await;
+        inner.counters.moved.fetch_add(moved, Ordering::Relaxed);
+        match done {
+            Ok(()) => Ok(()),
+            Err(_) if inner.fault().is_some() => Err(()),
+            // A page is lost: those that it does not tell of are moved.
+            Err(_) if some.len() > 1 => {
+                for index in some {
+                    Box::pin(self.publish(inner, port, plan, tail, index..index + 1)).await?;
+                }
+                Ok(())
             }
-            Ok(Moved::Gone) => return Ok(Step::More),
-            Ok(Moved::NoRoom) => return Ok(Step::NoRoom),
-            Ok(Moved::Failed) => return Err(()),
-            Ok(Moved::Wait) => {
-                kick(inner, port.remote());
-                port.parked(ticket).await;
-            }
-            Err(_) if inner.fault().is_none() => return Ok(Step::More),
-            Err(_) => return Err(()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// What was moved is found as a duplicate at its new place.
+    fn index(&self, inner: &Inner, plan: &BatchPlan, tail: Tail) {
+        let printed = |(i, r): (usize, &Record)| Printed {
+            print: r.print,
+            id: r.id,
+            offset: plan.offset(i, tail.offset),
+        };
+        let records = self.load.records.iter().enumerate().filter(|(_, r)| r.print != [0; 16]);
+        let prints: Vec<Printed> = records.map(printed).collect();
+        if !prints.is_empty() {
+            let at = SummaryAt { segment: tail.segment, sequence: tail.sequence, offset: tail.offset };
+            inner.lock().index.learn(at, &prints);
         }
     }
 }
 
-enum Moved {
-    Pushed,
-    Gone,
-    NoRoom,
-    Wait,
-    Failed,
-}
-
-fn push(state: &mut State, id: BlockId, place: Place, record: &Record, plain: &[u8]) {
-    debug_assert!(record.domain == TENANT && record.epoch <= POOL_EPOCH);
-    let from = Some(Spot { segment: place.segment, offset: place.offset });
-    state.log.push(id, Record { from, ..*record }, plain);
-}
+/// The number of every batch that the cleaner writes.
+const MOVED_BATCH: u64 = 0;

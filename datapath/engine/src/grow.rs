@@ -12,7 +12,7 @@ use crate::devices::Devices;
 use crate::error::{ChangeError, CreateError, OpenError};
 use crate::pool::{Pool, change_failure, empty};
 use crate::recover::{label, superblocks};
-use crate::space::Space;
+use crate::space::{Shape, Space};
 use crate::state::{Inner, State};
 use caisson_block::IoKind;
 use caisson_device::FileStore;
@@ -114,7 +114,8 @@ fn take(inner: &Inner, stores: Vec<Arc<FileStore>>, extents: Extents) {
     let State { tables, space, checkpoints, .. } = &mut *guard;
     inner.devices.store(Arc::new(Devices::new(stores, extents.list().to_vec(), segment)));
     tables.add_segments(segments - tables.geometry().segments);
-    *space = Space::of(segments, segment);
+    let changed = tables.dirty().limit;
+    *space = Space::of(Shape { segments, segment_size: segment, changed, distance: inner.distance });
     checkpoints.superblock.devices = devices;
     checkpoints.superblock.extents = extents;
 }

@@ -13,7 +13,7 @@ use caisson_block::BufMut;
 use caisson_index::{Entry as Printed, Index, SummaryAt};
 use caisson_log::{At, BatchKind, BatchPlan, Record, Stamp};
 use caisson_tables::planted::{Bug, on};
-use caisson_tables::{BlockId, Change, Place, Stored, Tables, Use};
+use caisson_tables::{BlockId, Change, Place, Tables, Use};
 use caisson_task::Waiter;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Load {
         self.records.is_empty() && self.changes.is_empty()
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.spans.clear();
         self.arena.clear();
@@ -66,6 +66,9 @@ impl Load {
 
 /// Bytes that a record costs beside its payload: its descriptor and its tag.
 const RECORD_COST: usize = 64;
+
+/// Bytes that a batch costs beside its records and changes, with what rounds it up.
+const BATCH_COST: usize = caisson_log::BATCH_ALIGN + 128;
 
 /// A batch that has its place and is to be written.
 pub(crate) struct Closed {
@@ -112,6 +115,8 @@ pub(crate) struct Log {
     pub(crate) tail: Option<Tail>,
     /// Segments to be filled next, in order, as the newest durable root lists them.
     pub(crate) reserved: VecDeque<u32>,
+    /// The open batch is to be closed, since what comes next would not fit into its segment with it.
+    fills: bool,
     pub(crate) next_segment_sequence: u64,
     pub(crate) opening: u32,
     pub(crate) segment_size: u32,
@@ -147,6 +152,7 @@ impl Log {
             watched: false,
             tail: None,
             reserved: VecDeque::new(),
+            fills: false,
             next_segment_sequence: from.next_segment_sequence,
             opening: from.opening,
             segment_size: from.segment_size,
@@ -188,9 +194,13 @@ impl Log {
         Some((&load.records[at as usize], load.payload(at as usize)))
     }
 
-    /// Whether a chunk may be added: the batch is not so large that it has to be written first.
-    pub(crate) fn has_room(&self, batch_target: usize) -> bool {
-        self.open.bytes() < batch_target
+    /// Whether a publication of about `more` bytes may be added to the open batch: it is not so large that it has to be written
+    /// first, and would not outgrow what is left of the segment, which it still fits into now.
+    pub(crate) fn has_room(&mut self, batch_target: usize, more: usize) -> bool {
+        let open = self.open.bytes();
+        let left = self.tail.map_or(0, |t| self.segment_size - t.offset) as usize;
+        self.fills = open > 0 && open + BATCH_COST <= left && open + more + BATCH_COST > left;
+        open < batch_target && !self.fills
     }
 
     pub(crate) fn open_is_empty(&self) -> bool {
@@ -203,12 +213,12 @@ impl Log {
     }
 
     /// Whether a batch should be closed now: at once when none is under way (nobody waits longer than a write takes),
-    /// otherwise when there is enough for one.
+    /// otherwise when there is enough for one, or when it fills its segment.
     pub(crate) fn due(&self, batch_target: usize) -> bool {
         !self.open.is_empty()
             && (self.flying.is_empty()
                 || self.flying.len() < BATCHES_IN_FLIGHT
-                    && self.open.bytes() >= batch_target.min(BATCH_TARGET))
+                    && (self.fills || self.open.bytes() >= batch_target.min(BATCH_TARGET)))
     }
 
     /// Bytes of the open batch, which have no place yet.
@@ -251,6 +261,7 @@ impl Log {
         let load = Arc::new(std::mem::replace(&mut self.open, fresh));
         let batch = self.next;
         self.next += 1;
+        self.fills = false;
         self.since_checkpoint += plan.total_len() as u64;
         self.bytes += plan.total_len() as u64;
         let place = Place { segment: tail.segment, offset: tail.offset };
@@ -358,16 +369,8 @@ pub(crate) const POOL_EPOCH: u16 = 1;
 fn settle(records: &[Record], offset: impl Fn(usize) -> u32, segment: u32, tables: &mut Tables) {
     for (i, record) in records.iter().enumerate() {
         let to = Place { segment, offset: offset(i) };
-        let Some(id) = BlockId::new(record.id) else { continue };
-        match record.from {
-            Some(from) => {
-                let stored = Stored { length: record.length, codec: record.codec, epoch: record.epoch };
-                let from = Place { segment: from.segment, offset: from.offset };
-                // Held since the cleaner looked at it, so it asks for no page.
-                let moved = tables.moved(id, from, to, stored);
-                assert!(moved.is_ok(), "what is being moved is held in memory");
-            }
-            None => tables.locate(id, to),
+        if let Some(id) = BlockId::new(record.id) {
+            tables.locate(id, to);
         }
     }
 }

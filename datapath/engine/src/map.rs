@@ -77,20 +77,15 @@ async fn each(
         }
         let ticket = port.ticket();
         let tried = inner.with(port, |state| {
-            let room = if state.log.has_room(inner.batch_target) {
-                state.space.admit_deletion(&state.log, who)
-            } else {
-                Admit::Wait
-            };
+            let has_room = state.log.has_room(inner.batch_target, 0);
+            let room = if has_room { state.space.admit_deletion(&state.log, who) } else { Admit::Wait };
             match room {
                 Admit::Go => {
                     let did = step(state, at, end - at)?;
                     Ok(Tried::Did(did, state.log.last()))
                 }
                 Admit::Full => Ok(Tried::Full),
-                Admit::Wait if who == Who::Steward && state.log.has_room(inner.batch_target) => {
-                    Ok(Tried::Full)
-                }
+                Admit::Wait if who == Who::Steward && has_room => Ok(Tried::Full),
                 Admit::Wait => {
                     state.room.push(port.waiter(ticket));
                     Ok(Tried::Wait)

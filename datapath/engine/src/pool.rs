@@ -11,7 +11,7 @@ use crate::error::{ChangeError, CreateError, OpenError};
 use crate::log::{From as LogFrom, Log, POOL_EPOCH};
 use crate::recover::{Reader, label, replay, superblocks};
 use crate::repair::Repair;
-use crate::space::Space;
+use crate::space::{Shape, Space, dirty_limit};
 use crate::state::{Inner, Parts, Random, Sizes, State};
 use crate::steward::Stewardship;
 use crate::volume::Shared;
@@ -100,7 +100,7 @@ pub type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The segment size of a pool of so many bytes.
 fn segment_size_for(bytes: u64) -> u32 {
     let size =
-        (bytes / 8192).next_power_of_two().clamp(u64::from(SEGMENT_SIZES.0), u64::from(SEGMENT_SIZES.1));
+        (bytes / 1024).next_power_of_two().clamp(u64::from(SEGMENT_SIZES.0), u64::from(SEGMENT_SIZES.1));
     size as u32
 }
 
@@ -273,7 +273,7 @@ fn geometry(segment_size: u32, segments: u32, options: &Options) -> Geometry {
         segment_size,
         segments,
         cache_pages: pages,
-        dirty_limit: pages / 2,
+        dirty_limit: (pages / 2).min(dirty_limit(segments, segment_size)),
         max_refs: options.max_refs,
     }
 }
@@ -318,10 +318,15 @@ fn take(
     let log = Log::new(from, caisson_block::Pool::new(8, batch)?);
     let budget = Budget { index_bytes: options.memory.index, cache_bytes: options.memory.summaries };
     let state = State {
+        space: Space::of(Shape {
+            segments,
+            segment_size: segment,
+            changed: start.tables.dirty().limit,
+            distance: sizes.distance,
+        }),
         tables: start.tables,
         index: Index::new(budget),
         log,
-        space: Space::of(segments, segment),
         checkpoints: Checkpoints {
             number: start.number,
             tail: None,

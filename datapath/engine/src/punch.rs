@@ -10,7 +10,7 @@ use caisson_tables::Place;
 use caisson_task::Port;
 use std::sync::Arc;
 
-/// Free segments beyond those kept for checkpoints that are always left to be written to.
+/// Free segments beyond those kept for checkpoints and the cleaner that are always left to be written to.
 const LEFT: u32 = 4;
 
 /// Gives back one segment, if there is one to be given back.
@@ -34,7 +34,7 @@ pub(crate) async fn step(inner: &Arc<Inner>, port: &Port) -> bool {
 fn take(inner: &Inner) -> Option<u32> {
     let mut guard = inner.lock();
     let State { tables, chores, space, .. } = &mut *guard;
-    if tables.free_segments() <= space.checkpoint_segments + LEFT {
+    if tables.free_segments() <= space.checkpoint_segments + space.cleaner_segments + LEFT {
         return None;
     }
     // The highest: those are written to last.

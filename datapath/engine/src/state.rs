@@ -65,7 +65,9 @@ pub(crate) struct Counters {
     pub(crate) zero: AtomicU64,
     /// Of these: found again.
     pub(crate) duplicate: AtomicU64,
-    /// Blocks that the cleaner moved, and the bytes of them.
+    /// Bytes of the blocks that were stored, as they are stored.
+    pub(crate) stored_bytes: AtomicU64,
+    /// Blocks that the cleaner moved, and the bytes that it wrote for that.
     pub(crate) moved: AtomicU64,
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
@@ -144,7 +146,8 @@ impl Sizes {
     pub(crate) fn of(segment: u32, segments: u32) -> Sizes {
         let quarter = segment as usize / 4;
         let batch_target = BATCH_TARGET.min(quarter);
-        let chunk = (quarter / caisson_block::BLOCK).clamp(1, CHUNK_BLOCKS);
+        // What does not fit into the rest of a segment leaves that empty.
+        let chunk = (quarter / 2 / caisson_block::BLOCK).clamp(1, CHUNK_BLOCKS);
         let batch = batch_target + chunk * caisson_block::BLOCK + quarter.min(BATCH_SLACK);
         let pool = u64::from(segment) * u64::from(segments);
         let distance = CHECKPOINT_DISTANCE.min(pool / 8).max(u64::from(segment));

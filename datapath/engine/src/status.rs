@@ -15,6 +15,8 @@ use std::sync::atomic::Ordering;
 pub struct Status {
     /// All segments.
     pub size: u64,
+    /// One of them.
+    pub segment_size: u64,
     /// What is live in them: blocks and tables, sealed.
     pub live: u64,
     /// Segments that hold nothing.
@@ -45,9 +47,11 @@ pub struct Status {
     pub zero_blocks: u64,
     /// Found again.
     pub duplicate_blocks: u64,
-    /// Bytes appended to the log since the pool was opened, padding included.
+    /// Bytes appended to the log since the pool was opened, headers and padding included.
     pub log_bytes: u64,
-    /// Bytes that the cleaner moved.
+    /// Bytes of the blocks stored since the pool was opened, as they are stored: compressed, and each once.
+    pub stored_bytes: u64,
+    /// Bytes that the cleaner wrote for what it moved.
     pub moved_bytes: u64,
     /// Checkpoints, and the bytes of them.
     pub checkpoints: u64,
@@ -92,6 +96,15 @@ pub struct VolumeStatus {
     pub read_only: bool,
 }
 
+impl Status {
+    /// How many bytes were written to the devices, superblocks aside, for each that was stored: by the log, the cleaner and
+    /// checkpoints. `None` before anything was stored.
+    pub fn write_amplification(&self) -> Option<f64> {
+        let written = self.log_bytes + self.moved_bytes + self.checkpoint_bytes;
+        (self.stored_bytes > 0).then(|| written as f64 / self.stored_bytes as f64)
+    }
+}
+
 impl Pool {
     /// The figures now.
     pub fn status(&self) -> Status {
@@ -118,6 +131,7 @@ impl Pool {
         let get = |n: &caisson_task::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         Status {
             size: u64::from(geometry.segments) * segment,
+            segment_size: segment,
             live: tables.live_bytes(),
             free: u64::from(tables.free_segments()) * segment,
             limit: state.space.limit,
@@ -134,6 +148,7 @@ impl Pool {
             zero_blocks: get(&c.zero),
             duplicate_blocks: get(&c.duplicate),
             log_bytes: state.log.bytes,
+            stored_bytes: get(&c.stored_bytes),
             moved_bytes: get(&c.moved_bytes),
             checkpoints: get(&c.checkpoints),
             checkpoint_bytes: get(&c.checkpoint_bytes),

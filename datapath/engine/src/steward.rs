@@ -6,10 +6,11 @@
 
 use crate::bounds::SEGMENTS_AT_ONCE;
 use crate::checkpoint::{Failure, checkpoint};
-use crate::clean::{Cleaning, Step};
+use crate::clean::{Cleaning, Mover, Step};
 use crate::reap::{self, Reaper};
 use crate::state::{Inner, State};
-use caisson_tables::{SegmentState, Victim};
+use caisson_block::BLOCK;
+use caisson_tables::Victim;
 use caisson_task::{Port, Waiter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +26,8 @@ pub(crate) struct Stewardship {
     pub(crate) runs: bool,
     /// Segments that were cleaned since the last checkpoint, with their sequences.
     cleaned: Vec<(u32, u64)>,
+    /// Bytes that the last checkpoint wrote.
+    cost: u64,
     /// Segments that were cleaned and still hold something live: it cannot be had. They are left alone.
     hurt: Vec<(u32, u64)>,
     /// Somebody wants a checkpoint.
@@ -48,9 +51,9 @@ pub(crate) async fn run(inner: Arc<Inner>, port: Port) {
         inner: &inner,
         port: &port,
         cleaning: None,
+        mover: Mover::default(),
         reaper: Reaper::default(),
-        round: None,
-        barren: None,
+        rounds: Rounds::default(),
     };
     loop {
         let (calls, knew) = {
@@ -84,11 +87,21 @@ struct Steward<'a> {
     inner: &'a Arc<Inner>,
     port: &'a Port,
     cleaning: Option<Cleaning>,
+    mover: Mover,
     reaper: Reaper,
-    /// How many segments were in use when the cleaning since the last checkpoint began.
-    round: Option<usize>,
-    /// What hosts had done when a round of cleaning gained nothing: until they do more, another would not either.
-    barren: Option<(u64, u64)>,
+    rounds: Rounds,
+}
+
+/// Rounds of cleaning, from checkpoint to checkpoint, since hosts did anything.
+#[derive(Default)]
+struct Rounds {
+    /// What they had done.
+    hosts: (u64, u64),
+    number: u32,
+    /// Bytes that became free, less those written for it.
+    gain: i64,
+    /// What the mover had used when the present round began.
+    used: u64,
 }
 
 impl Steward<'_> {
@@ -106,6 +119,8 @@ impl Steward<'_> {
         if low && let Some(turn) = self.clean().await {
             return turn;
         }
+        // Enough is free, or no more can be gained.
+        self.owe_nothing();
         if let Some(volume) = reap::dying(self.inner) {
             match self.reaper.step(self.inner, self.port, volume).await {
                 Ok(_) => return Turn::Did,
@@ -115,26 +130,47 @@ impl Steward<'_> {
                 Err(error) => tracing::warn!("the deletion of volume {} is put off: {error}", volume.0),
             }
         }
-        let cleaned = {
+        let gains = {
             let state = self.inner.lock();
-            !state.room.is_empty() && !state.steward.cleaned.is_empty()
+            pressed(&state) && (available(&state) > 0 || !state.steward.cleaned.is_empty())
         };
-        if cleaned { self.checkpoint().await } else { Turn::Nothing }
+        if gains { self.checkpoint().await } else { Turn::Nothing }
+    }
+
+    /// Hosts need not wait for the cleaner: it gains nothing now.
+    fn owe_nothing(&self) {
+        let waiters = {
+            let mut state = self.inner.lock();
+            match state.space.credit.take() {
+                Some(credit) if credit <= 0 => std::mem::take(&mut state.room),
+                _ => Vec::new(),
+            }
+        };
+        waiters.into_iter().for_each(Waiter::wake);
+    }
+
+    /// Lets hosts go on while a checkpoint is written.
+    fn grant(&self) {
+        let waiters = {
+            let mut guard = self.inner.lock();
+            let State { space, log, room, .. } = &mut *guard;
+            space.grant(log);
+            std::mem::take(room)
+        };
+        waiters.into_iter().for_each(Waiter::wake);
     }
 
     async fn checkpoint(&mut self) -> Turn {
+        self.grant();
+        // What is on its way is left behind by segments that this frees.
+        if self.mover.flush(self.inner, self.port).await.is_err() {
+            return Turn::End;
+        }
+        let written = || self.inner.counters.checkpoint_bytes.load(Ordering::Relaxed);
+        let before = written();
         match checkpoint(self.inner, self.port, false).await {
             Ok(()) => {
-                self.judge_round().await;
-                let mut guard = self.inner.lock();
-                let State { tables, steward, .. } = &mut *guard;
-                steward.wanted = false;
-                steward.hurt.retain(|&(n, sequence)| tables.segment(n).sequence == sequence);
-                let cleaned = std::mem::take(&mut steward.cleaned);
-                let left = cleaned.into_iter().filter(|&(n, sequence)| {
-                    tables.segment(n).sequence == sequence && tables.segment(n).live > 0
-                });
-                steward.hurt.extend(left);
+                self.judge(written() - before);
                 Turn::Did
             }
             Err(Failure::NoSpace) => {
@@ -146,11 +182,35 @@ impl Steward<'_> {
         }
     }
 
+    /// After a checkpoint that wrote so many bytes: what the cleaning before it was worth.
+    fn judge(&mut self, cost: u64) {
+        let hosts = self.done_by_hosts();
+        let mut guard = self.inner.lock();
+        let State { tables, steward, .. } = &mut *guard;
+        steward.wanted = false;
+        steward.cost = cost;
+        steward.hurt.retain(|&(n, sequence)| tables.segment(n).sequence == sequence);
+        let cleaned = std::mem::take(&mut steward.cleaned);
+        if self.rounds.hosts != hosts {
+            self.rounds = Rounds { hosts, used: self.rounds.used, ..Rounds::default() };
+        }
+        if !cleaned.is_empty() {
+            let moved = self.mover.used - self.rounds.used;
+            self.rounds.number += 1;
+            self.rounds.gain += (cleaned.len() as u64 * u64::from(self.inner.segment_size)) as i64;
+            self.rounds.gain -= (moved + cost) as i64;
+        }
+        self.rounds.used = self.mover.used;
+        let left = cleaned
+            .into_iter()
+            .filter(|&(n, sequence)| tables.segment(n).sequence == sequence && tables.segment(n).live > 0);
+        steward.hurt.extend(left);
+    }
+
     /// Whether a checkpoint would give more segments to a log that is nearly at its end.
     fn log_may_grow(&self) -> bool {
         let state = self.inner.lock();
-        state.log.space() <= state.space.log_reserve
-            && state.tables.free_segments() > state.space.kept_for_checkpoints(&state.log)
+        state.log.space() <= state.space.log_reserve && available(&state) > 0
     }
 
     /// A figure that changes with whatever hosts write or give back.
@@ -159,68 +219,68 @@ impl Steward<'_> {
         (written, self.inner.lock().tables.stats().references)
     }
 
-    /// Segments that hold something, or may.
-    async fn segments_in_use(&self) -> usize {
-        let (mut from, mut used) = (0, 0);
-        loop {
-            {
-                let state = self.inner.lock();
-                let segments = state.tables.geometry().segments;
-                let to = segments.min(from + SEGMENTS_AT_ONCE);
-                used += (from..to).filter(|&n| state.tables.segment(n).state == SegmentState::Closed).count();
-                if to == segments {
-                    return used;
-                }
-                from = to;
-            }
-            self.port.pause().await;
-        }
-    }
-
-    /// After a checkpoint: whether the cleaning before it was worth anything.
-    async fn judge_round(&mut self) {
-        if let Some(before) = self.round.take() {
-            let now = self.segments_in_use().await;
-            self.barren = (now >= before).then(|| self.done_by_hosts());
-        }
+    /// Whether cleaning gains nothing any more, and will not until hosts do something.
+    fn barren(&self) -> bool {
+        let Rounds { hosts, number, gain, .. } = self.rounds;
+        // Who waits is not refused as long as there is any gain; one of less than a segment a round shows after some.
+        let (rounds, least) = match pressed(&self.inner.lock()) {
+            true => (8, 1),
+            false => (3, self.inner.segment_size / 4),
+        };
+        number >= rounds && gain < i64::from(number) * i64::from(least) && hosts == self.done_by_hosts()
     }
 
     /// Cleans a little. `None` when there is nothing to be gained.
     async fn clean(&mut self) -> Option<Turn> {
         if self.cleaning.is_none() {
-            if self.barren == Some(self.done_by_hosts()) {
+            if self.barren() {
                 return None;
-            }
-            if self.round.is_none() {
-                self.round = Some(self.segments_in_use().await);
             }
             let victim = self.best().await?;
             self.cleaning = Some(Cleaning::new(self.inner, victim.segment));
         }
         let current = self.cleaning.as_mut()?;
-        match current.step(self.inner, self.port).await {
-            Step::More => Some(Turn::Did),
+        match current.step(self.inner, self.port, &mut self.mover).await {
+            Step::More(bytes) => {
+                // Its share of what the segment will have given.
+                let gained = u64::from(current.gain) * u64::from(bytes) / u64::from(self.inner.segment_size);
+                self.earned(gained);
+                Some(Turn::Did)
+            }
             Step::Done => {
-                let segment = current.segment;
-                self.cleaning = None;
                 let mut state = self.inner.lock();
-                let sequence = state.tables.segment(segment).sequence;
-                state.steward.cleaned.push((segment, sequence));
+                state.steward.cleaned.push((current.segment, current.sequence));
+                self.cleaning = None;
                 Some(Turn::Did)
             }
             Step::NoRoom => {
-                let mut turn = self.checkpoint().await;
-                if matches!(turn, Turn::Did) && self.log_may_grow() {
-                    turn = self.checkpoint().await;
+                let gives = {
+                    let state = self.inner.lock();
+                    let cleaned = !state.steward.cleaned.is_empty();
+                    cleaned || state.tables.emptied_segments() > 0 || state.tables.dirty().wait()
+                };
+                if !gives {
+                    return None;
                 }
+                let turn = self.checkpoint().await;
                 let room = {
                     let state = self.inner.lock();
-                    state.log.space() > state.space.cleaner_reserve
+                    state.tables.free_segments() > state.space.kept_from_cleaner()
                 };
                 if room || matches!(turn, Turn::End) { Some(turn) } else { None }
             }
             Step::Failed => Some(Turn::End),
         }
+    }
+
+    /// Lets hosts write so many bytes more.
+    fn earned(&self, bytes: u64) {
+        let waiters = {
+            let mut state = self.inner.lock();
+            state.space.earn(bytes);
+            std::mem::take(&mut state.room)
+        };
+        waiters.into_iter().for_each(Waiter::wake);
     }
 
     /// The segment whose cleaning gains most, if any gains enough.
@@ -241,9 +301,10 @@ impl Steward<'_> {
                         || state.log.writes_to(v.segment)
                 };
                 let some = from..geometry.segments.min(from + SEGMENTS_AT_ONCE);
-                let victims = state.tables.victims(some, CLEANED_AT_ONCE * 4);
+                let victims = state.tables.victims(some, VICTIMS);
                 // A segment that is nearly full of what is live costs more than it gives; an empty one needs no cleaning.
-                let gains = |v: &Victim| v.live > 0 && v.live < geometry.segment_size / 32 * 31 && !known(v);
+                let least = (geometry.segment_size / 32).max(2 * BLOCK as u32);
+                let gains = |v: &Victim| v.live > 0 && v.live + least < geometry.segment_size && !known(v);
                 let here = victims.into_iter().find(gains);
                 best = [best, here].into_iter().flatten().max_by(|a, b| {
                     let score = |v: &Victim| state.tables.profit(v);
@@ -278,21 +339,22 @@ impl Steward<'_> {
 
 /// Whether it is time for a checkpoint.
 pub(crate) fn checkpoint_due(inner: &Inner, state: &State) -> bool {
-    let changed = state.log.last() > state.checkpoints.covers;
-    // Free segments that the log may use after a checkpoint, and not before.
-    let short = state.log.space() <= 2 * state.space.log_reserve
-        && state.tables.free_segments() > state.space.kept_for_checkpoints(&state.log)
-        && (!state.room.is_empty() || state.log.since_checkpoint >= u64::from(inner.segment_size));
+    let size = u64::from(inner.segment_size);
+    // Segments that the log may use after a checkpoint, and not before.
+    let gives = || {
+        let available = u64::from(available(state));
+        let want = inner.reserve_segments(state.tables.geometry().segments);
+        let cost = state.steward.cost;
+        let enough =
+            available * size >= if pressed(state) { cost } else { state.space.worth.max(GAIN * cost) };
+        available > 0 && state.log.reserved.len() < want && enough
+    };
     state.steward.wanted
         || !state.checkpoint_waiters.is_empty()
         || state.log.since_checkpoint >= inner.distance
         || state.tables.dirty().checkpoint_due()
         || state.steward.cleaned.len() >= CLEANED_AT_ONCE
-        || short && changed
-        // Segments that the last checkpoint freed came too late to be reserved by it; those who wait change nothing.
-        || pressed(state)
-            && state.tables.free_segments() > state.space.checkpoint_segments
-            && state.log.reserved.len() < inner.reserve_segments(state.tables.geometry().segments)
+        || state.log.space() <= state.space.easy && gives()
 }
 
 /// Whether somebody waits for room in the log itself, and not only in the open batch.
@@ -300,12 +362,23 @@ fn pressed(state: &State) -> bool {
     !state.room.is_empty() && state.log.space() <= state.space.log_reserve
 }
 
-/// Segments that are cleaned before a checkpoint makes them free.
-const CLEANED_AT_ONCE: usize = 8;
-
-/// Whether there is so little free that the cleaner should work.
-pub(crate) fn low(state: &State) -> bool {
-    let segments = state.tables.geometry().segments;
-    let free = state.tables.free_segments() + state.log.reserved.len() as u32;
-    pressed(state) || free < (segments / 8).max(state.space.checkpoint_segments + 6)
+/// Segments that a checkpoint could give to the log.
+fn available(state: &State) -> u32 {
+    let free = state.tables.free_segments() + state.tables.emptied_segments();
+    free.saturating_sub(state.space.kept_from_log(&state.log))
 }
+
+/// Whether there is so little free that the cleaner should work. What the next checkpoint frees counts.
+pub(crate) fn low(state: &State) -> bool {
+    let free = state.tables.free_segments() + state.tables.emptied_segments();
+    pressed(state) || free + (state.log.reserved.len() as u32) < state.space.low
+}
+
+/// Segments that are cleaned between two checkpoints at most.
+const CLEANED_AT_ONCE: usize = 64;
+
+/// Of some thousand segments, so many of the best are looked at: all but one may be cleaned already.
+const VICTIMS: usize = CLEANED_AT_ONCE * 2;
+
+/// How often the bytes that a checkpoint writes are to be gained by it; once is enough while somebody has to wait.
+const GAIN: u64 = 4;

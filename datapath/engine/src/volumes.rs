@@ -184,7 +184,7 @@ pub(crate) async fn publish(
         }
         let ticket = port.ticket();
         let done = inner.with(port, |state| {
-            if !state.log.has_room(inner.batch_target) {
+            if !state.log.has_room(inner.batch_target, 0) {
                 state.room.push(port.waiter(ticket));
                 return Ok(None);
             }

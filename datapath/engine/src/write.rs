@@ -66,8 +66,9 @@ struct Chunk {
     bytes: Vec<u8>,
     /// Ids that were allocated for it and not used yet.
     ids: Vec<BlockId>,
-    /// How many of its blocks were stored, when it is published.
+    /// How many of its blocks were stored, when it is published, and the bytes of them.
     stored: u64,
+    stored_bytes: u64,
 }
 
 thread_local! {
@@ -131,6 +132,7 @@ impl Chunk {
             bytes: SPARE.take(),
             ids: Vec::new(),
             stored: 0,
+            stored_bytes: 0,
         };
         let mut twins: HashMap<Print, usize> = HashMap::new();
         let mut fetches = FETCHES_PER_CHUNK;
@@ -334,6 +336,7 @@ impl Chunk {
         let zero = self.plans.iter().filter(|p| matches!(p, Plan::Zero)).count() as u64;
         c.written.fetch_add(all, Ordering::Relaxed);
         c.zero.fetch_add(zero, Ordering::Relaxed);
+        c.stored_bytes.fetch_add(self.stored_bytes, Ordering::Relaxed);
         // Also those that were found only when they were published.
         c.duplicate.fetch_add(all - zero - self.stored, Ordering::Relaxed);
     }
@@ -347,7 +350,7 @@ impl Chunk {
         first: u64,
         ways: Ways,
     ) -> Result<Published, Needs> {
-        if !state.log.has_room(inner.batch_target) {
+        if !state.log.has_room(inner.batch_target, self.bytes.len()) {
             return Ok(Published::Wait);
         }
         match self.admit(state, volume, first)? {
@@ -408,6 +411,7 @@ impl Chunk {
         }
         self.ids.drain(..new.len());
         self.stored = new.len() as u64;
+        self.stored_bytes = new.iter().map(|&index| u64::from(self.stored(index).length)).sum();
         state.log.journal(&journal);
         Ok(Published::In(state.log.last()))
     }

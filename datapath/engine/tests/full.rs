@@ -6,6 +6,9 @@ use caisson_block::{BlockError, Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
 use common::{Folder, Thread, secrets, store};
 
+/// Blocks of one write while a pool is filled.
+const MANY: u64 = 64;
+
 const SEGMENTS: u64 = 64;
 const SEGMENT: u32 = 256 << 10;
 
@@ -106,4 +109,59 @@ fn full_and_used_on() {
     println!("log {}, moved {}, checkpoints {} bytes", s.log_bytes, s.moved_bytes, s.checkpoint_bytes);
     drop(v);
     pool.abandon();
+}
+
+/// Most of a pool holds data, also of a small one; and full as it is, it is overwritten on and on.
+#[test]
+fn most_of_a_pool_holds_data() {
+    for (mib, percent) in [(64, 75), (256, 88), (1024, 90)] {
+        let folder = Folder::new(&format!("share-{mib}"));
+        let mut thread = Thread::default();
+        let stores = vec![store(&folder.file("pool"), mib << 20)];
+        let create =
+            Create { id: PoolId([6; 16]), cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
+        let pool =
+            thread
+                .wait(|port| async move {
+                    Pool::create(&port, stores, secrets(), create, Options::default()).await
+                })
+                .unwrap();
+        pool.tend(|make| thread.spawn(make));
+        let own = pool.clone();
+        let settings = Settings { compression: None, dedup: false, ..Settings::default() };
+        thread.wait(|port| async move { own.create_volume(&port, "v", mib << 20, settings).await }).unwrap();
+        let v = pool.volume("v").unwrap();
+        let mut blocks = 0;
+        let many = |lba: u64| {
+            let data: Vec<u8> = (lba..lba + MANY).flat_map(content).collect();
+            Op::Write { at: Extent { lba, blocks: MANY }, data: data.into(), fua: false }
+        };
+        let refused = loop {
+            match thread.run(&v, many(blocks)) {
+                Ok(_) => blocks += MANY,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(refused, BlockError::CapacityExceeded);
+        println!("{mib} MiB: {:.1} % is data", (blocks * 409_600) as f64 / (mib << 20) as f64);
+        assert!(blocks * 4096 * 100 > (mib << 20) * percent, "{mib} MiB: {:?}", pool.status());
+
+        // Overwrites of single blocks, all over it.
+        for i in 0..(blocks / 2).min(4_000) {
+            let lba = i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % blocks;
+            thread.run(&v, write(lba, 2_000_000 + i)).unwrap_or_else(|e| panic!("{mib} MiB, {i}: {e}"));
+        }
+        let at = Extent { lba: 0, blocks };
+        thread.run(&v, Op::Deallocate { ranges: vec![at] }).unwrap();
+        let mut turns = 0;
+        while thread.turn() {
+            turns += 1;
+            assert!(turns < 1_000_000, "an idle pool does not come to rest");
+        }
+        for lba in (0..blocks / 2).step_by(MANY as usize) {
+            thread.run(&v, many(lba)).unwrap_or_else(|e| panic!("{mib} MiB, block {lba} again: {e}"));
+        }
+        drop(v);
+        pool.abandon();
+    }
 }

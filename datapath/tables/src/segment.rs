@@ -212,6 +212,16 @@ impl Segments {
         self.free.len() as u32
     }
 
+    /// Those that a checkpoint which began now would free, at most `k`.
+    pub fn emptied(&self, k: usize) -> Vec<u32> {
+        self.empty.iter().copied().filter(|n| !self.pins.contains_key(n)).take(k).collect()
+    }
+
+    pub fn emptied_len(&self) -> u32 {
+        let pinned = self.pins.keys().filter(|n| self.empty.contains(n)).count();
+        (self.empty.len() - pinned) as u32
+    }
+
     pub fn live_bytes(&self) -> u64 {
         self.live
     }

@@ -317,6 +317,16 @@ impl Tables {
         self.segments.free()
     }
 
+    /// At most `k` segments that a checkpoint which begins now will have freed when it is durable: closed, empty, not pinned.
+    pub fn emptied(&self, k: usize) -> Vec<u32> {
+        self.segments.emptied(k)
+    }
+
+    /// How many there are of those.
+    pub fn emptied_segments(&self) -> u32 {
+        self.segments.emptied_len()
+    }
+
     /// Bytes of live records in all segments, tags included.
     pub fn live_bytes(&self) -> u64 {
         self.segments.live_bytes()

@@ -269,14 +269,24 @@ fn pools(g: &mut Gather, d: &Daemon) {
         g.gauge(name, help, |put| all.iter().for_each(|(pool, p)| put(&[("pool", pool)], pick(p))));
     }
     type Count = fn(&P) -> u64;
-    let counters: [(&str, &str, Count); 8] = [
+    let counters: [(&str, &str, Count); 10] = [
         ("caisson_pool_written_blocks_total", "Blocks of 4 KiB that hosts wrote.", |p| {
             p.activity.written_blocks
         }),
         ("caisson_pool_zero_blocks_total", "Of these: all zero.", |p| p.activity.zero_blocks),
         ("caisson_pool_duplicate_blocks_total", "Of these: stored already.", |p| p.activity.duplicate_blocks),
-        ("caisson_pool_device_bytes_total", "Bytes written to the devices.", |p| p.activity.device_bytes),
-        ("caisson_pool_moved_bytes_total", "Bytes that the cleaner moved.", |p| p.activity.moved_bytes),
+        ("caisson_pool_new_bytes_total", "Bytes of blocks stored, compressed, each once.", |p| {
+            p.activity.stored_bytes
+        }),
+        (
+            "caisson_pool_device_bytes_total",
+            "Bytes written to the devices; by those of new blocks: the write amplification.",
+            |p| p.activity.device_bytes,
+        ),
+        ("caisson_pool_moved_bytes_total", "Of these: by the cleaner.", |p| p.activity.moved_bytes),
+        ("caisson_pool_checkpoint_bytes_total", "Of these: by checkpoints.", |p| {
+            p.activity.checkpoint_bytes
+        }),
         ("caisson_pool_checkpoints_total", "Checkpoints.", |p| p.activity.checkpoints),
         ("caisson_pool_damaged_total", "Blocks and pages that could not be read.", |p| p.activity.damaged),
         ("caisson_pool_device_errors_total", "Reads that a device of the pool refused.", |p| {

@@ -92,7 +92,8 @@ pub fn without_payload(front: u64) -> Keep {
     Box::new(move |at, bytes| {
         let prefix = bytes.get(..PREFIX).map(decode_prefix);
         match prefix {
-            Some(Ok(prefix)) if at >= front && prefix.kind == BatchKind::Log => {
+            // The cleaner's batches hold payload as well, and have no number.
+            Some(Ok(prefix)) if at >= front && (prefix.kind == BatchKind::Log || prefix.batch == 0) => {
                 std::iter::once(0..(prefix.header as usize).min(bytes.len())).collect()
             }
             _ => std::iter::once(0..bytes.len()).collect(),

@@ -22,8 +22,9 @@ fn a_seed_replays_exactly() {
 /// Pools whose disks are too small for their volumes. For nights: `CAISSON_TIGHT` is how many seeds.
 #[test]
 fn small_pools_follow_the_model() {
-    let seeds = std::env::var("CAISSON_TIGHT").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    if let Err(failure) = run_seeds(0..seeds, Plan::tight, Simulated::new) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let first = number("CAISSON_FIRST");
+    if let Err(failure) = run_seeds(first..first + number("CAISSON_TIGHT"), Plan::tight, Simulated::new) {
         panic!("{failure}");
     }
 }

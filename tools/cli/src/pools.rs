@@ -181,12 +181,21 @@ pub fn page(p: &Pool) -> String {
     t.row([
         "since opened".into(),
         format!(
-            "{} blocks written, of them {} zero, {} duplicate; {} to devices, {} moved by the cleaner",
+            "{} blocks written, of them {} zero, {} duplicate; the others took {}",
             a.written_blocks,
             a.zero_blocks,
             a.duplicate_blocks,
+            format_size(a.stored_bytes),
+        ),
+    ]);
+    t.row([
+        "to devices".into(),
+        format!(
+            "{}, of it {} by the cleaner, {} by checkpoints; write amplification {}",
             format_size(a.device_bytes),
-            format_size(a.moved_bytes)
+            format_size(a.moved_bytes),
+            format_size(a.checkpoint_bytes),
+            a.write_amplification().map_or("-".into(), |w| format!("{w:.2}"))
         ),
     ]);
     if let Some(s) = &s.scrub {

@@ -68,7 +68,8 @@ impl Device {
             if op.bufs.copy_out(0, &mut front) == PREFIX { decode_prefix(&front).ok() } else { None };
         let mut keep = len;
         match prefix {
-            Some(prefix) if prefix.kind == BatchKind::Log => {
+            // The cleaner's batches hold payload as well, and have no number.
+            Some(prefix) if prefix.kind == BatchKind::Log || prefix.batch == 0 => {
                 self.counts.batches += 1;
                 self.counts.headers += u64::from(prefix.header);
                 if !self.whole {

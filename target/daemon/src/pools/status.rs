@@ -69,10 +69,16 @@ pub struct Activity {
     pub zero_blocks: u64,
     /// Of these: stored already.
     pub duplicate_blocks: u64,
-    /// Bytes that were written to the devices.
+    /// Bytes of the blocks that were stored, compressed, each once.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// Bytes that were written to the devices for that: by the log, the cleaner and checkpoints.
     pub device_bytes: u64,
-    /// Bytes that the cleaner moved.
+    /// Of these: by the cleaner.
     pub moved_bytes: u64,
+    /// Of these: by checkpoints.
+    #[serde(default)]
+    pub checkpoint_bytes: u64,
     /// Checkpoints.
     pub checkpoints: u64,
     /// Blocks and pages that could not be read.
@@ -110,6 +116,13 @@ pub struct VolumeSpace {
     /// volume is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freed_by_delete: Option<u64>,
+}
+
+impl Activity {
+    /// How many bytes were written to the devices for one that was stored; none before anything was.
+    pub fn write_amplification(&self) -> Option<f64> {
+        (self.stored_bytes > 0).then(|| self.device_bytes as f64 / self.stored_bytes as f64)
+    }
 }
 
 impl PoolStatus {
