@@ -4,16 +4,21 @@
 //! which there is one; whoever finds it taken waits in line and is woken for a later turn. So however many large
 //! commands are under way on a thread, one slice is done between two looks at its sockets, and a small command, which
 //! needs no lane, waits for one slice at most.
+//!
+//! What has begun goes before what has not: a chunk that is half done holds memory that is warm now, and finishing it
+//! frees its command's buffers sooner than beginning another would. A chunk is bounded, so nobody starves.
 
+use crate::bounds::SLICE_WORK;
 use crate::state::Inner;
 use caisson_block::{Cx, Parked, Remote};
+use caisson_tables::IntMap;
 use caisson_task::{Port, Waiter};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The lanes of a pool, one for each thread that uses it, by the thread's [`Remote`].
 #[derive(Default)]
-pub(crate) struct Lanes(Mutex<HashMap<usize, Lane>>);
+pub(crate) struct Lanes(Mutex<IntMap<usize, Lane>>);
 
 #[derive(Default)]
 struct Lane {
@@ -27,7 +32,7 @@ fn name(remote: &Arc<dyn Remote>) -> usize {
 }
 
 impl Lanes {
-    fn all(&self) -> MutexGuard<'_, HashMap<usize, Lane>> {
+    fn all(&self) -> MutexGuard<'_, IntMap<usize, Lane>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -38,21 +43,59 @@ impl Lanes {
     }
 }
 
+/// The slices of one piece of work.
+pub(crate) struct Pace<'a> {
+    inner: &'a Arc<Inner>,
+    port: &'a Port,
+    /// What is short enough to be done at once needs no lane.
+    divided: bool,
+    begun: bool,
+    slice: Option<Slice>,
+    /// What the slice may still do.
+    left: u32,
+}
+
+impl<'a> Pace<'a> {
+    pub(crate) fn new(inner: &'a Arc<Inner>, port: &'a Port, divided: bool) -> Pace<'a> {
+        Pace { inner, port, divided, begun: false, slice: None, left: 0 }
+    }
+
+    /// Goes on when there is time for so much work (see [`SLICE_WORK`]): at once, or at a later turn.
+    pub(crate) async fn spend(&mut self, work: u32) {
+        if !self.divided {
+            return;
+        }
+        if self.slice.is_none() || self.left < work {
+            self.rest();
+            self.slice = Some(slice(self.inner, self.port, self.begun).await);
+            (self.begun, self.left) = (true, SLICE_WORK);
+        }
+        self.left = self.left.saturating_sub(work);
+    }
+
+    /// Lets go of the lane: before anything is waited for.
+    pub(crate) fn rest(&mut self) {
+        self.slice = None;
+    }
+}
+
 /// The lane, until dropped. Never held across a wait.
-pub(crate) struct Slice {
+struct Slice {
     inner: Arc<Inner>,
     remote: Arc<dyn Remote>,
 }
 
-/// Waits for the lane of this thread.
-pub(crate) async fn slice(inner: &Arc<Inner>, port: &Port) -> Slice {
+/// Waits for the lane of this thread, at the front of the line for what has `begun`.
+async fn slice(inner: &Arc<Inner>, port: &Port, begun: bool) -> Slice {
     let ticket = port.ticket();
     let mine = {
         let mut lanes = inner.lanes.all();
         let lane = lanes.entry(name(port.remote())).or_default();
         let free = !std::mem::replace(&mut lane.taken, true);
-        if !free {
-            lane.line.push_back(port.waiter(ticket));
+        match (free, begun) {
+            (true, _) => {}
+            (false, true) => lane.line.push_front(port.waiter(ticket)),
+            (false, false) => lane.line.push_back(port.waiter(ticket)),
         }
         free
     };

@@ -13,9 +13,9 @@ use caisson_block::BufMut;
 use caisson_index::{Entry as Printed, Index, SummaryAt};
 use caisson_log::{At, BatchKind, BatchPlan, Record, Stamp};
 use caisson_tables::planted::{Bug, on};
-use caisson_tables::{BlockId, Change, Place, Stored, Tables, Use};
+use caisson_tables::{BlockId, Change, IntMap, Place, Stored, Tables, Use};
 use caisson_task::Waiter;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A record's payload in its batch's arena.
@@ -99,7 +99,7 @@ pub(crate) struct Log {
     /// Batches that were written, for their memory.
     spare: Vec<Load>,
     /// Stored things whose place on the device cannot be read yet: batch and record.
-    pending: HashMap<BlockId, (u64, u32)>,
+    pending: IntMap<BlockId, (u64, u32)>,
     /// The number that the open batch will have.
     pub(crate) next: u64,
     pub(crate) written: u64,
@@ -134,7 +134,7 @@ impl Log {
             open: Load::default(),
             flying: VecDeque::new(),
             spare: Vec::new(),
-            pending: HashMap::new(),
+            pending: IntMap::default(),
             next: 1,
             written: 0,
             durable: 0,

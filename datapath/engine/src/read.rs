@@ -1,10 +1,10 @@
 //! Reading blocks: map, block id, place, device, open, unpack.
 
-use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS};
+use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS, READ_WORK};
 use crate::devices::Window;
-use crate::lane;
+use crate::lane::Pace;
 use crate::state::{Damage, Inner, State};
-use crate::work::{Block, unpack};
+use crate::work::{self, Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
 use caisson_log::{At, Bind, RecordKind, TAG};
 use caisson_tables::planted::{Bug, on};
@@ -201,25 +201,15 @@ async fn attempt(
         debug_assert!(unpacked, "what was packed here can be unpacked");
     }
     let mut suspects = Vec::new();
-    let mut sealed = vec![0; BLOCK + TAG];
-    let large = sources.fetches.len() > READ_TURN_BLOCKS;
-    let mut slice = if large { Some(lane::slice(inner, port).await) } else { None };
-    for (done, fetch) in sources.fetches.iter().enumerate() {
-        if large && done % READ_TURN_BLOCKS == READ_TURN_BLOCKS - 1 {
-            drop(slice.take());
-            port.pause().await;
-            slice = Some(lane::slice(inner, port).await);
-        }
-        let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
-        let sealed = &mut sealed[..len];
-        let opened = reads[fetch.read].as_ref().ok().and_then(|list| {
-            list.copy_out(windows[fetch.read].skip + fetch.skip, sealed);
-            inner.keyring.open(fetch.nonce, &bind_block(fetch.id, &fetch.entry), sealed).ok()
-        });
-        let whole = match opened {
-            Some(plain) => unpack(fetch.entry.stored.codec, plain, output.block(fetch.index)?),
-            None => false,
+    let mut pace = Pace::new(inner, port, sources.fetches.len() > READ_TURN_BLOCKS);
+    for fetch in &sources.fetches {
+        pace.spend(READ_WORK).await;
+        let from = windows[fetch.read].skip + fetch.skip;
+        let block = output.block(fetch.index)?;
+        let opens = |list| {
+            work::open(&inner.keyring, fetch.nonce, &bind_block(fetch.id, &fetch.entry), (list, from), block)
         };
+        let whole = reads[fetch.read].as_ref().is_ok_and(opens);
         if !whole && !on(Bug::UnreadableIsZero) {
             suspects.push((fetch.index, fetch.id, fetch.entry));
         }

@@ -92,17 +92,8 @@ impl Index {
     /// lookup; that ends, as each address that was loaded or failed is not asked for again by the same print.
     pub fn lookup(&mut self, print: &Print) -> Answer {
         self.lookups += 1;
-        if let Some(id) = self.pending.get(print) {
-            self.stats.pending_hits += 1;
-            return Answer::Pending(*id);
-        }
-        if let Some(found) = self.cache.find(print) {
-            if let Some(candidate) = self.hit(&found) {
-                self.stats.hits += 1;
-                self.hints.found(print);
-                return Answer::Hit(candidate);
-            }
-            self.cache.forget(print, found.id);
+        if let Some(answer) = self.in_memory(print) {
+            return answer;
         }
         match self.sampled(print) {
             Some(at) => {
@@ -114,6 +105,27 @@ impl Index {
                 Answer::Miss
             }
         }
+    }
+
+    /// As [`Index::lookup`], for one who will not read a summary: to ask again, for what became known since, costs no look into
+    /// the sampled table.
+    pub fn look_again(&mut self, print: &Print) -> Answer {
+        self.in_memory(print).unwrap_or(Answer::Miss)
+    }
+
+    fn in_memory(&mut self, print: &Print) -> Option<Answer> {
+        if let Some(id) = self.pending.get(print) {
+            self.stats.pending_hits += 1;
+            return Some(Answer::Pending(*id));
+        }
+        let found = self.cache.find(print)?;
+        if let Some(candidate) = self.hit(&found) {
+            self.stats.hits += 1;
+            self.hints.found(print);
+            return Some(Answer::Hit(candidate));
+        }
+        self.cache.forget(print, found.id);
+        None
     }
 
     /// The candidate of a cached line, unless its segment is gone; and what its summary then makes likely.
