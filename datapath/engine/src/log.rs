@@ -16,6 +16,7 @@ use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, IntMap, Place, Stored, Tables, Use};
 use caisson_task::Waiter;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// A record's payload in its batch's arena.
@@ -289,8 +290,10 @@ impl Log {
             self.written = flying.sequence;
             for record in &flying.load.records {
                 let Some(id) = BlockId::new(record.id) else { continue };
-                if self.pending.get(&id).is_some_and(|p| p.0 == flying.sequence) {
-                    self.pending.remove(&id);
+                if let Entry::Occupied(pending) = self.pending.entry(id)
+                    && pending.get().0 == flying.sequence
+                {
+                    pending.remove();
                 }
             }
             if let Ok(mut load) = Arc::try_unwrap(flying.load)

@@ -240,6 +240,9 @@ impl Chunk {
             let mut wanted = None;
             {
                 let mut state = inner.lock();
+                if known.len() > 1 {
+                    state.index.warm(&self.prints[group..group + known.len()]);
+                }
                 for (i, slot) in known.iter_mut().enumerate() {
                     if slot.is_some() || zero & (1 << i) != 0 {
                         continue;
