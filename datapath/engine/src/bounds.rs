@@ -28,6 +28,9 @@ pub(crate) const HARD_PACK_WORK: u32 = 32;
 /// The highest level whose work is [`PACK_WORK`].
 pub(crate) const EASY_LEVEL: i32 = 4;
 
+/// Chunks whose memory a thread keeps for the next ones: at most 256 KiB each, and as a rule half.
+pub(crate) const SPARE_CHUNKS: usize = 16;
+
 /// Blocks of a chunk that are hashed and looked up together.
 pub(crate) const PRINT_BLOCKS: usize = 16;
 

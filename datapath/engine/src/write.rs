@@ -76,9 +76,6 @@ struct Chunk {
     journal: Vec<Change>,
 }
 
-/// Chunks whose memory a thread keeps for the next ones.
-const SPARE_CHUNKS: usize = 16;
-
 thread_local! {
     /// Getting their memory and giving it back each time would cost as much as sealing what is in it.
     static SPARE: RefCell<Vec<Chunk>> = const { RefCell::new(Vec::new()) };
