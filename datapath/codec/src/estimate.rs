@@ -66,9 +66,10 @@ fn collisions(block: &[u8; BLOCK]) -> u32 {
     squares - SAMPLE as u32
 }
 
-/// How many of the four-byte strings looked at stand earlier in the block, at a multiple of eight bytes. Looked at are those
+/// How many of the four-byte strings looked at, up to some over [`REPEATS`], stand earlier in the block, at a multiple of eight bytes. Looked at are those
 /// at multiples of eight, and the seven neighbours of one in each 128 bytes: so a repeated string of some hundred bytes is found,
-/// but for slots that were taken since, at whatever distance it is repeated.
+/// but for slots that were taken since, at whatever distance it is repeated. Ends where there are enough: most blocks that
+/// compress have them near the front.
 fn repeats(block: &[u8; BLOCK]) -> u32 {
     let mut tags = [0u16; SLOTS];
     let mut found = 0;
@@ -81,6 +82,9 @@ fn repeats(block: &[u8; BLOCK]) -> u32 {
             let (slot, tag) = hash([word[0], word[1], word[2], word[3]]);
             found += u32::from(tags[slot] == tag);
             tags[slot] = tag;
+        }
+        if found >= REPEATS {
+            break;
         }
     }
     found

@@ -12,11 +12,8 @@ pub(crate) const BATCH_SLACK: usize = 64 << 10;
 /// Batches that are being written at once.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 4;
 
-/// Blocks that a command may hash and compress before others have a turn on its thread. A command of no more is not
-/// divided.
+/// Blocks that a write may hash and compress, and a read open and unpack, without being divided.
 pub(crate) const TURN_BLOCKS: usize = 4;
-
-/// The same for opening and unpacking, which costs a third.
 pub(crate) const READ_TURN_BLOCKS: usize = 16;
 
 /// Records of a batch that are sealed before others have a turn. A batch of no more is sealed in one go.
@@ -24,6 +21,23 @@ pub(crate) const SEAL_TURN_BLOCKS: usize = 32;
 
 /// Bytes of a batch that one device operation writes: a multiple of a batch's alignment.
 pub(crate) const WRITE_PIECE: usize = 128 << 10;
+/// Work that a larger command may do before others have a turn on its thread, in units of about a microsecond: what
+/// hashing a block costs, keeping it as it is, opening and unpacking it, and compressing it at a low or a high level.
+pub(crate) const SLICE_WORK: u32 = 36;
+pub(crate) const PRINT_WORK: u32 = 1;
+pub(crate) const STORE_WORK: u32 = 1;
+pub(crate) const READ_WORK: u32 = 2;
+pub(crate) const PACK_WORK: u32 = 8;
+pub(crate) const HARD_PACK_WORK: u32 = 32;
+
+/// The highest level whose work is [`PACK_WORK`].
+pub(crate) const EASY_LEVEL: i32 = 4;
+
+/// Chunks whose memory a thread keeps for the next ones: at most 256 KiB each, and as a rule half.
+pub(crate) const SPARE_CHUNKS: usize = 16;
+
+/// Blocks of a chunk that are hashed and looked up together.
+pub(crate) const PRINT_BLOCKS: usize = 16;
 
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;

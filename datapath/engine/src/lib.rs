@@ -22,6 +22,7 @@ mod hunt;
 mod log;
 mod manage;
 mod map;
+mod pace;
 mod pages;
 mod pool;
 mod punch;

@@ -13,9 +13,10 @@ use caisson_block::BufMut;
 use caisson_index::{Entry as Printed, Index, SummaryAt};
 use caisson_log::{At, BatchKind, BatchPlan, Record, Stamp};
 use caisson_tables::planted::{Bug, on};
-use caisson_tables::{BlockId, Change, Place, Tables, Use};
+use caisson_tables::{BlockId, Change, IntMap, Place, Tables, Use};
 use caisson_task::Waiter;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// A record's payload in its batch's arena.
@@ -102,7 +103,7 @@ pub(crate) struct Log {
     /// Batches that were written, for their memory.
     spare: Vec<Load>,
     /// Stored things whose place on the device cannot be read yet: batch and record.
-    pending: HashMap<BlockId, (u64, u32)>,
+    pending: IntMap<BlockId, (u64, u32)>,
     /// The number that the open batch will have.
     pub(crate) next: u64,
     pub(crate) written: u64,
@@ -143,7 +144,7 @@ impl Log {
             open: Load::default(),
             flying: VecDeque::new(),
             spare: Vec::new(),
-            pending: HashMap::new(),
+            pending: IntMap::default(),
             next: 1,
             written: 0,
             durable: 0,
@@ -319,8 +320,10 @@ impl Log {
             self.written = flying.sequence;
             for record in &flying.load.records {
                 let Some(id) = BlockId::new(record.id) else { continue };
-                if self.pending.get(&id).is_some_and(|p| p.0 == flying.sequence) {
-                    self.pending.remove(&id);
+                if let Entry::Occupied(pending) = self.pending.entry(id)
+                    && pending.get().0 == flying.sequence
+                {
+                    pending.remove();
                 }
             }
             if let Ok(mut load) = Arc::try_unwrap(flying.load)

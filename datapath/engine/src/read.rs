@@ -1,9 +1,10 @@
 //! Reading blocks: map, block id, place, device, open, unpack.
 
-use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS};
+use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS, READ_WORK};
 use crate::devices::{Cause, Window};
+use crate::pace::Pace;
 use crate::state::{Damage, Inner, State};
-use crate::work::{Block, unpack};
+use crate::work::{self, Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
 use caisson_log::{At, Bind, RecordKind, TAG};
 use caisson_tables::planted::{Bug, on};
@@ -220,14 +221,9 @@ async fn attempt(
         debug_assert!(unpacked, "what was packed here can be unpacked");
     }
     let mut suspects = Vec::new();
-    let mut sealed = vec![0; BLOCK + TAG];
-    let large = sources.fetches.len() > READ_TURN_BLOCKS;
-    for (done, fetch) in sources.fetches.iter().enumerate() {
-        if large && done % READ_TURN_BLOCKS == 0 {
-            port.slice().await;
-        }
-        let len = usize::from(fetch.entry.stored.length).min(BLOCK) + TAG;
-        let sealed = &mut sealed[..len];
+    let mut pace = Pace::new(port, sources.fetches.len() > READ_TURN_BLOCKS);
+    for fetch in &sources.fetches {
+        pace.spend(READ_WORK).await;
         let Fetch { index, id, entry, .. } = *fetch;
         let list = match &reads[fetch.read] {
             Ok(list) => list,
@@ -237,12 +233,9 @@ async fn attempt(
                 continue;
             }
         };
-        list.copy_out(windows[fetch.read].skip + fetch.skip, sealed);
-        let opened = inner.keyring.open(fetch.nonce, &bind_block(id, &entry), sealed).ok();
-        let whole = match opened {
-            Some(plain) => unpack(fetch.entry.stored.codec, plain, output.block(fetch.index)?),
-            None => false,
-        };
+        let from = windows[fetch.read].skip + fetch.skip;
+        let bind = bind_block(id, &entry);
+        let whole = work::open(&inner.keyring, fetch.nonce, &bind, (list, from), output.block(index)?);
         if !whole && !on(Bug::UnreadableIsZero) {
             suspects.push(Suspect { index, id, entry, cause: Cause::Content });
         }

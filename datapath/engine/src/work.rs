@@ -3,6 +3,7 @@
 
 use caisson_block::{BLOCK, BufList};
 use caisson_codec::{Codec, Compressor, Decompressor, Level};
+use caisson_log::{At, Bind, Keyring, TAG};
 use std::cell::RefCell;
 
 /// A block of user data, or a page.
@@ -11,12 +12,17 @@ pub(crate) type Block = [u8; BLOCK];
 struct Work {
     compressor: Compressor,
     decompressor: Decompressor,
+    /// For what has been opened and is not unpacked yet, and for what lies in several buffers.
+    plain: Box<Block>,
+    sealed: Box<[u8; BLOCK + TAG]>,
 }
 
 thread_local! {
     static WORK: RefCell<Work> = RefCell::new(Work {
         compressor: Compressor::new(Level::default()),
         decompressor: Decompressor::new(),
+        plain: Box::new([0; BLOCK]),
+        sealed: Box::new([0; BLOCK + TAG]),
     });
 }
 
@@ -47,22 +53,71 @@ pub(crate) fn unpack(codec: u8, stored: &[u8], out: &mut Block) -> bool {
     }
 }
 
+/// The block that is stored as the sealed bytes which stand in `list` from `from` on. False when they do not authenticate, or
+/// are not what their codec makes: then the content of `out` is undefined, and nobody may see it.
+pub(crate) fn open(
+    keyring: &Keyring,
+    at: At,
+    bind: &Bind,
+    (list, from): (&BufList, usize),
+    out: &mut Block,
+) -> bool {
+    let length = usize::from(bind.length);
+    if length > BLOCK {
+        return false;
+    }
+    WORK.with_borrow_mut(|work| {
+        let sealed = match single(list, from, length + TAG) {
+            Some(bytes) => bytes,
+            None => {
+                let scratch = &mut work.sealed[..length + TAG];
+                if list.copy_out(from, scratch) < scratch.len() {
+                    return false;
+                }
+                scratch
+            }
+        };
+        match Codec::from_number(bind.codec) {
+            Some(Codec::Raw) => length == BLOCK && keyring.open_into(at, bind, sealed, out).is_ok(),
+            Some(Codec::Zstd) => {
+                let plain = &mut work.plain[..length];
+                keyring.open_into(at, bind, sealed, plain).is_ok()
+                    && work.decompressor.decompress(plain, out).is_ok()
+            }
+            None => false,
+        }
+    })
+}
+
+/// `len` bytes of a list from `from` on, if they lie in a single buffer.
+fn single(list: &BufList, from: usize, len: usize) -> Option<&[u8]> {
+    let mut skip = from;
+    for part in list.parts() {
+        if skip < part.len() {
+            return part.get(skip..skip + len);
+        }
+        skip -= part.len();
+    }
+    None
+}
+
 /// The blocks of a list one after the other, without a copy where one lies in a single buffer.
 pub(crate) struct Blocks<'a> {
     list: &'a BufList,
     part: usize,
     /// Where the part begins in the list.
     base: usize,
-    scratch: Box<Block>,
+    /// For blocks that lie in several buffers; made for the first of them.
+    scratch: Option<Box<Block>>,
 }
 
 impl<'a> Blocks<'a> {
     pub(crate) fn new(list: &'a BufList) -> Blocks<'a> {
-        Blocks { list, part: 0, base: 0, scratch: Box::new([0; BLOCK]) }
+        Blocks { list, part: 0, base: 0, scratch: None }
     }
 
-    /// Block `i`, which is whole in the list. Cheap when asked for in rising order.
-    pub(crate) fn get(&mut self, i: usize) -> &Block {
+    /// Block `i`, which is whole in the list, if it lies in a single buffer. Cheap when asked for in rising order.
+    pub(crate) fn single(&mut self, i: usize) -> Option<&'a Block> {
         let from = i * BLOCK;
         if from < self.base {
             (self.part, self.base) = (0, 0);
@@ -73,11 +128,17 @@ impl<'a> Blocks<'a> {
             self.part += 1;
         }
         let whole = parts.get(self.part).and_then(|p| p.get(from - self.base..from - self.base + BLOCK));
-        match whole.and_then(|bytes| <&Block>::try_from(bytes).ok()) {
+        whole.and_then(|bytes| <&Block>::try_from(bytes).ok())
+    }
+
+    /// Block `i`, which is whole in the list.
+    pub(crate) fn get(&mut self, i: usize) -> &Block {
+        match self.single(i) {
             Some(block) => block,
             None => {
-                self.list.copy_out(from, &mut self.scratch[..]);
-                &self.scratch
+                let scratch = self.scratch.get_or_insert_with(|| Box::new([0; BLOCK]));
+                self.list.copy_out(i * BLOCK, &mut scratch[..]);
+                scratch
             }
         }
     }

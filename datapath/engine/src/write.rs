@@ -5,21 +5,22 @@
 //! another writer may have published the same content first. What a crash leaves of a chunk is all of it or nothing.
 
 use crate::append::kick;
-use crate::bounds::{FETCHES_PER_CHUNK, TURN_BLOCKS};
+use crate::bounds::*;
+use crate::pace::Pace;
 use crate::read::TENANT;
 use crate::space::Admit;
 use crate::state::{Inner, State};
 use crate::work::{Block, Blocks, pack};
-use caisson_block::{BlockError, BufList};
+use caisson_block::{BLOCK, BlockError, BufList};
 use caisson_codec::{Level, is_zero};
 use caisson_fingerprint::Fingerprint;
-use caisson_index::{Answer, Candidate};
+use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
 use caisson_task::Port;
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -60,6 +61,7 @@ pub(crate) enum Known {
 }
 
 /// A chunk on its way.
+#[derive(Default)]
 struct Chunk {
     plans: Vec<Plan>,
     prints: Vec<Print>,
@@ -69,17 +71,37 @@ struct Chunk {
     /// How many of its blocks were stored, when it is published, and the bytes of them.
     stored: u64,
     stored_bytes: u64,
+    /// For the attempt to publish: what the map is to have, which blocks are stored, and the changes.
+    slots: Vec<Slot>,
+    new: Vec<usize>,
+    journal: Vec<Change>,
 }
 
 thread_local! {
-    /// Memory for the next chunk's bytes: getting and giving it back each time would cost as much as sealing them.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Getting their memory and giving it back each time would cost as much as sealing what is in it.
+    static SPARE: RefCell<Vec<Chunk>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Drop for Chunk {
-    fn drop(&mut self) {
+impl Chunk {
+    /// An empty one.
+    fn take() -> Chunk {
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+
+    /// Its memory is there for another one.
+    fn give_back(mut self) {
+        self.plans.clear();
+        self.prints.clear();
         self.bytes.clear();
-        let _ = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.bytes)));
+        self.ids.clear();
+        self.slots.clear();
+        self.new.clear();
+        self.journal.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_CHUNKS {
+                spare.push(self);
+            }
+        });
     }
 }
 
@@ -112,6 +134,7 @@ pub(crate) async fn write(
         let blocks = inner.chunk.min(count - from);
         let mut chunk = Chunk::prepare(inner, port, data, from, blocks, ways).await?;
         batch = chunk.publish(inner, port, volume, first + from as u64, (data, from), ways).await?;
+        chunk.give_back();
     }
     Ok(batch)
 }
@@ -126,104 +149,110 @@ impl Chunk {
         count: usize,
         ways: Ways,
     ) -> Result<Chunk, BlockError> {
-        let mut chunk = Chunk {
-            plans: Vec::with_capacity(count),
-            prints: vec![[0; 16]; count],
-            bytes: SPARE.take(),
-            ids: Vec::new(),
-            stored: 0,
-            stored_bytes: 0,
-        };
-        let mut twins: HashMap<Print, usize> = HashMap::new();
+        let mut chunk = Chunk::take();
+        chunk.prints.resize(count, [0; 16]);
         let mut fetches = FETCHES_PER_CHUNK;
-        let large = count > TURN_BLOCKS;
-        for turn in (0..count).step_by(TURN_BLOCKS) {
-            if large {
-                port.slice().await;
+        let mut pace = Pace::new(port, count > TURN_BLOCKS);
+        let work = work(ways.level);
+        let mut reader = Blocks::new(data);
+        for group in (0..count).step_by(PRINT_BLOCKS) {
+            let blocks = PRINT_BLOCKS.min(count - group);
+            pace.spend(blocks as u32 * PRINT_WORK).await;
+            let zero = chunk.print(inner, &mut reader, from, group..group + blocks, ways);
+            let mut known = [const { None }; PRINT_BLOCKS];
+            if ways.dedup {
+                chunk.look(inner, port, group, &mut known[..blocks], zero, (&mut fetches, &mut pace)).await;
             }
-            let blocks = TURN_BLOCKS.min(count - turn);
-            let zero = chunk.print(inner, data, from, turn, blocks, ways);
-            let mut known = [const { None }; TURN_BLOCKS];
-            if ways.dedup
-                && chunk.look(inner, port, turn, &mut known[..blocks], zero, &mut fetches).await
-                && large
-            {
-                port.slice().await;
-            }
-            let mut reader = Blocks::new(data);
-            for i in 0..blocks {
-                let index = turn + i;
-                let twin = twins.get(&chunk.prints[index]).filter(|_| ways.dedup && !ways.verify);
+            for (i, known) in known[..blocks].iter().enumerate() {
+                let index = group + i;
                 let plan = if zero & (1 << i) != 0 {
                     Plan::Zero
-                } else if let Some(known) = known[i] {
+                } else if let Some(known) = *known {
                     Plan::Known(known)
-                } else if let Some(&twin) = twin {
+                } else if let Some(twin) = chunk.twin(index, ways) {
                     Plan::Twin(twin)
                 } else {
-                    twins.insert(chunk.prints[index], index);
+                    pace.spend(work).await;
                     chunk.store(reader.get(from + index), ways.level)
                 };
                 chunk.plans.push(plan);
             }
         }
+        pace.rest();
         if ways.verify {
             chunk.verify(inner, port, data, from, ways).await?;
         }
         Ok(chunk)
     }
 
-    /// Fingerprints of a turn's blocks. Gives those that are zero, as bits.
+    /// Fingerprints of blocks that are looked up together. Gives those that are zero, as bits.
     fn print(
         &mut self,
         inner: &Inner,
-        data: &BufList,
+        reader: &mut Blocks<'_>,
         from: usize,
-        turn: usize,
-        blocks: usize,
+        group: Range<usize>,
         ways: Ways,
     ) -> u64 {
         let mut zero = 0;
-        let mut reader = Blocks::new(data);
-        for i in 0..blocks {
-            let block = reader.get(from + turn + i);
+        let mut together = [&[0; BLOCK]; PRINT_BLOCKS];
+        let mut which = [0; PRINT_BLOCKS];
+        let mut n = 0;
+        for index in group.clone() {
+            let single = reader.single(from + index);
+            let block = single.unwrap_or_else(|| reader.get(from + index));
             if is_zero(block) {
-                zero |= 1 << i;
-            } else if ways.dedup {
-                let whole = Fingerprint::of(&inner.prints, block);
-                self.prints[turn + i].copy_from_slice(&whole.as_bytes()[..16]);
+                zero |= 1 << (index - group.start);
+            } else if !ways.dedup {
+            } else if let Some(block) = single {
+                (together[n], which[n]) = (block, index);
+                n += 1;
+            } else {
+                self.prints[index] = print_of(&Fingerprint::of(&inner.prints, block));
             }
         }
+        inner.prints.of_many(&together[..n], |i, f| self.prints[which[i]] = print_of(&f));
         zero
     }
 
-    /// Looks for duplicates of a turn's blocks, and reads a bounded number of summaries for that. Whether it waited.
+    /// An earlier block of the chunk with the same content.
+    fn twin(&self, index: usize, ways: Ways) -> Option<usize> {
+        if !ways.dedup || ways.verify {
+            return None;
+        }
+        let print = self.prints[index];
+        self.prints[..index].iter().position(|earlier| *earlier == print)
+    }
+
+    /// Looks for duplicates of the blocks from `group` on, and reads a bounded number of summaries for that.
     async fn look(
         &self,
         inner: &Arc<Inner>,
         port: &Port,
-        turn: usize,
+        group: usize,
         known: &mut [Option<Known>],
         zero: u64,
-        fetches: &mut usize,
-    ) -> bool {
-        let mut waited = false;
+        (fetches, pace): (&mut usize, &mut Pace<'_>),
+    ) {
         loop {
             let mut wanted = None;
             {
                 let mut state = inner.lock();
+                if known.len() > 1 {
+                    state.index.warm(&self.prints[group..group + known.len()]);
+                }
                 for (i, slot) in known.iter_mut().enumerate() {
                     if slot.is_some() || zero & (1 << i) != 0 {
                         continue;
                     }
-                    match state.index.lookup(&self.prints[turn + i]) {
+                    match state.index.lookup(&self.prints[group + i]) {
                         Answer::Hit(candidate) => *slot = Some(Known::At(candidate)),
                         Answer::Pending(id) => *slot = Some(Known::Pending(id)),
                         Answer::Fetch(at) => wanted = wanted.or(Some(at)),
                         Answer::Miss => {}
                     }
                     if on(Bug::CheckedEarly)
-                        && slot.is_some_and(|k| !live_now(&mut state, k, &self.prints[turn + i]))
+                        && slot.is_some_and(|k| !live_now(&mut state, k, &self.prints[group + i]))
                     {
                         *slot = None;
                     }
@@ -232,10 +261,10 @@ impl Chunk {
             match wanted {
                 Some(at) if *fetches > 0 => {
                     *fetches -= 1;
-                    waited = true;
+                    pace.rest();
                     crate::summary::fetch(inner, port, at).await;
                 }
-                _ => return waited,
+                _ => return,
             }
         }
     }
@@ -285,7 +314,7 @@ impl Chunk {
         let large = self.plans.len() > TURN_BLOCKS;
         let outcome = loop {
             if large {
-                port.slice().await;
+                port.next_slice().await;
             }
             if inner.fault().is_some() {
                 break Err(BlockError::Failed);
@@ -358,78 +387,61 @@ impl Chunk {
             Admit::Wait => return Ok(Published::Wait),
             Admit::Full => return Ok(Published::Full),
         }
-        let mut slots = Vec::with_capacity(self.plans.len());
+        let Chunk { plans, prints, bytes, ids, stored, stored_bytes, slots, new, journal } = self;
+        (slots.clear(), new.clear(), journal.clear());
         // Which blocks are found and which are stored is settled before anything is changed.
-        let mut new = Vec::new();
-        for (index, plan) in self.plans.iter().enumerate() {
+        for (index, plan) in plans.iter().enumerate() {
             slots.push(match *plan {
                 Plan::Zero => Slot::Zero,
                 Plan::Twin(of) => match slots[of] {
                     Slot::New(id) => Slot::Share(id),
                     same => same,
                 },
-                Plan::Known(known) => match self.still(state, known, index)? {
+                Plan::Known(known) => match still(state, known, &prints[index], plans.len())? {
                     Some(id) => Slot::Share(id),
                     None => return Ok(Published::Stale(index)),
                 },
                 // Another writer of the same content may have been first.
-                Plan::New { .. } => match racing(state, &self.prints[index], ways)? {
+                Plan::New { .. } => match racing(state, &prints[index], ways)? {
                     Some(id) => Slot::Share(id),
                     None => {
                         new.push(index);
-                        if self.ids.len() < new.len() {
-                            state.tables.allocate(new.len() - self.ids.len(), &mut self.ids)?;
+                        if ids.len() < new.len() {
+                            state.tables.allocate(new.len() - ids.len(), ids)?;
                         }
-                        Slot::New(self.ids[new.len() - 1])
+                        Slot::New(ids[new.len() - 1])
                     }
                 },
             });
         }
-        state.tables.ready(volume, first, &slots)?;
-        let mut journal: Vec<Change> = Vec::new();
-        for (&index, &id) in new.iter().zip(&self.ids) {
-            state.tables.put(id, self.stored(index))?;
+        state.tables.ready(volume, first, slots)?;
+        for (&index, &id) in new.iter().zip(&*ids) {
+            state.tables.put(id, how(&plans[index]))?;
         }
-        state.tables.write(volume, first, &slots, &mut journal)?;
-        for (&index, &id) in new.iter().zip(&self.ids) {
-            let Plan::New { from, len, .. } = self.plans[index] else { continue };
-            let (print, stored) = (self.prints[index], self.stored(index));
+        state.tables.write(volume, first, slots, journal)?;
+        for (&index, &id) in new.iter().zip(&*ids) {
+            let Plan::New { from, len, .. } = plans[index] else { continue };
+            let (print, how) = (prints[index], how(&plans[index]));
             let record = Record {
                 kind: RecordKind::Block,
                 id: id.get(),
-                length: stored.length,
-                codec: stored.codec,
+                length: how.length,
+                codec: how.codec,
                 domain: TENANT,
-                epoch: stored.epoch,
+                epoch: how.epoch,
                 print,
                 from: None,
             };
-            state.log.push(id, record, &self.bytes[from..from + len]);
+            state.log.push(id, record, &bytes[from..from + len]);
             if print != [0; 16] {
                 state.index.pending_insert(print, id.get());
             }
         }
-        self.ids.drain(..new.len());
-        self.stored = new.len() as u64;
-        self.stored_bytes = new.iter().map(|&index| u64::from(self.stored(index).length)).sum();
-        state.log.journal(&journal);
+        ids.drain(..new.len());
+        *stored = new.len() as u64;
+        *stored_bytes = new.iter().map(|&index| u64::from(how(&plans[index]).length)).sum();
+        state.log.journal(journal);
         Ok(Published::In(state.log.last()))
-    }
-
-    /// The duplicate of block `index`, if it still is one.
-    fn still(&self, state: &mut State, known: Known, index: usize) -> Result<Option<BlockId>, Needs> {
-        if on(Bug::CheckedEarly) && self.plans.len() <= TURN_BLOCKS {
-            return Ok(BlockId::new(known.number()));
-        }
-        check(state, known, &self.prints[index])
-    }
-
-    /// How block `index` is stored.
-    fn stored(&self, index: usize) -> Stored {
-        match self.plans[index] {
-            Plan::New { codec, len, .. } => Stored { length: len as u16, codec, epoch: EPOCH },
-            _ => unreachable!("only new blocks are stored"),
-        }
     }
 
     /// Whether the pool takes the chunk.
@@ -450,6 +462,31 @@ impl Chunk {
             }
             other => Ok(other),
         }
+    }
+}
+
+/// The duplicate that was found for one of a chunk's `blocks`, if it still is one.
+fn still(state: &mut State, known: Known, print: &Print, blocks: usize) -> Result<Option<BlockId>, Needs> {
+    if on(Bug::CheckedEarly) && blocks <= TURN_BLOCKS {
+        return Ok(BlockId::new(known.number()));
+    }
+    check(state, known, print)
+}
+
+/// How a new block is stored.
+fn how(plan: &Plan) -> Stored {
+    match *plan {
+        Plan::New { codec, len, .. } => Stored { length: len as u16, codec, epoch: EPOCH },
+        _ => unreachable!("only new blocks are stored"),
+    }
+}
+
+/// The work of keeping a block, in the units of [`SLICE_WORK`].
+fn work(level: Option<Level>) -> u32 {
+    match level {
+        None => STORE_WORK,
+        Some(level) if level.number() <= EASY_LEVEL => PACK_WORK,
+        Some(_) => HARD_PACK_WORK,
     }
 }
 
@@ -512,7 +549,7 @@ fn racing(state: &mut State, print: &Print, ways: Ways) -> Result<Option<BlockId
     if !ways.dedup || ways.verify || *print == [0; 16] {
         return Ok(None);
     }
-    match state.index.lookup(print) {
+    match state.index.look_again(print) {
         Answer::Pending(id) => check(state, Known::Pending(id), print),
         Answer::Hit(candidate) => check(state, Known::At(candidate), print),
         Answer::Fetch(_) | Answer::Miss => Ok(None),

@@ -7,9 +7,9 @@ use crate::types::{Page, PageKey};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A hasher for keys that are one integer.
+/// A hasher for keys that are one integer, which nobody outside chooses.
 #[derive(Default)]
-pub(crate) struct IntHasher(u64);
+pub struct IntHasher(u64);
 
 impl Hasher for IntHasher {
     fn finish(&self) -> u64 {
@@ -26,6 +26,10 @@ impl Hasher for IntHasher {
         self.write_u64(u64::from(n));
     }
 
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+
     fn write_u64(&mut self, n: u64) {
         let x = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = x ^ (x >> 32);
@@ -33,7 +37,7 @@ impl Hasher for IntHasher {
 }
 
 /// A map from integers.
-pub(crate) type IntMap<K, V> = HashMap<K, V, BuildHasherDefault<IntHasher>>;
+pub type IntMap<K, V> = HashMap<K, V, BuildHasherDefault<IntHasher>>;
 
 /// How many calls that succeeded must pass before an unused clean page may go. So whoever loads pages for a call and
 /// calls again finds them, while up to so many others succeed.
@@ -44,6 +48,12 @@ const SWEEP: usize = 64;
 
 /// How many lists of changed pages there are: map pages, and each level of the block table.
 pub(crate) const CLASSES: usize = 8;
+
+/// Keys of which the last one's slot is remembered, by their hash: neighbours are asked for over and over.
+const RECENT: usize = 16;
+
+/// A slot that no frame has.
+const NONE: (u64, u32) = (u64::MAX, 0);
 
 /// An empty page.
 pub(crate) fn blank() -> Box<Page> {
@@ -68,6 +78,11 @@ impl PageKey {
     }
 }
 
+/// Where a key is remembered.
+fn recent_of(packed: u64) -> usize {
+    (packed ^ packed >> 52) as usize % RECENT
+}
+
 struct Frame {
     key: PageKey,
     page: Box<Page>,
@@ -88,6 +103,8 @@ struct Frame {
 /// The frames.
 pub(crate) struct Cache {
     map: IntMap<u64, u32>,
+    /// Keys that are in the map, and their slots.
+    recent: [(u64, u32); RECENT],
     frames: Vec<Option<Frame>>,
     free: Vec<u32>,
     hand: usize,
@@ -113,6 +130,7 @@ impl Cache {
     pub fn new(bound: usize) -> Cache {
         Cache {
             map: IntMap::default(),
+            recent: [NONE; RECENT],
             frames: Vec::new(),
             free: Vec::new(),
             hand: 0,
@@ -139,7 +157,16 @@ impl Cache {
     /// The slot of a live page, which is used now.
     #[inline]
     pub fn slot(&mut self, key: PageKey) -> Option<u32> {
-        let slot = *self.map.get(&key.packed())?;
+        let packed = key.packed();
+        let recent = recent_of(packed);
+        let slot = match self.recent[recent] {
+            (known, slot) if known == packed => slot,
+            _ => {
+                let slot = *self.map.get(&packed)?;
+                self.recent[recent] = (packed, slot);
+                slot
+            }
+        };
         let call = self.call;
         let f = self.frame_mut(slot);
         if f.dead {
@@ -204,7 +231,11 @@ impl Cache {
     fn remove(&mut self, slot: u32) {
         let f = self.frames[slot as usize].take().expect("slots are of frames");
         self.images -= usize::from(f.image.is_some());
-        self.map.remove(&f.key.packed());
+        let packed = f.key.packed();
+        self.map.remove(&packed);
+        if self.recent[recent_of(packed)].0 == packed {
+            self.recent[recent_of(packed)] = NONE;
+        }
         self.free.push(slot);
     }
 

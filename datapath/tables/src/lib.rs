@@ -30,6 +30,7 @@ mod want;
 mod write;
 
 pub use audit::{Audit, Finding};
+pub use cache::{IntHasher, IntMap};
 pub use change::{Change, ChangeError, Run, VolumeChange};
 pub use checkpoint::Frozen;
 pub use exclusive::Exclusive;

@@ -113,6 +113,11 @@ impl Cache {
         &self.lines[(position % self.capacity as u64) as usize]
     }
 
+    /// What a look for `print` begins with: to have it fetched, nothing else.
+    pub fn peek(&self, print: &Print) -> u64 {
+        self.prints.peek(hash_of(print))
+    }
+
     pub fn find(&self, print: &Print) -> Option<Found> {
         let at = self.prints.find(hash_of(print), |at| self.lines[at as usize].print == *print)?;
         let line = &self.lines[at as usize];

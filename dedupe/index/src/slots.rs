@@ -31,6 +31,11 @@ impl Slots {
         self.position(hash, &mut is_it).map(|at| value(self.words[at]))
     }
 
+    /// The word that a look for `hash` begins with: to have it fetched, nothing else.
+    pub fn peek(&self, hash: u32) -> u64 {
+        self.words[self.home(hash)]
+    }
+
     fn position(&self, hash: u32, is_it: &mut impl FnMut(u32) -> bool) -> Option<usize> {
         let mut at = self.home(hash);
         while self.words[at] != 0 {

@@ -120,6 +120,12 @@ impl Table {
         })
     }
 
+    /// A word of each bucket of `key`: to have them fetched, nothing else.
+    pub fn peek(&self, key: &Key) -> u64 {
+        let [first, second] = self.homes(key);
+        self.bucket(first)[SLOTS] ^ self.bucket(second)[SLOTS]
+    }
+
     /// Whether `a` and `b` cannot be told apart here, so that an entry for one answers for the other.
     pub fn confuses(&self, a: &Key, b: &Key) -> bool {
         let (x, y) = (self.homes(a), self.homes(b));

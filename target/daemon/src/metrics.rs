@@ -284,9 +284,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
             |p| p.activity.device_bytes,
         ),
         ("caisson_pool_moved_bytes_total", "Of these: by the cleaner.", |p| p.activity.moved_bytes),
-        ("caisson_pool_checkpoint_bytes_total", "Of these: by checkpoints.", |p| {
-            p.activity.checkpoint_bytes
-        }),
+        ("caisson_pool_checkpoint_bytes_total", "Of these: by checkpoints.", |p| p.activity.checkpoint_bytes),
         ("caisson_pool_checkpoints_total", "Checkpoints.", |p| p.activity.checkpoints),
         ("caisson_pool_damaged_total", "Blocks and pages that could not be read.", |p| p.activity.damaged),
         ("caisson_pool_device_errors_total", "Reads that a device of the pool refused.", |p| {

@@ -1,0 +1,168 @@
+//! The stages alone: what each costs on the same contents, with nothing around it.
+
+use crate::common::secrets;
+use crate::contents::{BLOCK, Contents, Kind};
+use crate::drive::on_processor;
+use caisson_codec::{Compressor, Decompressor, EarlyExit, Level};
+use caisson_engine::{Cipher, PoolId};
+use caisson_fingerprint::{Fingerprint, LANES};
+use caisson_log::{At, Bind, Keyring, RecordKind};
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Blocks that each stage is measured on, and how many of them go by between two looks at the clock.
+const BLOCKS: usize = 2048;
+
+/// Bytes of a batch of the log under load.
+const BATCH: usize = 256 << 10;
+
+/// Nanoseconds a block of 4 KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stages {
+    /// One by one, and eight together.
+    pub print: f64,
+    pub prints: f64,
+    /// With the look at whether it is worth while, and without.
+    pub zstd: f64,
+    pub zstd_only: f64,
+    pub unpack: f64,
+    /// As stored with compression, and without.
+    pub seal: f64,
+    pub seal_raw: f64,
+    pub open: f64,
+    /// Bytes that are stored.
+    pub size: f64,
+}
+
+impl Stages {
+    /// In the order of the fields.
+    pub fn figures(&self) -> [f64; 9] {
+        let s = self;
+        [s.print, s.prints, s.zstd, s.zstd_only, s.unpack, s.seal, s.seal_raw, s.open, s.size]
+    }
+
+    pub fn of(figures: [f64; 9]) -> Stages {
+        let [print, prints, zstd, zstd_only, unpack, seal, seal_raw, open, size] = figures;
+        Stages { print, prints, zstd, zstd_only, unpack, seal, seal_raw, open, size }
+    }
+}
+
+/// The stages on the first blocks of `kind` that are not all zero; of files, on some from all over.
+pub fn stages(kind: Kind) -> Stages {
+    let mut contents = Contents::new(kind);
+    let skip = (contents.most().min(1 << 20) / BLOCKS as u64).clamp(1, 16);
+    let skip = if contents.most() == u64::MAX { 1 } else { skip };
+    let mut blocks: Vec<[u8; BLOCK]> = Vec::new();
+    let mut n = 0;
+    while blocks.len() < BLOCKS {
+        let mut block = [0; BLOCK];
+        contents.fill(&mut block);
+        n += 1;
+        if n % skip == 0 && block != [0; BLOCK] {
+            blocks.push(block);
+        }
+    }
+    let secrets = secrets();
+    let print = time(&blocks, |b| {
+        black_box(Fingerprint::of(&secrets.prints, b));
+    });
+    let refs: Vec<&[u8; BLOCK]> = blocks.iter().collect();
+    let begun = on_processor();
+    for group in refs.chunks(LANES) {
+        secrets.prints.of_many(group, |_, f| {
+            black_box(f);
+        });
+    }
+    let prints = (on_processor() - begun) as f64 / blocks.len() as f64;
+    let mut compressor = Compressor::new(Level::default());
+    // Its memory is touched before it is measured.
+    blocks.iter().take(64).for_each(|b| {
+        black_box(compressor.compressed(b));
+    });
+    let zstd = time(&blocks, |b| {
+        black_box(compressor.compressed(b));
+    });
+    compressor.set_early_exit(EarlyExit::Off);
+    let zstd_only = time(&blocks, |b| {
+        black_box(compressor.compressed(b));
+    });
+    compressor.set_early_exit(EarlyExit::On);
+    let packed: Vec<Vec<u8>> =
+        blocks.iter().map(|b| compressor.compressed(b).map_or(b.to_vec(), <[u8]>::to_vec)).collect();
+    let total: usize = packed.iter().map(Vec::len).sum();
+    let mut decompressor = Decompressor::new();
+    let mut into = [0; BLOCK];
+    let unpack = time(&packed, |b| match b.len() {
+        BLOCK => into.copy_from_slice(b),
+        _ => decompressor.decompress(b, &mut into).expect("what was packed"),
+    });
+    let keyring = Keyring::new(PoolId([1; 16]), Cipher::auto(), secrets.epochs).expect("keys");
+    keyring.add_opening(1, [5; 32]).expect("an opening");
+    let (seal, _) = sealing(&keyring, &packed);
+    let raw: Vec<Vec<u8>> = blocks.iter().map(|b| b.to_vec()).collect();
+    let (seal_raw, _) = sealing(&keyring, &raw);
+    let (_, open) = sealing(&keyring, &packed);
+    let size = total as f64 / blocks.len() as f64;
+    Stages { print, prints, zstd, zstd_only, unpack, seal, seal_raw, open, size }
+}
+
+/// Nanoseconds to seal and to open each of these.
+fn sealing(keyring: &Keyring, payloads: &[Vec<u8>]) -> (f64, f64) {
+    let bind = |length: usize| Bind {
+        domain: 1,
+        epoch: 1,
+        id: 7,
+        kind: RecordKind::Block,
+        length: length as u16,
+        codec: 1,
+    };
+    let mut out: Vec<Vec<u8>> = payloads.iter().map(|p| vec![0; p.len() + 16]).collect();
+    let at = |n: usize| At { opening: 1, sequence: 1 + n as u64, offset: 0 };
+    let begun = on_processor();
+    for (n, (payload, out)) in payloads.iter().zip(&mut out).enumerate() {
+        keyring.seal(at(n), &bind(payload.len()), payload, out).expect("sealed");
+    }
+    let seal = on_processor() - begun;
+    let mut plain = [0; BLOCK];
+    let begun = on_processor();
+    for (n, out) in out.iter().enumerate() {
+        let length = out.len() - 16;
+        keyring.open_into(at(n), &bind(length), out, &mut plain[..length]).expect("opened");
+    }
+    let open = on_processor() - begun;
+    (seal as f64 / payloads.len() as f64, open as f64 / payloads.len() as f64)
+}
+
+fn time<T>(blocks: &[T], mut f: impl FnMut(&T)) -> f64 {
+    let begun = on_processor();
+    blocks.iter().for_each(&mut f);
+    (on_processor() - begun) as f64 / blocks.len().max(1) as f64
+}
+
+/// What the file system alone takes: nanoseconds for each 4 KiB appended in batches to a new file, and for a read of 4 KiB
+/// at random.
+pub fn device(folder: &Path, mib: u64) -> (f64, f64) {
+    let path = folder.join(format!("poolspeed-append-{}", std::process::id()));
+    let file = std::fs::File::options().create_new(true).read(true).write(true).open(&path).expect("a file");
+    let bytes = mib << 20;
+    file.set_len(bytes).expect("a size");
+    let bufs: Vec<Vec<u8>> = (0..4).map(|n| vec![n + 1; BATCH]).collect();
+    let begun = on_processor();
+    for (n, at) in (0..bytes).step_by(BATCH).enumerate() {
+        file.write_all_at(&bufs[n % bufs.len()], at).expect("written");
+    }
+    let append = (on_processor() - begun) as f64 / (bytes / BLOCK as u64) as f64;
+    let mut into = [0; BLOCK];
+    let blocks = bytes / BLOCK as u64;
+    let begun = on_processor();
+    for n in 0..blocks {
+        let at = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % blocks;
+        file.read_exact_at(&mut into, at * BLOCK as u64).expect("read");
+    }
+    let read = (on_processor() - begun) as f64 / blocks as f64;
+    black_box(&into);
+    drop(file);
+    let _ = std::fs::remove_file(&path);
+    (append, read)
+}
