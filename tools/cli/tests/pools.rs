@@ -224,8 +224,11 @@ fn pools_are_checked_and_looked_into_without_a_target() {
     assert_eq!(json["volumes"][0]["name"], "disk");
     // Neither writes anything.
     let before = std::fs::read(&pool).unwrap();
+    let changed = || std::fs::metadata(&pool).unwrap().modified().unwrap();
+    let then = changed();
     good(&check);
     good(&[&inspect[..], &keys].concat());
+    assert_eq!(changed(), then, "the pool's file counts as modified");
     let mut bytes = std::fs::read(&pool).unwrap();
     assert!(before == bytes, "the pool was written to");
     // A bit in the middle of each segment: checkpoints are short and stand at the beginning of one.
