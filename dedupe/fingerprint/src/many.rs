@@ -15,7 +15,7 @@ use zeroize::Zeroize;
 /// Bytes of a block that goes through [`FingerprintKey::of_many`].
 pub const BLOCK: usize = 4096;
 
-/// How many blocks go through together. Fewer are as fast one by one, and more gain nothing (`examples/lanes.rs`).
+/// How many blocks go through together. Half as many are as fast one by one, and more gain nothing (`examples/lanes.rs`).
 pub const LANES: usize = 8;
 
 // BLAKE3 specification, 2.1 and table 3.

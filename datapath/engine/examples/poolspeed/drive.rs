@@ -64,7 +64,7 @@ pub fn run(folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
     let bytes = mib << 20;
     let cost = match over {
         Over::Pool(settings) => {
-            let stores = vec![store(&path, bytes * 5)];
+            let stores = vec![store(&path, bytes * 4 + WARM * 2 * BLOCK as u64)];
             let id = PoolId([9; 16]);
             let create = Create { id, cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
             let made = thread.wait(|port| async move {

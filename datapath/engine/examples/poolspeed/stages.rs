@@ -3,7 +3,7 @@
 use crate::common::secrets;
 use crate::contents::{BLOCK, Contents, Kind};
 use crate::drive::on_processor;
-use caisson_codec::{Compressor, Decompressor, Level};
+use caisson_codec::{Compressor, Decompressor, EarlyExit, Level};
 use caisson_engine::{Cipher, PoolId};
 use caisson_fingerprint::{Fingerprint, LANES};
 use caisson_log::{At, Bind, Keyring, RecordKind};
@@ -23,7 +23,9 @@ pub struct Stages {
     /// One by one, and eight together.
     pub print: f64,
     pub prints: f64,
+    /// With the look at whether it is worth while, and without.
     pub zstd: f64,
+    pub zstd_only: f64,
     pub unpack: f64,
     /// As stored with compression, and without.
     pub seal: f64,
@@ -35,13 +37,14 @@ pub struct Stages {
 
 impl Stages {
     /// In the order of the fields.
-    pub fn figures(&self) -> [f64; 8] {
-        [self.print, self.prints, self.zstd, self.unpack, self.seal, self.seal_raw, self.open, self.size]
+    pub fn figures(&self) -> [f64; 9] {
+        let s = self;
+        [s.print, s.prints, s.zstd, s.zstd_only, s.unpack, s.seal, s.seal_raw, s.open, s.size]
     }
 
-    pub fn of(figures: [f64; 8]) -> Stages {
-        let [print, prints, zstd, unpack, seal, seal_raw, open, size] = figures;
-        Stages { print, prints, zstd, unpack, seal, seal_raw, open, size }
+    pub fn of(figures: [f64; 9]) -> Stages {
+        let [print, prints, zstd, zstd_only, unpack, seal, seal_raw, open, size] = figures;
+        Stages { print, prints, zstd, zstd_only, unpack, seal, seal_raw, open, size }
     }
 }
 
@@ -80,6 +83,11 @@ pub fn stages(kind: Kind) -> Stages {
     let zstd = time(&blocks, |b| {
         black_box(compressor.compressed(b));
     });
+    compressor.set_early_exit(EarlyExit::Off);
+    let zstd_only = time(&blocks, |b| {
+        black_box(compressor.compressed(b));
+    });
+    compressor.set_early_exit(EarlyExit::On);
     let packed: Vec<Vec<u8>> =
         blocks.iter().map(|b| compressor.compressed(b).map_or(b.to_vec(), <[u8]>::to_vec)).collect();
     let total: usize = packed.iter().map(Vec::len).sum();
@@ -95,7 +103,8 @@ pub fn stages(kind: Kind) -> Stages {
     let raw: Vec<Vec<u8>> = blocks.iter().map(|b| b.to_vec()).collect();
     let (seal_raw, _) = sealing(&keyring, &raw);
     let (_, open) = sealing(&keyring, &packed);
-    Stages { print, prints, zstd, unpack, seal, seal_raw, open, size: total as f64 / blocks.len() as f64 }
+    let size = total as f64 / blocks.len() as f64;
+    Stages { print, prints, zstd, zstd_only, unpack, seal, seal_raw, open, size }
 }
 
 /// Nanoseconds to seal and to open each of these.
