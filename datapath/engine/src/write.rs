@@ -388,7 +388,9 @@ impl Chunk {
             Admit::Full => return Ok(Published::Full),
         }
         let Chunk { plans, prints, bytes, ids, stored, stored_bytes, slots, new, journal } = self;
-        (slots.clear(), new.clear(), journal.clear());
+        slots.clear();
+        new.clear();
+        journal.clear();
         // Which blocks are found and which are stored is settled before anything is changed.
         for (index, plan) in plans.iter().enumerate() {
             slots.push(match *plan {
