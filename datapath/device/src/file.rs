@@ -21,6 +21,7 @@ pub struct FileStore {
     path: PathBuf,
     kind: FileKind,
     align: Alignment,
+    in_memory: bool,
     size: AtomicU64,
     /// Found out when it is first asked for.
     punches: OnceLock<bool>,
@@ -55,6 +56,7 @@ impl FileStore {
             path: path.to_owned(),
             kind: open.kind,
             align: open.align,
+            in_memory: open.in_memory,
             size: AtomicU64::new(open.size),
             punches: OnceLock::new(),
             zeroes: AtomicBool::new(true),
@@ -71,6 +73,7 @@ impl FileStore {
             path: PathBuf::from("(simulated)"),
             kind: FileKind::Block,
             align,
+            in_memory: false,
             size: AtomicU64::new(size),
             punches: OnceLock::from(punches),
             zeroes: AtomicBool::new(true),
@@ -164,7 +167,8 @@ impl FileStore {
     }
 
     fn op(&self, kind: IoKind, offset: u64, bufs: BufList, owner: Arc<Transfer>) -> IoOp {
-        IoOp { kind, file: Arc::clone(&self.file), offset, bufs, token: 0, owner }
+        let (file, in_memory) = (Arc::clone(&self.file), self.in_memory);
+        IoOp { kind, file, offset, bufs, in_memory, token: 0, owner }
     }
 
     /// Changes the size of a regular file, sparsely. Blocks. The caller sees to it that nothing beyond the new end is
@@ -223,7 +227,8 @@ impl FileStore {
         }
         self.latch.check()?;
         let file = Arc::clone(&self.file);
-        let mut op = IoOp { kind, file, offset, bufs, token: 0, owner: Arc::new(Nobody) };
+        let owner = Arc::new(Nobody);
+        let mut op = IoOp { kind, file, offset, bufs, in_memory: self.in_memory, token: 0, owner };
         let mut done = BufList::new();
         loop {
             let result = blocking::execute(&mut op);

@@ -36,6 +36,8 @@ pub(crate) struct OpenFile {
     pub(crate) kind: FileKind,
     pub(crate) size: u64,
     pub(crate) align: Alignment,
+    /// On a file system in memory.
+    pub(crate) in_memory: bool,
 }
 
 /// Why a file cannot be a store.
@@ -148,8 +150,9 @@ fn open_once(path: &Path, size: Option<Size>) -> Result<OpenFile, FileError> {
     }
     let bytes = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| system(path, "size", e))?;
     let align = if direct { alignment(&fd, kind) } else { Alignment { memory: 1, offset: 1 } };
-    tracing::info!(path = %path.display(), bytes, ?kind, direct, ?align, "store opened");
-    Ok(OpenFile { fd, kind, size: bytes, align })
+    let in_memory = kind == FileKind::Regular && in_memory(&fd);
+    tracing::info!(path = %path.display(), bytes, ?kind, direct, ?align, in_memory, "store opened");
+    Ok(OpenFile { fd, kind, size: bytes, align, in_memory })
 }
 
 fn kind_of(path: &Path, kind: FileType) -> Result<FileKind, FileError> {
@@ -205,6 +208,13 @@ pub(crate) fn sync_folder(path: &Path) -> Result<(), Errno> {
     let folder =
         rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::fsync(folder)
+}
+
+/// Whether the file is in the page cache alone: on tmpfs or ramfs (statfs(2)).
+fn in_memory(fd: &OwnedFd) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58F6;
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| matches!(fs.f_type as u64 & 0xFFFF_FFFF, TMPFS | RAMFS))
 }
 
 /// What statx says O_DIRECT needs (Linux 6.1), or the device's logical block, or a page.

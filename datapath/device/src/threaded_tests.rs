@@ -20,7 +20,7 @@ fn scratch() -> Arc<OwnedFd> {
 }
 
 fn op(file: &Arc<OwnedFd>, kind: IoKind, offset: u64, bufs: BufList, token: u64) -> IoOp {
-    IoOp { kind, file: Arc::clone(file), offset, bufs, token, owner: Arc::new(Nobody) }
+    IoOp { kind, file: Arc::clone(file), offset, bufs, in_memory: false, token, owner: Arc::new(Nobody) }
 }
 
 #[test]

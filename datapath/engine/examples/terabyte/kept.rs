@@ -115,7 +115,7 @@ impl Kept {
             let bufs = op.bufs.slice(begin, end).ok_or(EINVAL)?;
             let offset = u64::from(places[from]) * PAGE as u64 + (begin + skip - from * PAGE) as u64;
             let (file, owner) = (Arc::clone(&self.pages), Arc::clone(&op.owner));
-            let mut part = IoOp { kind, file, offset, bufs, token: 0, owner };
+            let mut part = IoOp { kind, file, offset, bufs, in_memory: false, token: 0, owner };
             if execute(&mut part)? as usize != end - begin {
                 return Err(EIO);
             }

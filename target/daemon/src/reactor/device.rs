@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 /// Bytes of operations over [`SMALL`] that go between two looks, or one operation of any length.
 const BYTES: usize = 128 << 10;
 /// Operations of no more bytes wait for none.
-const SMALL: usize = 16 << 10;
+pub(super) const SMALL: usize = 16 << 10;
 
 /// One operation in flight and the list that the kernel reads it from.
 #[derive(Default)]
