@@ -14,6 +14,9 @@ use std::time::SystemTime;
 /// The provider's name, as pools remember it.
 pub const NAME: &str = "file";
 
+/// What new root keys are called.
+pub const ROOT_LABEL: &str = "root";
+
 /// The first byte of what [`SealedFile`] wraps.
 const WRAP_VERSION: u8 = 1;
 
@@ -195,6 +198,15 @@ impl KeyProvider for SealedFile {
             out.copy_from_slice(text);
             seal::open(&root.key, nonce, &associated(context, root), out, tag).ok_or(KeyError::NotAuthentic)
         })
+    }
+
+    fn roots(&self) -> Result<Vec<String>, KeyError> {
+        Ok(self.root_names())
+    }
+
+    fn add_root(&mut self) -> Result<String, KeyError> {
+        SealedFile::add_root(self, ROOT_LABEL).map_err(KeyFileError::into_key)?;
+        Ok(self.root_names().pop().unwrap_or_default())
     }
 
     fn status(&self) -> ProviderStatus {
