@@ -31,6 +31,7 @@ mod reap;
 mod rebuild;
 mod recount;
 mod recover;
+mod rewrap;
 mod scrub;
 mod settings;
 mod space;
