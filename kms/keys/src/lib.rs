@@ -13,6 +13,7 @@ mod derive;
 mod error;
 mod hierarchy;
 mod provider;
+pub mod seal;
 mod secret;
 mod slot;
 mod uri;

@@ -35,6 +35,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("dedupe/fingerprint", &[]),
     ("dedupe/index", &["dedupe/fingerprint"]),
     ("kms/keys", &[]),
+    ("kms/kmip", &["kms/keys"]),
     ("kms/pkcs11", &["kms/keys"]),
     ("kms/providers", &["kms/"]),
     ("tools/", &["transports/", "target/", "datapath/", "dedupe/", "kms/", "tools/"]),

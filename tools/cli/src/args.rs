@@ -10,7 +10,7 @@ use std::time::Duration;
 
 mod pool;
 
-pub use pool::{CheckArgs, ExportPool, InspectArgs, PoolCommand, ServicesArgs};
+pub use pool::{CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
 
 /// Exports disks over NVMe/TCP to hosts with stock NVMe initiators.
 #[derive(Parser, Debug)]

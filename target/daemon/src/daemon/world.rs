@@ -310,7 +310,8 @@ impl World {
             self.fresh_pools.insert(p.name.clone(), opening.files);
         }
         if opening.made.key_file {
-            tracing::info!("key file {} was made for pool {}", p.key_file.display(), p.name);
+            let first = p.providers().first().map(ToString::to_string).unwrap_or_default();
+            tracing::info!("{first} was made for pool {}", p.name);
         }
         self.made.insert(p.name.clone(), opening.made);
         self.pools.insert(p.name.clone(), Store::Log(log));

@@ -132,7 +132,11 @@ pub struct CreatePool {
     /// Its devices.
     pub devices: Vec<DeviceAsk>,
     /// Its sealed key file, from / on; made where there is none.
-    pub key_file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Other key providers, as URIs (kms/README.md); a root key is made where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
     /// A file with the passphrase, which the target reads now and at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passphrase_file: Option<PathBuf>,

@@ -27,7 +27,7 @@ impl IntoResponse for Refusal {
             Cause::Invalid => StatusCode::BAD_REQUEST,
             Cause::NotFound => StatusCode::NOT_FOUND,
             Cause::Conflict => StatusCode::CONFLICT,
-            Cause::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Cause::Busy | Cause::Away => StatusCode::SERVICE_UNAVAILABLE,
             Cause::System => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(self)).into_response()

@@ -50,6 +50,9 @@ pub struct Pool {
     pub devices: Vec<String>,
     /// Its sealed key file.
     pub key_file: Option<String>,
+    /// All of its key providers, in the order in which they are tried.
+    #[serde(default)]
+    pub keys: Vec<String>,
     /// How many volumes it holds.
     pub volumes: usize,
     /// How it is; none for a folder.
@@ -362,7 +365,8 @@ fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
         name: p.name.clone(),
         kind: "log".into(),
         devices: p.devices.iter().map(|d| d.path.display().to_string()).collect(),
-        key_file: Some(p.key_file.display().to_string()),
+        key_file: p.key_file.as_ref().map(|k| k.display().to_string()),
+        keys: p.providers().iter().map(ToString::to_string).collect(),
         volumes: volumes(&p.name),
         status: status.get(&p.name).cloned(),
     });
@@ -372,6 +376,7 @@ fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
         kind: "folder".into(),
         devices: vec![dir.display().to_string()],
         key_file: None,
+        keys: Vec::new(),
         volumes: volumes(name),
         status: None,
     });

@@ -173,6 +173,18 @@ pub trait PoolHandle: Send + Sync {
     /// It is too small or in use; the system's.
     fn add_device(&self, device: &Device) -> Result<(), Refusal>;
 
+    /// Its wrapped keys, as they are stored.
+    ///
+    /// # Errors
+    /// A newer version wrote one of them.
+    fn slots(&self) -> Result<Vec<KeySlot>, Refusal>;
+
+    /// Stores these wrapped keys in the place of all that it has: a crash leaves the old ones or these.
+    ///
+    /// # Errors
+    /// They do not fit; the pool has failed.
+    fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal>;
+
     /// Ends it: what was written is durable, and the next opening has nothing to recover. Volumes were closed before.
     ///
     /// # Errors
