@@ -1,8 +1,9 @@
 //! XChaCha20-Poly1305, as providers wrap with it that have a key in memory.
 //!
-//! Owns the two calls into the crate that implements it, and erasing what does not authenticate. It must never choose a nonce.
+//! Owns the two calls into the crate that implements it, erasing what does not authenticate, and the form of what is wrapped. Its
+//! nonces are random, of 24 bytes.
 
-use crate::Secret;
+use crate::{KeyError, Random, Secret};
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{KeyInit, Tag, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroize;
@@ -36,6 +37,55 @@ pub fn open(
         text.zeroize();
     }
     opened.ok()
+}
+
+/// Longest secret that is wrapped so.
+const MAX_SECRET: usize = 256;
+
+/// Wraps `secret` under `key` as `version` (1 byte), nonce (24, random), ciphertext, tag (16).
+///
+/// # Errors
+/// [`KeyError::BadLength`] for `provider`; [`KeyError::NoRandom`].
+pub fn wrap(
+    version: u8,
+    key: &Secret,
+    aad: &[u8],
+    secret: &Secret,
+    provider: &str,
+    random: Random<'_>,
+) -> Result<Vec<u8>, KeyError> {
+    let bad_length = || KeyError::BadLength { provider: provider.into(), len: secret.len() };
+    if !(1..=MAX_SECRET).contains(&secret.len()) {
+        return Err(bad_length());
+    }
+    let mut nonce = [0; NONCE_LEN];
+    random(&mut nonce)?;
+    let mut blob = Vec::with_capacity(1 + NONCE_LEN + secret.len() + TAG_LEN);
+    blob.push(version);
+    blob.extend(nonce);
+    blob.extend(secret.expose());
+    let tag = seal(key, &nonce, aad, &mut blob[1 + NONCE_LEN..]).ok_or_else(bad_length)?;
+    blob.extend(tag);
+    Ok(blob)
+}
+
+/// Unwraps what [`wrap`] made of the same version.
+///
+/// # Errors
+/// [`KeyError::NotAuthentic`].
+pub fn unwrap(version: u8, key: &Secret, aad: &[u8], blob: &[u8]) -> Result<Secret, KeyError> {
+    let parts = || {
+        let (first, rest) = blob.split_first()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+        let fits = *first == version && (1..=MAX_SECRET).contains(&text.len());
+        fits.then_some((nonce, text, tag))
+    };
+    let (nonce, text, tag) = parts().ok_or(KeyError::NotAuthentic)?;
+    Secret::filled(text.len(), |out| {
+        out.copy_from_slice(text);
+        open(key, nonce, aad, out, tag).ok_or(KeyError::NotAuthentic)
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::client::{Client, Session};
 use crate::error::{Fault, reason};
 use crate::ops::{TAG_LEN, state};
 use crate::tls::Identity;
-use caisson_keys::seal::{self, NONCE_LEN as LONG_NONCE};
+use caisson_keys::seal;
 use caisson_keys::{
     CONTEXT_LEN, Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Scheme, Secret, Wrapped,
 };
@@ -185,12 +185,8 @@ impl Kmip {
             // A server gives a key out whatever its state: that it may be used is for us to see.
             self.usable(s, &root)?;
             let key = s.get(&root).map_err(|fault| self.why(s, &root, fault, None))?;
-            let mut nonce = [0; LONG_NONCE];
-            random(&mut nonce).map_err(Fault::Way)?;
-            let mut blob = [&[BY_FETCHED][..], &nonce, secret.expose()].concat();
-            let tag = seal::seal(&own(&key), &nonce, &aad, &mut blob[1 + LONG_NONCE..]);
-            blob.extend(tag.ok_or(Fault::Way(KeyError::NotAuthentic))?);
-            blob
+            let called = self.client.called();
+            seal::wrap(BY_FETCHED, &own(&key), &aad, secret, &called, &mut random).map_err(Fault::Way)?
         };
         Ok(Wrapped { root, blob })
     }
@@ -218,17 +214,9 @@ impl Kmip {
                 opened.map_err(|fault| self.why(s, root, fault, Some(KeyError::NotAuthentic)))
             }
             BY_FETCHED => {
-                let (nonce, rest) = rest.split_first_chunk::<LONG_NONCE>().ok_or_else(tampered)?;
-                let (text, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(tampered)?;
-                if !(1..=MAX_SECRET).contains(&text.len()) {
-                    return Err(tampered());
-                }
                 self.usable(s, root)?;
                 let key = s.get(root).map_err(|fault| self.why(s, root, fault, None))?;
-                Secret::filled(text.len(), |out| {
-                    out.copy_from_slice(text);
-                    seal::open(&own(&key), nonce, &aad, out, tag).ok_or_else(tampered)
-                })
+                seal::unwrap(BY_FETCHED, &own(&key), &aad, &wrapped.blob).map_err(Fault::Way)
             }
             _ => Err(tampered()),
         }

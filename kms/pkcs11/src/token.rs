@@ -93,6 +93,24 @@ impl Token {
         })
     }
 
+    /// How the token that `uri` names is, without logging in.
+    ///
+    /// # Errors
+    /// [`KeyError::NotInstalled`], [`KeyError::NoSuchToken`], [`KeyError::Unavailable`].
+    pub fn examine(uri: &KeyUri) -> Result<ProviderStatus, KeyError> {
+        let module = module(uri.required("module-path")?)?;
+        let (_, info) = find(&module, NAME, uri, uri.required("token")?)?;
+        Ok(match () {
+            () if info.user_pin_locked() => {
+                ProviderStatus::Locked { remedy: "have the token's security officer set a new PIN".into() }
+            }
+            () if info.user_pin_final_try() => ProviderStatus::Locked {
+                remedy: "log in once with the token's own tool: one more wrong PIN would lock it".into(),
+            },
+            () => ProviderStatus::Ready,
+        })
+    }
+
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,7 +6,7 @@
 use crate::{
     Argon2Cost, Ask, KeyFileError, PassphraseError, PassphraseSource, ROOT_LABEL, SealedFile, Wanted,
 };
-use caisson_keys::{KeyError, KeyProvider, KeyUri, Scheme, Secret};
+use caisson_keys::{KeyError, KeyProvider, KeyUri, ProviderStatus, Scheme, Secret};
 use std::path::Path;
 
 /// How often a person at a terminal may try a passphrase. A PIN is tried once.
@@ -40,12 +40,29 @@ pub fn open(uri: &KeyUri, how: How) -> Result<Opened, KeyError> {
             let token = caisson_pkcs11::Token::open(uri, |called| pin(uri, called, how.ask))?;
             with_root(Box::new(token), how)
         }
-        Scheme::Kmip | Scheme::Tpm2 => Err(KeyError::NotInstalled {
+        Scheme::Kmip => with_root(Box::new(caisson_kmip::Kmip::open(uri)?), how),
+        Scheme::Tpm2 => Err(KeyError::NotInstalled {
             provider: uri.scheme().name().into(),
             cause: "this program was built without it".into(),
-            remedy: "use a key file or a PKCS#11 token".into(),
+            remedy: "use a key file, a PKCS#11 token or a KMIP server".into(),
         }),
     }
+}
+
+/// How the provider that `uri` names is, found out without a passphrase or PIN and without anything that counts as a try.
+pub fn examine(uri: &KeyUri) -> ProviderStatus {
+    let status = match uri.scheme() {
+        Scheme::File => SealedFile::examine(Path::new(uri.path().unwrap_or_default()))
+            .map(|_| ProviderStatus::Ready)
+            .map_err(KeyFileError::into_key),
+        Scheme::Pkcs11 => caisson_pkcs11::Token::examine(uri),
+        Scheme::Kmip => caisson_kmip::Kmip::open(uri).map(|kmip| kmip.status()),
+        Scheme::Tpm2 => open(uri, How::default()).map(|o| o.provider.status()),
+    };
+    status.unwrap_or_else(|e| match e.may_pass() {
+        true => ProviderStatus::Unavailable { cause: e.to_string() },
+        false => ProviderStatus::Locked { remedy: format!("{e}; {}", e.remedy()) },
+    })
 }
 
 /// Makes the first root key where there is none and one may be made.
