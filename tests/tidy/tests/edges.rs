@@ -34,6 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("dedupe/fingerprint", &[]),
     ("dedupe/index", &["dedupe/fingerprint"]),
+    ("kms/audit", &[]),
     ("kms/keys", &[]),
     ("kms/kmip", &["kms/keys"]),
     ("kms/pkcs11", &["kms/keys"]),

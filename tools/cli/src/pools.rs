@@ -120,7 +120,7 @@ pub fn table(all: &[Pool]) -> Table {
             size(|s| s.stored),
             p.status.as_ref().map_or("-".into(), ratio),
             p.volumes.to_string(),
-            state(p.status.as_ref()),
+            if p.waiting.is_some() { "WAITS FOR ITS KEYS".into() } else { state(p.status.as_ref()) },
         ]);
     }
     t
@@ -157,6 +157,12 @@ pub fn page(p: &Pool) -> String {
     let mut t = Table::new(&["POOL", &p.name]);
     t.row(["on".into(), p.devices.join(", ")]);
     t.row(["volumes".into(), p.volumes.to_string()]);
+    if let Some(w) = &p.waiting {
+        t.row(["state".into(), "waits for its keys; nothing of it is exported".into()]);
+        crate::keys::waits(w).into_iter().for_each(|[k, v]| t.row([k, v]));
+        p.keys.iter().for_each(|k| t.row(["key".into(), k.clone()]));
+        return t.to_string();
+    }
     let Some(s) = &p.status else {
         t.row([
             "kind".into(),
@@ -254,6 +260,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
             keys,
             volumes,
             status: Some(o.status),
+            waiting: None,
         };
         print(&format!("{}\n", page(&pool)));
         let mut t = Table::new(&["VOLUME", ">SIZE", ">BLOCK", "COMPRESSION", "DEDUP", "KIND"]);

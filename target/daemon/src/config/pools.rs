@@ -29,7 +29,7 @@ pub(super) fn pools(
         let keys = keys(&mut t, base, out);
         let passphrase_file = t.string("passphrase_file", "/etc/caisson/pool.passphrase", out);
         let memory = t.size("memory", MEMORY_MIN, 1 << 50, out);
-        if devices.is_empty() && key_file.is_none() && keys.is_empty() {
+        if devices.is_empty() && key_file.is_none() && keys.is_none() {
             let odd =
                 passphrase_file.map(|p| (p.span, "passphrase_file")).or(memory.map(|m| (m.span, "memory")));
             if let Some((span, key)) = odd {
@@ -56,7 +56,7 @@ pub(super) fn pools(
                 error: "`path` is for a pool that is a folder, and this one has devices or a key file".into(),
                 remedy: "write [[pool.device]] with path = \"...\" instead, once for each device".into(),
             }),
-            None if key_file.is_none() && keys.is_empty() => out.push(lacks(
+            None if key_file.is_none() && keys.is_none() => out.push(lacks(
                 "a `key_file`",
                 "add key_file = \"/etc/caisson/pool.key\", or keys = [\"pkcs11:token=...\"]",
             )),
@@ -72,7 +72,7 @@ pub(super) fn pools(
                     devices,
                     key_file: key_file.map(|k| base.join(k.value)),
                     passphrase_file: passphrase_file.map(|p| base.join(p.value)),
-                    keys,
+                    keys: keys.unwrap_or_default(),
                     memory: memory.map_or(0, |m| m.value),
                 };
                 items.add(Item::Pool(pool), span, text, out);
@@ -83,10 +83,10 @@ pub(super) fn pools(
 }
 
 /// Other key providers; the paths in them are relative to the file's folder, as all are.
-fn keys(t: &mut Table<'_, '_>, base: &Path, out: &mut Problems) -> Vec<KeyUri> {
+fn keys(t: &mut Table<'_, '_>, base: &Path, out: &mut Problems) -> Option<Vec<KeyUri>> {
     let example = "pkcs11:token=Caisson;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so";
     let mut all = Vec::new();
-    for text in t.strings("keys", example, out).into_iter().flatten() {
+    for text in t.strings("keys", example, out)? {
         match text.value.parse::<KeyUri>() {
             Ok(mut uri) => {
                 uri.map_paths(|p| base.join(p).display().to_string());
@@ -95,7 +95,7 @@ fn keys(t: &mut Table<'_, '_>, base: &Path, out: &mut Problems) -> Vec<KeyUri> {
             Err(e) => out.push(Problem { span: text.span, error: e.to_string(), remedy: e.remedy() }),
         }
     }
-    all
+    Some(all)
 }
 
 fn device(mut t: Table<'_, '_>, base: &Path, out: &mut Problems) -> Option<Device> {

@@ -217,7 +217,7 @@ fn pools_have_keys_from_tokens_and_servers() {
         ("'file:a', 'file:a'", "twice"),
     ] {
         let said = said(&text(keys));
-        assert!(said.contains(words) && said.contains("remedy:") && !said.contains("1234"), "{keys}: {said}");
+        assert!(said.contains(words) && said.contains("remedy:"), "{keys}: {said}");
     }
 }
 

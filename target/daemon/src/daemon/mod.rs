@@ -13,11 +13,13 @@ pub mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod watch;
 mod world;
 
 pub use plane::{DataPlane, ThreadCounts};
 pub use reactors::start_reactors;
+pub use waiting::{Waits, still};
 
 use crate::config::settings::{STATE_FILE, Settings};
 use crate::model::{Backing, Change, Item, Lookup, Objects, key};
@@ -106,6 +108,8 @@ pub struct Daemon {
     target: Arc<Target>,
     plane: Arc<dyn DataPlane>,
     started: Instant,
+    /// Held while keys are changed.
+    keys: Mutex<()>,
     /// Where metrics are served over TCP, once they are.
     metrics: OnceLock<SocketAddr>,
     /// The lock of the data directory, held for as long as this lives.
@@ -175,11 +179,14 @@ impl Daemon {
             objects.volumes().filter_map(|v| Some((v.pool()?.to_string(), v.name.clone()))).collect();
         let changes: Vec<Change> = objects.into_iter().map(|(k, i)| (k, Some(i))).collect();
         let (_, turns) = change::plan(&Objects::new(), &changes);
-        if let Err((key, e)) = change::turn_all(&mut world, &turns) {
-            plane.shutdown();
-            world.abandon();
-            return Err(StartError::Items(vec![(key, e)]));
-        }
+        let turns = match waiting::turn_what_can_be(&mut world, turns) {
+            Ok(done) => done,
+            Err((key, e)) => {
+                plane.shutdown();
+                world.abandon();
+                return Err(StartError::Items(vec![(key, e)]));
+            }
+        };
         let seed: Vec<Change> = seed.into_iter().map(|(k, i)| (k, Some(i))).collect();
         if let Err(e) = state.started(&seed) {
             plane.shutdown();
@@ -189,6 +196,7 @@ impl Daemon {
         }
         world.settle();
         world.starting = false;
+        world.ask = false;
         world.wanted.clear();
         let daemon = Arc::new(Daemon {
             inner: Mutex::new(Inner { world, state }),
@@ -196,6 +204,7 @@ impl Daemon {
             target,
             plane,
             started: Instant::now(),
+            keys: Mutex::new(()),
             metrics: OnceLock::new(),
             _data: data,
         });
@@ -285,6 +294,16 @@ impl Daemon {
         inner.world.pools.iter().filter_map(folder).collect()
     }
 
+    /// The engine that pools are made and opened with.
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.lock().world.engine)
+    }
+
+    /// Keeps operations on keys one behind the other.
+    pub fn keys_alone(&self) -> MutexGuard<'_, ()> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was made for each log-structured pool when it was opened.
     pub fn made(&self) -> BTreeMap<String, Made> {
         self.lock().world.made.clone()
@@ -320,6 +339,7 @@ impl Daemon {
             return Ok(Did::Nothing);
         }
         change::judge(&after)?;
+        world.none_waits(&turns)?;
         state.ran(self.started.elapsed().as_secs());
         if change::grows(&turns) {
             state.commit(&changes)?;

@@ -6,13 +6,15 @@
 
 use super::plane::DataPlane;
 use super::store::{Store, fit, open_alone};
+use super::waiting::Waiting;
 use crate::model::text::DISCOVERY_NQN;
 use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
-use crate::pools::open::{Want, lengthen, remove};
+use crate::pools::open::{Keys, Want, lengthen, remove};
 use crate::pools::{Engine, LogPool, Made};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
 use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, SubsystemSpec, Target, Transport};
+use caisson_keys::PoolSecrets;
 use caisson_volume::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -60,6 +62,14 @@ pub(super) struct World {
     /// The keys of volumes and pools that were made by an earlier run: one that is missing is a loss, not a reason to make an
     /// empty one.
     pub(super) made_before: BTreeSet<String>,
+    /// A person at the terminal may be asked for what opens a pool.
+    pub(super) ask: bool,
+    /// The secrets of the pool that is opened next, where they were had before.
+    pub(super) had: Option<PoolSecrets>,
+    /// Pools that wait for their keys, with all that rests on them.
+    pub(super) waiting: BTreeMap<String, Waiting>,
+    /// Nothing is opened any more.
+    pub(super) ended: bool,
     /// While starting: all volumes that are configured, by pool and name.
     pub(super) wanted: BTreeSet<(String, String)>,
 }
@@ -112,6 +122,10 @@ impl World {
             starting: true,
             adopt: None,
             made_before: BTreeSet::new(),
+            ask: true,
+            had: None,
+            waiting: BTreeMap::new(),
+            ended: false,
             wanted: BTreeSet::new(),
         }
     }
@@ -293,7 +307,12 @@ impl World {
             false if self.adopt.as_ref() == Some(&key) => Want::There,
             false => Want::New,
         };
-        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, self.starting)?;
+        let keys = match self.had.take() {
+            Some(secrets) => Keys::Had(secrets),
+            None if self.ask => Keys::Ask,
+            None => Keys::Quiet,
+        };
+        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, keys)?;
         let log = LogPool::new(&p.name, opening.handle);
         if self.starting {
             let wanted = |volume: &str| self.wanted.contains(&(p.name.clone(), volume.to_string()));
@@ -472,6 +491,7 @@ impl World {
 
     /// Ends all volumes, when nothing is served any more.
     pub(super) fn close(&mut self) {
+        self.ended = true;
         for (name, open) in std::mem::take(&mut self.volumes) {
             if let Err(error) = open.opened.manage.close() {
                 tracing::error!(%error, volume = name, "a volume did not close cleanly");

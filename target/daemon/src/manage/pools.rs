@@ -2,14 +2,17 @@
 
 use super::ask::*;
 use super::verbs::{Result, bad, bytes, put};
-use crate::daemon::{Daemon, Did};
+use crate::daemon::{Daemon, Did, still};
 use crate::model::text::nearest;
 use crate::model::{Device, Item, Lookup, Objects, Pool, key};
 use crate::refusal::Refusal;
 use caisson_keys::{KeyError, KeyUri};
 use std::path::Path;
 
-fn no_pool(d: &Daemon, o: &Objects, name: &str) -> Refusal {
+pub(super) fn no_pool(d: &Daemon, o: &Objects, name: &str) -> Refusal {
+    if d.waiting().contains_key(name) {
+        return still(name);
+    }
     if let Some(dir) = d.folders().get(name) {
         return Refusal::conflict(
             format!("pool {name} is the folder {}", dir.display()),

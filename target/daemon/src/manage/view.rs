@@ -1,6 +1,6 @@
 //! What the target shows: plain structures, the JSON of the management API, made from what is configured and what is.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Waits};
 use crate::model::{self, Backing, Item, Lookup, Origin, Serves, Services};
 use crate::pools::{PoolStatus, VolumeSpace};
 use caisson_core::{ControllerSnapshot, OpClass, SubsystemSnapshot, Totals, bucket_end};
@@ -55,8 +55,11 @@ pub struct Pool {
     pub keys: Vec<String>,
     /// How many volumes it holds.
     pub volumes: usize,
-    /// How it is; none for a folder.
+    /// How it is; none for a folder, and for a pool that waits for its keys.
     pub status: Option<PoolStatus>,
+    /// Why it waits for its keys.
+    #[serde(default)]
+    pub waiting: Option<Waits>,
 }
 
 /// A volume.
@@ -361,6 +364,7 @@ pub fn pools(d: &Daemon) -> Vec<Pool> {
 fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
     let objects = d.objects();
     let volumes = |name: &str| objects.volumes().filter(|v| v.pool() == Some(name)).count();
+    let waiting = d.waiting();
     let log = objects.pools().map(|p| Pool {
         name: p.name.clone(),
         kind: "log".into(),
@@ -369,6 +373,7 @@ fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
         keys: p.providers().iter().map(ToString::to_string).collect(),
         volumes: volumes(&p.name),
         status: status.get(&p.name).cloned(),
+        waiting: waiting.get(&p.name).cloned(),
     });
     let folders = d.folders();
     let folder = folders.iter().map(|(name, dir)| Pool {
@@ -379,6 +384,7 @@ fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
         keys: Vec::new(),
         volumes: volumes(name),
         status: None,
+        waiting: None,
     });
     let mut all: Vec<Pool> = log.chain(folder).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
