@@ -56,6 +56,8 @@ pub struct Log {
     key: Ed25519KeyPair,
     /// Number of the last record.
     n: u64,
+    /// Bytes of whole records.
+    len: u64,
     /// Its hash.
     last: String,
 }
@@ -75,7 +77,7 @@ impl Log {
         let file = File::from(fd.map_err(|e| io(path, "open it", e))?);
         let new = file.metadata().map_err(|e| io(path, "look at it", e))?.len() == 0;
         let key = signing_key(key)?;
-        let mut log = Log { path: path.into(), file, key, n: 0, last: "0".repeat(64) };
+        let mut log = Log { path: path.into(), file, key, n: 0, len: 0, last: "0".repeat(64) };
         if new {
             let public = hex(log.key.public_key().as_ref());
             log.write(BEGIN, "", &public, true)?;
@@ -112,6 +114,7 @@ impl Log {
         let (body, _) = split(line).ok_or_else(|| odd("its last line is no record"))?;
         let record: Record = serde_json::from_str(&body).map_err(|_| odd("its last line is no record"))?;
         self.n = record.n;
+        self.len = from + whole as u64;
         self.last = hash(line);
         Ok(())
     }
@@ -138,7 +141,12 @@ impl Log {
         let open = body.strip_suffix('}').unwrap_or(&body);
         let line = format!("{open}{SIG}{sig}\"}}");
         // In one piece, so that two processes do not mix theirs.
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| io(&self.path, "write it", e))?;
+        if let Err(e) = self.file.write_all(format!("{line}\n").as_bytes()) {
+            // Half a line, as a full disk leaves it, must not stand before the next.
+            let _ = self.file.set_len(self.len);
+            return Err(io(&self.path, "write it", e));
+        }
+        self.len += line.len() as u64 + 1;
         self.file.sync_data().map_err(|e| io(&self.path, "sync it", e))?;
         self.n += 1;
         self.last = hash(&line);

@@ -212,7 +212,7 @@ pub fn page(p: &Pool) -> String {
 }
 
 /// A pool as an offline command names it.
-fn named(paths: &[PathBuf], keys: &KeyArgs) -> model::Pool {
+pub fn named(paths: &[PathBuf], keys: &KeyArgs) -> model::Pool {
     model::Pool {
         name: "at hand".into(),
         devices: paths.iter().map(|p| Device { path: p.clone(), size: 0 }).collect(),

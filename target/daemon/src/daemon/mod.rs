@@ -4,6 +4,7 @@
 //! the state, and taken back if any of that fails: a request changes all that it says or nothing, in the running target
 //! and on disk alike. Nothing here is on the way of an I/O.
 
+mod audit;
 mod change;
 mod plane;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod waiting;
 mod watch;
 mod world;
 
+pub use audit::{AUDIT_FILE, Audit};
 pub use plane::{DataPlane, ThreadCounts};
 pub use reactors::start_reactors;
 pub use waiting::{Waits, still};
@@ -108,6 +110,7 @@ pub struct Daemon {
     target: Arc<Target>,
     plane: Arc<dyn DataPlane>,
     started: Instant,
+    audit: Arc<Audit>,
     /// Held while keys are changed.
     keys: Mutex<()>,
     /// Where metrics are served over TCP, once they are.
@@ -170,11 +173,13 @@ impl Daemon {
             return Err(StartError::Items(broken));
         }
         let history = state.begin();
+        let audit = Arc::new(Audit::new(settings.data_dir.as_deref()));
         let target = Target::new(caisson_core::Settings::default(), now);
         let plane = plane(&settings, Arc::clone(&target))?;
         let pools = pools.into_iter().map(|(name, pool)| (name, Store::Folder(pool))).collect();
         let mut world = World::new(Arc::clone(&target), Arc::clone(&plane), pools, engine, history);
         world.made_before = made_before;
+        world.audit = Arc::clone(&audit);
         world.wanted =
             objects.volumes().filter_map(|v| Some((v.pool()?.to_string(), v.name.clone()))).collect();
         let changes: Vec<Change> = objects.into_iter().map(|(k, i)| (k, Some(i))).collect();
@@ -204,6 +209,7 @@ impl Daemon {
             target,
             plane,
             started: Instant::now(),
+            audit,
             keys: Mutex::new(()),
             metrics: OnceLock::new(),
             _data: data,
@@ -297,6 +303,11 @@ impl Daemon {
     /// The engine that pools are made and opened with.
     pub fn engine(&self) -> Arc<dyn Engine> {
         Arc::clone(&self.lock().world.engine)
+    }
+
+    /// The record of operations on keys.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Keeps operations on keys one behind the other.

@@ -4,6 +4,7 @@
 //! what makes a change of several items atomic. What cannot be undone (closing a volume in memory, deleting a file) is put
 //! off until [`World::settle`], after the change is kept.
 
+use super::audit::Audit;
 use super::plane::DataPlane;
 use super::store::{Store, fit, open_alone};
 use super::waiting::Waiting;
@@ -68,6 +69,8 @@ pub(super) struct World {
     pub(super) had: Option<PoolSecrets>,
     /// Pools that wait for their keys, with all that rests on them.
     pub(super) waiting: BTreeMap<String, Waiting>,
+    /// The record of operations on keys.
+    pub(super) audit: Arc<Audit>,
     /// Nothing is opened any more.
     pub(super) ended: bool,
     /// While starting: all volumes that are configured, by pool and name.
@@ -125,6 +128,7 @@ impl World {
             ask: true,
             had: None,
             waiting: BTreeMap::new(),
+            audit: Arc::new(Audit::new(None)),
             ended: false,
             wanted: BTreeSet::new(),
         }
@@ -312,7 +316,18 @@ impl World {
             None if self.ask => Keys::Ask,
             None => Keys::Quiet,
         };
-        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, keys)?;
+        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, keys);
+        let providers = p.providers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match &opening {
+            Ok(o) if o.made.pool => self.audit.ended("create", &p.name, &providers, &Ok(())),
+            _ => self.audit.ended(
+                "unlock",
+                &p.name,
+                &providers,
+                &opening.as_ref().map(drop).map_err(Clone::clone),
+            ),
+        }
+        let opening = opening?;
         let log = LogPool::new(&p.name, opening.handle);
         if self.starting {
             let wanted = |volume: &str| self.wanted.contains(&(p.name.clone(), volume.to_string()));

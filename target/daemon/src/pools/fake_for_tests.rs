@@ -217,6 +217,10 @@ impl PoolHandle for Pool {
         Ok(())
     }
 
+    fn id(&self) -> [u8; 16] {
+        self.lock().id
+    }
+
     fn slots(&self) -> Result<Vec<KeySlot>, Refusal> {
         Ok(self.lock().slots.clone())
     }

@@ -12,6 +12,7 @@ mod log_pool;
 pub mod offline;
 pub mod open;
 mod real;
+pub mod rekey;
 mod status;
 
 pub use log_pool::LogPool;
@@ -172,6 +173,9 @@ pub trait PoolHandle: Send + Sync {
     /// # Errors
     /// It is too small or in use; the system's.
     fn add_device(&self, device: &Device) -> Result<(), Refusal>;
+
+    /// Its UUID.
+    fn id(&self) -> [u8; 16];
 
     /// Its wrapped keys, as they are stored.
     ///

@@ -430,6 +430,10 @@ impl PoolHandle for Handle {
         Ok(())
     }
 
+    fn id(&self) -> [u8; 16] {
+        self.pool.id().0
+    }
+
     fn slots(&self) -> Result<Vec<KeySlot>, Refusal> {
         loaded(&self.pool.slots())
     }
