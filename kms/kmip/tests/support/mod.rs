@@ -1,20 +1,28 @@
 //! PyKMIP servers for tests: started on ports of their own, with certificates of their own, and ended with the test.
 
+#![allow(dead_code, reason = "each test uses some of it")]
+
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The folder of the project; this file is part of the tests of several of its crates.
+fn project() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().find(|dir| dir.join("kms/kmip").is_dir()).expect("the project's folder")
+}
+
 /// Where tools/setup installs PyKMIP.
 fn python() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/pykmip/bin/python");
+    let path = project().join("build/pykmip/bin/python");
     assert!(path.exists(), "there is no {} (tools/setup test makes it)", path.display());
     path
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pykmip").join(name)
+    project().join("kms/kmip/tests/pykmip").join(name)
 }
 
 /// A folder with certificates, and the keys of its servers.
@@ -44,7 +52,11 @@ impl Site {
 
     /// Starts a server that has the certificate `cert`; with `only`, of that version alone. All of a site share their keys.
     pub fn server(&self, cert: &str, only: Option<&str>) -> Server {
-        let port = free_port();
+        self.server_at(free_port(), cert, only)
+    }
+
+    /// The same, at this port.
+    pub fn server_at(&self, port: u16, cert: &str, only: Option<&str>) -> Server {
         let config = self.path(&format!("{port}.conf"));
         let text = format!(
             "[server]\nhostname=127.0.0.1\nport={port}\ncertificate_path={}\nkey_path={}\nca_path={}\nauth_suite=TLS1.2\n\
