@@ -312,7 +312,7 @@ fn a_pool_waits_for_its_key_manager() {
     s.fails(&s.own(&["key", "retry", "main"]), 4, &["does not answer"]);
     let server = site.server_at(port, "server", None);
     let mut tries = 0;
-    while !s.ask(&["key", "status", "main"]).contains("unlocked") {
+    while s.ask(&["key", "status", "main"]).contains("WAITS FOR ITS KEYS") {
         tries += 1;
         assert!(tries < 400, "it never asked again");
         std::thread::sleep(std::time::Duration::from_millis(250));
