@@ -146,9 +146,7 @@ fn keys_are_rotated_added_and_removed_while_the_pool_serves() {
     let (file, pass) = (s.dir.path("key"), s.dir.path("pass"));
     let by_file = ["--key-file", &file, "--passphrase-file", &pass];
     let key = uri(&s.dir, "Caisson", "pin");
-    s.config(&format!(
-        "key_file = 'key'\npassphrase_file = 'pass'\ndevice = [{{ path = 'p', size = '256M' }}]\n"
-    ));
+    s.config("key_file = 'key'\npassphrase_file = 'pass'\ndevice = [{ path = 'p', size = '256M' }]\n");
     let t = s.serve();
     s.perf(&t, "write");
     let slots = |s: &Stage| {
