@@ -2,7 +2,7 @@
 
 use caisson_block::BlockError;
 use caisson_device::{FileStore, StoreError};
-use caisson_log::{ChooseError, ExtentError, PlainError, PoolId};
+use caisson_log::{ChooseError, ExtentError, PlainError, PoolId, SlotError};
 use caisson_tables::{PageKey, Place, RootError, VolumeError};
 use std::sync::Arc;
 
@@ -212,6 +212,9 @@ pub enum ChangeError {
     /// The pool cannot be laid out so.
     #[error("the pool cannot grow so: {0}")]
     Layout(ExtentError),
+    /// The key slots cannot be stored.
+    #[error(transparent)]
+    Slots(SlotError),
     /// The pool has no room for it.
     #[error("the pool is full")]
     Full,

@@ -32,6 +32,7 @@ mod rebuild;
 mod recount;
 mod recover;
 mod repair;
+mod rewrap;
 mod scrub;
 mod settings;
 mod space;

@@ -40,7 +40,7 @@ pub use keyring::{CACHED_CONTEXTS, Keyring, KeyringError, MAX_OPENINGS, MAX_SECR
 pub use prefix::{BATCH_ALIGN, BatchKind, MAX_BATCH, PREFIX, Prefix, PrefixError, decode_prefix};
 pub use record::{Bind, MAX_ID, Record, RecordKind};
 pub use root::{BatchRef, MAX_ROOT_BATCHES, RootError, RootHead};
-pub use slots::{KeySlot, MAX_SLOTS, SLOT_BYTES, SlotError};
+pub use slots::{KeySlot, MAX_SLOTS, SLOT_BYTES, SlotError, check_slots};
 pub use superblock::{
     Anchor, AnchorError, Choice, ChooseError, PlainError, SUPERBLOCK, SUPERBLOCK_AT, SealSuperblockError,
     Superblock, SuperblockError, choose, copy_for, superblock_sum,

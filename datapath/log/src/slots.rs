@@ -107,6 +107,14 @@ pub enum SlotError {
     },
 }
 
+/// Whether a superblock can hold these slots.
+///
+/// # Errors
+/// What does not fit.
+pub fn check_slots(slots: &[KeySlot]) -> Result<(), SlotError> {
+    encode(slots).map(drop)
+}
+
 /// The slots, one behind the other.
 pub(crate) fn encode(slots: &[KeySlot]) -> Result<Vec<u8>, SlotError> {
     if slots.len() > MAX_SLOTS {

@@ -133,6 +133,14 @@ mod tests {
             Ok(Secret::take(&mut bytes.clone()))
         }
 
+        fn roots(&self) -> Result<Vec<String>, KeyError> {
+            Ok(vec!["root".into()])
+        }
+
+        fn add_root(&mut self) -> Result<String, KeyError> {
+            Ok("root".into())
+        }
+
         fn status(&self) -> ProviderStatus {
             match self.flaw {
                 Flaw::Locked => ProviderStatus::Locked { remedy: "enter the PIN".into() },
@@ -160,7 +168,9 @@ mod tests {
         let away = KeyError::Unavailable { provider: "kmip".into(), cause: "connection refused".into() };
         assert_eq!(away.to_string(), "key provider kmip does not answer: connection refused");
         assert!(away.may_pass());
-        let locked = KeyError::Locked { provider: "tpm".into(), remedy: "wait 10 minutes".into() };
+        let (cause, remedy) = ("too many tries".to_string(), "wait 10 minutes".to_string());
+        let locked = KeyError::Locked { provider: "tpm".into(), cause, remedy };
+        assert_eq!(locked.remedy(), "wait 10 minutes");
         assert!(!locked.may_pass() && !KeyError::NotAuthentic.may_pass());
         let wrapped = Wrapped { root: "r".into(), blob: vec![1; 40] };
         assert_eq!(format!("{wrapped:?}"), "Wrapped(\"r\", 40 bytes)");

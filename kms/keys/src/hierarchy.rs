@@ -153,8 +153,7 @@ pub fn wrap_pool_keys(provider: &dyn KeyProvider, secrets: &PoolSecrets) -> Resu
 /// Unlocks a pool: unwraps the secret of the pool and of each domain that has a slot, and derives [`FIRST_EPOCH`] of each.
 ///
 /// Several slots may hold the same secret; those whose provider is among `providers` are tried in their order. Where none of
-/// them gives the secret, the error is that of the last that could be asked, one that [may pass](KeyError::may_pass) before
-/// others. Slots of purposes that are not the hierarchy's are left alone.
+/// them gives the secret, the error is the one that [says most](KeyError::rank). Slots of purposes that are not the hierarchy's are left alone.
 pub fn unlock(
     providers: &[&dyn KeyProvider],
     pool: [u8; 16],
@@ -188,7 +187,7 @@ fn unlock_one(
             match provider.unwrap(&slot.wrapped, &slot.context(pool)) {
                 Ok(secret) if secret.len() == SECRET_LEN => return Ok(secret),
                 Ok(_) => error = KeyError::NotAuthentic,
-                Err(e) if !error.may_pass() => error = e,
+                Err(e) if e.rank() >= error.rank() => error = e,
                 Err(_) => {}
             }
         }
@@ -231,6 +230,14 @@ mod tests {
             let kept = self.kept.lock().unwrap();
             let found = kept.get(usize::from(wrapped.blob[0])).filter(|(bound, _)| bound == context);
             found.map(|(_, bytes)| Secret::take(&mut bytes.clone())).ok_or(KeyError::NotAuthentic)
+        }
+
+        fn roots(&self) -> Result<Vec<String>, KeyError> {
+            Ok(vec!["root".into()])
+        }
+
+        fn add_root(&mut self) -> Result<String, KeyError> {
+            Ok("root".into())
         }
 
         fn status(&self) -> ProviderStatus {

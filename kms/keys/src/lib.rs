@@ -10,16 +10,21 @@
 mod context;
 pub mod contract;
 mod derive;
+mod error;
 mod hierarchy;
 mod provider;
+pub mod seal;
 mod secret;
 mod slot;
+mod uri;
 
 pub use context::{CONTEXT_LEN, Context, Purpose};
 pub use derive::derive;
+pub use error::KeyError;
 pub use hierarchy::{
     DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_pool_keys,
 };
-pub use provider::{KeyError, KeyProvider, ProviderStatus, Wrapped};
+pub use provider::{KeyProvider, ProviderStatus, Wrapped};
 pub use secret::Secret;
 pub use slot::KeySlot;
+pub use uri::{KeyUri, Scheme};

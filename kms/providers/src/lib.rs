@@ -1,21 +1,26 @@
 //! Key providers: what holds root keys, and wraps and unwraps pools' secrets with them.
 //!
-//! Owns the sealed key file ([`SealedFile`]), its form on disk ([`mod@format`]), and where its passphrase comes from
-//! ([`PassphraseSource`]). PKCS#11, TPM 2.0 and KMIP stand beside it when they come.
+//! Owns the sealed key file ([`SealedFile`]), its form on disk ([`mod@format`]), where passphrases and PINs come from
+//! ([`PassphraseSource`]), and opening whatever provider a [`KeyUri`](caisson_keys::KeyUri) names ([`open()`]). PKCS#11 is a crate
+//! of its own (`kms/pkcs11`), and so is KMIP (`kms/kmip`); [`Recovery`] is a key that exists only in shares.
 //!
 //! It must never write a root key or a passphrase anywhere in the clear, and never ask a provider in a loop: a wrong passphrase
 //! is an answer, not a reason to try again.
 
 pub mod format;
+mod open;
 mod passphrase;
 mod random;
+mod recovery;
 mod seal;
 mod sealed;
 mod store;
 mod tty;
 
 pub use format::{Argon2Cost, FormatError};
-pub use passphrase::{Ask, PassphraseError, PassphraseSource};
+pub use open::{How, Opened, examine, open};
+pub use passphrase::{Ask, PassphraseError, PassphraseSource, Wanted};
 pub use random::os_random;
-pub use sealed::{NAME, SealedFile};
+pub use recovery::{RECOVERY, Recovery, Share};
+pub use sealed::{NAME, ROOT_LABEL, SealedFile};
 pub use store::KeyFileError;

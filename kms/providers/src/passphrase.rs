@@ -1,6 +1,6 @@
-//! Where a passphrase comes from.
+//! Where a passphrase or PIN comes from.
 //!
-//! Owns the choice of the source and reading it. It must never show a passphrase, and never ask a person who is not there: without
+//! Owns the choice of the source and reading it. It must never show one, and never ask a person who is not there: without
 //! a terminal the answer is an error that names the other ways.
 
 use crate::tty;
@@ -10,11 +10,48 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroize;
 
-/// The environment variable that may hold it.
-pub const VARIABLE: &str = "CAISSON_PASSPHRASE";
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The passphrase of a sealed key file.
+    Passphrase,
+    /// The user PIN of a PKCS#11 token.
+    Pin,
+}
 
-/// The name of the systemd credential that may hold it.
-pub const CREDENTIAL: &str = "caisson-passphrase";
+impl Wanted {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Wanted::Passphrase => "passphrase",
+            Wanted::Pin => "PIN",
+        }
+    }
+
+    /// The environment variable that may hold it.
+    pub const fn variable(self) -> &'static str {
+        match self {
+            Wanted::Passphrase => "CAISSON_PASSPHRASE",
+            Wanted::Pin => "CAISSON_PIN",
+        }
+    }
+
+    /// The name of the systemd credential that may hold it.
+    pub const fn credential(self) -> &'static str {
+        match self {
+            Wanted::Passphrase => "caisson-passphrase",
+            Wanted::Pin => "caisson-pin",
+        }
+    }
+
+    /// How a file is named that holds it.
+    const fn option(self) -> &'static str {
+        match self {
+            Wanted::Passphrase => "--passphrase-file FILE",
+            Wanted::Pin => "pin-source=file:FILE in the key's name",
+        }
+    }
+}
 
 /// Longest passphrase in bytes.
 pub const MAX_PASSPHRASE: usize = 1024;
@@ -24,8 +61,8 @@ pub const MAX_PASSPHRASE: usize = 1024;
 pub enum PassphraseSource {
     /// A person at the terminal.
     Prompt,
-    /// The environment variable [`VARIABLE`].
-    Environment,
+    /// The environment variable of what is wanted.
+    Environment(Wanted),
     /// A file; one newline at its end is not part of it.
     File(PathBuf),
     /// A credential of the systemd unit, in this file.
@@ -39,14 +76,16 @@ pub enum Ask<'a> {
     Open(&'a Path),
     /// To create it: a person is asked twice.
     Create(&'a Path),
+    /// To log in to this token.
+    Pin(&'a str),
 }
 
 /// Why there is no passphrase.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassphraseError {
     /// Nobody to ask and nothing set.
-    #[error("no passphrase is given, and there is nobody to ask")]
-    NoSource,
+    #[error("no {} is given, and there is nobody to ask", .0.word())]
+    NoSource(Wanted),
     /// A file could not be read.
     #[error("passphrase file {path}: {cause}", path = .path.display())]
     File {
@@ -85,12 +124,16 @@ impl PassphraseError {
     /// What a person can do about it, as one sentence.
     pub fn remedy(&self) -> String {
         match self {
-            PassphraseError::NoSource => format!(
-                "give --passphrase-file FILE, set {VARIABLE}, or add a systemd credential called {CREDENTIAL}"
+            PassphraseError::NoSource(wanted) => format!(
+                "give {}, set {}, or add a systemd credential called {}",
+                wanted.option(),
+                wanted.variable(),
+                wanted.credential()
             ),
             PassphraseError::File { .. } => "check the path, the owner and the permissions".into(),
             PassphraseError::Terminal { .. } => {
-                "give the passphrase with --passphrase-file FILE instead".into()
+                "give the passphrase with --passphrase-file FILE, or a PIN with pin-source=file:FILE, instead"
+                    .into()
             }
             PassphraseError::Cancelled | PassphraseError::Differ => "try again".into(),
             PassphraseError::Empty { .. } => "choose a passphrase of several words".into(),
@@ -102,16 +145,22 @@ impl PassphraseError {
 impl PassphraseSource {
     /// The source to use: the file that was named, else the systemd credential, else the environment variable, else a person, if
     /// there is a terminal and `ask` allows it: nobody sits there any more when a target has been running for a week.
-    pub fn choose(file: Option<&Path>, ask: bool) -> Result<PassphraseSource, PassphraseError> {
+    pub fn choose(
+        wanted: Wanted,
+        file: Option<&Path>,
+        ask: bool,
+    ) -> Result<PassphraseSource, PassphraseError> {
         Self::choose_from(
+            wanted,
             file,
             std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            std::env::var_os(VARIABLE).is_some(),
+            std::env::var_os(wanted.variable()).is_some(),
             ask && tty::there_is_one(),
         )
     }
 
     fn choose_from(
+        wanted: Wanted,
         file: Option<&Path>,
         credentials: Option<PathBuf>,
         variable: bool,
@@ -120,12 +169,12 @@ impl PassphraseSource {
         if let Some(path) = file {
             return Ok(PassphraseSource::File(path.into()));
         }
-        let credential = credentials.map(|dir| dir.join(CREDENTIAL)).filter(|path| path.exists());
+        let credential = credentials.map(|dir| dir.join(wanted.credential())).filter(|path| path.exists());
         match credential {
             Some(path) => Ok(PassphraseSource::Credential(path)),
-            None if variable => Ok(PassphraseSource::Environment),
+            None if variable => Ok(PassphraseSource::Environment(wanted)),
             None if terminal => Ok(PassphraseSource::Prompt),
-            None => Err(PassphraseError::NoSource),
+            None => Err(PassphraseError::NoSource(wanted)),
         }
     }
 
@@ -133,14 +182,18 @@ impl PassphraseSource {
     pub fn get(&self, ask: Ask<'_>) -> Result<Secret, PassphraseError> {
         let (mut bytes, from) = match self {
             PassphraseSource::Prompt => return tty::prompt(ask),
-            PassphraseSource::Environment => {
-                let value = std::env::var_os(VARIABLE).ok_or(PassphraseError::NoSource)?;
-                (value.into_vec(), VARIABLE.to_owned())
+            PassphraseSource::Environment(wanted) => {
+                let name = wanted.variable();
+                let value = std::env::var_os(name).ok_or(PassphraseError::NoSource(*wanted))?;
+                (value.into_vec(), name.to_owned())
             }
             PassphraseSource::File(path) => (read(path)?, path.display().to_string()),
-            PassphraseSource::Credential(path) => (read(path)?, format!("the credential {CREDENTIAL}")),
+            PassphraseSource::Credential(path) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                (read(path)?, format!("the credential {name}"))
+            }
         };
-        if !matches!(self, PassphraseSource::Environment) {
+        if !matches!(self, PassphraseSource::Environment(_)) {
             strip_newline(&mut bytes);
         }
         accept(bytes, from)
@@ -186,18 +239,28 @@ mod tests {
     fn the_first_that_is_there_is_chosen() {
         let dir = std::env::temp_dir().join(format!("caisson-credentials-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let choose = PassphraseSource::choose_from;
+        let choose = |file: Option<&Path>, dir, variable, terminal| {
+            PassphraseSource::choose_from(Wanted::Passphrase, file, dir, variable, terminal)
+        };
         let none = choose(None, Some(dir.clone()), false, false).unwrap_err();
-        assert!(none.remedy().contains("--passphrase-file") && none.remedy().contains(VARIABLE));
+        assert!(none.remedy().contains("--passphrase-file") && none.remedy().contains("CAISSON_PASSPHRASE"));
         assert_eq!(choose(None, None, false, true), Ok(PassphraseSource::Prompt));
-        assert_eq!(choose(None, Some(dir.clone()), true, true), Ok(PassphraseSource::Environment));
-        let credential = dir.join(CREDENTIAL);
+        assert_eq!(
+            choose(None, Some(dir.clone()), true, true),
+            Ok(PassphraseSource::Environment(Wanted::Passphrase))
+        );
+        let credential = dir.join(Wanted::Passphrase.credential());
         std::fs::write(&credential, "from systemd").unwrap();
         let chosen = choose(None, Some(dir.clone()), true, true).unwrap();
         assert_eq!(chosen, PassphraseSource::Credential(credential));
         assert_eq!(chosen.get(Ask::Open(Path::new("k"))).unwrap().expose(), b"from systemd");
         let file = choose(Some(Path::new("f")), Some(dir.clone()), true, true);
         assert_eq!(file, Ok(PassphraseSource::File("f".into())));
+        // A PIN has sources of its own names.
+        let pin = PassphraseSource::choose_from(Wanted::Pin, None, Some(dir.clone()), false, false);
+        assert_eq!(pin, Err(PassphraseError::NoSource(Wanted::Pin)));
+        let pin = PassphraseSource::choose_from(Wanted::Pin, None, None, true, false);
+        assert_eq!(pin, Ok(PassphraseSource::Environment(Wanted::Pin)));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

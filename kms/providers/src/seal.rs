@@ -1,46 +1,14 @@
-//! XChaCha20-Poly1305 and Argon2id as the sealed key file uses them.
+//! Argon2id and HKDF as the sealed key file uses them.
 //!
-//! Owns the two calls into the crates that implement them, and erasing what they leave. It must never choose a nonce.
+//! Owns the calls into the crates that implement them, and erasing what they leave.
 
 use crate::format::Argon2Cost;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
+pub use caisson_keys::seal::{NONCE_LEN, TAG_LEN, open, seal};
 use caisson_keys::{KeyError, Secret};
-use chacha20poly1305::aead::AeadInOut;
-use chacha20poly1305::{KeyInit, Tag, XChaCha20Poly1305, XNonce};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroize;
-
-/// Bytes of an XChaCha20-Poly1305 nonce.
-pub const NONCE_LEN: usize = 24;
-
-/// Bytes of its tag.
-pub const TAG_LEN: usize = 16;
-
-/// Encrypts `text` in place and gives the tag. `None` where the key is not of 32 bytes.
-pub fn seal(key: &Secret, nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> Option<[u8; TAG_LEN]> {
-    let cipher = XChaCha20Poly1305::new(key.expose_array::<32>()?.into());
-    // Refused only beyond 2^38 bytes.
-    let tag = cipher.encrypt_inout_detached(&XNonce::from(*nonce), aad, text.into()).ok()?;
-    Some(tag.into())
-}
-
-/// Decrypts `text` in place; `None`, with `text` erased, where it does not authenticate.
-pub fn open(
-    key: &Secret,
-    nonce: &[u8; NONCE_LEN],
-    aad: &[u8],
-    text: &mut [u8],
-    tag: &[u8; TAG_LEN],
-) -> Option<()> {
-    let cipher = XChaCha20Poly1305::new(key.expose_array::<32>()?.into());
-    let opened =
-        cipher.decrypt_inout_detached(&XNonce::from(*nonce), aad, (&mut *text).into(), &Tag::from(*tag));
-    if opened.is_err() {
-        text.zeroize();
-    }
-    opened.ok()
-}
 
 /// 32 bytes from a passphrase by Argon2id, version 0x13, without secret and associated data. Takes about as many bytes of memory
 /// as `cost` says, and erases them.
@@ -104,34 +72,5 @@ mod tests {
             .hash_password_into(b"passphrase", &[9; 32], &mut want)
             .unwrap();
         assert_eq!(got.expose(), want);
-    }
-
-    /// draft-irtf-cfrg-xchacha-03, A.3.1.
-    #[test]
-    fn xchacha20_poly1305_gives_what_its_draft_says() {
-        let mut text =
-            b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
-            sunscreen would be it."
-                .to_vec();
-        let plain = text.clone();
-        let key = Secret::take(&mut hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"));
-        let nonce: [u8; 24] = std::array::from_fn(|i| 0x40 + i as u8);
-        let aad = hex("50515253c0c1c2c3c4c5c6c7");
-        let tag = seal(&key, &nonce, &aad, &mut text).unwrap();
-        assert_eq!(
-            text,
-            hex("bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb
-                 731c7f1b0b4aa6440bf3a82f4eda7e39ae64c6708c54c216cb96b72e1213b452
-                 2f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9
-                 21f9664c97637da9768812f615c68b13b52e")
-        );
-        assert_eq!(tag[..], hex("c0875924c1c7987947deafd8780acf49")[..]);
-        open(&key, &nonce, &aad, &mut text, &tag).unwrap();
-        assert_eq!(text, plain);
-        let mut changed = tag;
-        changed[15] ^= 1;
-        assert!(open(&key, &nonce, &aad, &mut text, &changed).is_none());
-        assert!(text.iter().all(|b| *b == 0), "what does not authenticate is not left lying about");
-        assert!(seal(&Secret::take(&mut [0; 31]), &nonce, &aad, &mut text).is_none());
     }
 }

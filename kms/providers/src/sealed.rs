@@ -4,8 +4,8 @@
 //! give a root key out.
 
 use crate::format::{self, Argon2Cost, FormatError, Opener, Root};
-use crate::seal::{self, NONCE_LEN, TAG_LEN};
 use crate::store::{self, KeyFileError};
+use caisson_keys::seal;
 use caisson_keys::{CONTEXT_LEN, Context, KeyError, KeyProvider, ProviderStatus, Random, Secret, Wrapped};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use std::time::SystemTime;
 /// The provider's name, as pools remember it.
 pub const NAME: &str = "file";
 
+/// What new root keys are called.
+pub const ROOT_LABEL: &str = "root";
+
 /// The first byte of what [`SealedFile`] wraps.
 const WRAP_VERSION: u8 = 1;
-
-/// Longest secret that it wraps.
-const MAX_SECRET: usize = 256;
 
 /// A sealed key file, unlocked.
 pub struct SealedFile {
@@ -162,18 +162,13 @@ impl KeyProvider for SealedFile {
     }
 
     fn wrap(&self, secret: &Secret, context: &Context) -> Result<Wrapped, KeyError> {
-        let bad_length = || KeyError::BadLength { provider: self.called(), len: secret.len() };
-        let root =
-            self.roots.last().filter(|_| (1..=MAX_SECRET).contains(&secret.len())).ok_or_else(bad_length)?;
-        let mut nonce = [0; NONCE_LEN];
-        crate::os_random(&mut nonce)?;
-        let mut blob = Vec::with_capacity(1 + NONCE_LEN + secret.len() + TAG_LEN);
-        blob.push(WRAP_VERSION);
-        blob.extend(nonce);
-        blob.extend(secret.expose());
-        let text = &mut blob[1 + NONCE_LEN..];
-        let tag = seal::seal(&root.key, &nonce, &associated(context, root), text).ok_or_else(bad_length)?;
-        blob.extend(tag);
+        let root = self
+            .roots
+            .last()
+            .ok_or_else(|| KeyError::NoSuchKey { provider: self.called(), root: ROOT_LABEL.into() })?;
+        let aad = associated(context, root);
+        let random: Random<'_> = &mut crate::os_random;
+        let blob = seal::wrap(WRAP_VERSION, &root.key, &aad, secret, &self.called(), random)?;
         Ok(Wrapped { root: root.name(), blob })
     }
 
@@ -183,18 +178,16 @@ impl KeyProvider for SealedFile {
             .iter()
             .find(|r| r.name() == wrapped.root)
             .ok_or_else(|| KeyError::NoSuchKey { provider: self.called(), root: wrapped.root.clone() })?;
-        let parts = || {
-            let (version, rest) = wrapped.blob.split_first()?;
-            let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
-            let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-            let fits = *version == WRAP_VERSION && (1..=MAX_SECRET).contains(&text.len());
-            fits.then_some((nonce, text, tag))
-        };
-        let (nonce, text, tag) = parts().ok_or(KeyError::NotAuthentic)?;
-        Secret::filled(text.len(), |out| {
-            out.copy_from_slice(text);
-            seal::open(&root.key, nonce, &associated(context, root), out, tag).ok_or(KeyError::NotAuthentic)
-        })
+        seal::unwrap(WRAP_VERSION, &root.key, &associated(context, root), &wrapped.blob)
+    }
+
+    fn roots(&self) -> Result<Vec<String>, KeyError> {
+        Ok(self.root_names())
+    }
+
+    fn add_root(&mut self) -> Result<String, KeyError> {
+        SealedFile::add_root(self, ROOT_LABEL).map_err(KeyFileError::into_key)?;
+        Ok(self.root_names().pop().unwrap_or_default())
     }
 
     fn status(&self) -> ProviderStatus {

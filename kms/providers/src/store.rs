@@ -109,6 +109,22 @@ impl KeyFileError {
         }
     }
 
+    /// The same, as a provider's error.
+    pub fn into_key(self) -> KeyError {
+        let (provider, remedy) = (crate::NAME.to_string(), self.remedy());
+        match self {
+            KeyFileError::Key(e) => e,
+            e if e.is_wrong_passphrase() => {
+                let path = match &e {
+                    KeyFileError::Contents { path, .. } => path.display().to_string(),
+                    _ => String::new(),
+                };
+                KeyError::WrongSecret { provider: format!("{provider} {path}"), what: "passphrase", remedy }
+            }
+            e => KeyError::Local { provider, cause: e.to_string(), remedy },
+        }
+    }
+
     /// Whether it is the passphrase, and only that, so that asking again makes sense.
     pub fn is_wrong_passphrase(&self) -> bool {
         matches!(self, KeyFileError::Contents { cause: FormatError::WrongPassphrase, .. })

@@ -30,6 +30,7 @@ pub fn prompt(ask: Ask<'_>) -> Result<Secret, PassphraseError> {
 
 fn prompt_at(tty: &mut File, ask: Ask<'_>) -> Result<Secret, PassphraseError> {
     match ask {
+        Ask::Pin(token) => question(tty, &format!("PIN for {token}: ")),
         Ask::Open(path) => question(tty, &format!("Passphrase for {}: ", path.display())),
         Ask::Create(path) => {
             let first = question(tty, &format!("New passphrase for {}: ", path.display()))?;

@@ -18,6 +18,8 @@ pub enum Cause {
     System,
     /// Another process holds what is needed.
     Busy,
+    /// A key manager does not answer; it is asked again by itself.
+    Away,
 }
 
 /// What was refused, why, and what to do about it.

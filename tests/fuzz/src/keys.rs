@@ -1,7 +1,8 @@
-//! The sealed key file, of any bytes.
+//! The sealed key file, what key managers send, and what people type, of any bytes.
 
-use caisson_keys::Secret;
-use caisson_providers::format;
+use caisson_keys::{KeyUri, Secret};
+use caisson_kmip::ttlv;
+use caisson_providers::{Share, format};
 use sha2::{Digest, Sha256};
 
 /// As they are, and with the checksum and the length set right, so that what is behind them is reached.
@@ -31,4 +32,23 @@ fn open(bytes: &[u8]) {
             assert_eq!(roots.len(), header.roots);
         }
     }
+}
+
+/// What a KMIP server sends, a recovery share that somebody typed, the name of a key provider, and an audit log.
+pub fn keys_text(data: &[u8]) {
+    if let Ok(item) = ttlv::Item::decode(data) {
+        assert_eq!(&item.encode()[..], data, "what decodes goes back to the same bytes");
+    }
+    if let Some(head) = data.first_chunk::<{ ttlv::HEADER }>() {
+        let tag = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        assert!(ttlv::message_len(head, tag).is_none_or(|len| len <= ttlv::MAX_MESSAGE));
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(uri) = text.parse::<KeyUri>() {
+        assert_eq!(uri.to_string().parse(), Ok(uri), "what is written is read alike");
+    }
+    if let Ok(share) = text.parse::<Share>() {
+        assert_eq!(share.text().parse::<Share>().as_ref(), Ok(&share));
+    }
+    assert!(caisson_audit::verify(text, None).is_err(), "nobody's signature is guessed");
 }

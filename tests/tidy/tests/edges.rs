@@ -34,8 +34,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("dedupe/fingerprint", &[]),
     ("dedupe/index", &["dedupe/fingerprint"]),
+    ("kms/audit", &[]),
     ("kms/keys", &[]),
-    ("kms/providers", &["kms/keys"]),
+    ("kms/kmip", &["kms/keys"]),
+    ("kms/pkcs11", &["kms/keys"]),
+    ("kms/providers", &["kms/"]),
     ("tools/", &["transports/", "target/", "datapath/", "dedupe/", "kms/", "tools/"]),
     ("tests/", &["transports/", "target/", "datapath/", "dedupe/", "kms/", "tools/", "tests/"]),
 ];

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod key;
 mod pool;
 
-pub use pool::{CheckArgs, ExportPool, InspectArgs, PoolCommand, ServicesArgs};
+pub use key::{KeyCommand, OneKey};
+use pool::key_uri;
+pub use pool::{CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
 
 /// Exports disks over NVMe/TCP to hosts with stock NVMe initiators.
 #[derive(Parser, Debug)]
@@ -63,6 +66,9 @@ pub enum Command {
     /// Create, show, grow and scrub pools of a running target: their volumes are deduplicated, compressed and encrypted
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Show where pools' keys are; rotate, add and remove them; recovery shares; the record of what was done
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Create, delete, resize, copy and show volumes of a running target
     #[command(subcommand)]
     Volume(VolumeCommand),

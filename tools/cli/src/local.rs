@@ -76,11 +76,11 @@ pub fn failed(e: StartError) -> Failure {
 }
 
 /// Says what was made for a pool, and what that means.
-pub fn say_made(made: Made, key_file: &Path) {
+pub fn say_made(made: Made, key_file: Option<&Path>) {
     if made.pool {
         line("  made the pool: its volumes are deduplicated, compressed and encrypted");
     }
-    if made.key_file {
+    if let Some(key_file) = key_file.filter(|_| made.key_file) {
         line(format!("  {}", crate::pools::key_file_made(key_file)));
     }
 }
@@ -102,12 +102,12 @@ fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refus
     if path.is_empty() {
         return Err(Refusal::invalid("pool: needs a path", example));
     }
-    let key_file = p.key_file.clone().ok_or_else(|| {
-        Refusal::invalid(
+    if p.keys.is_empty() {
+        return Err(Refusal::invalid(
             "a pool is encrypted, and no key file is named",
-            format!("add --key-file FILE; it is made where there is none. {example}"),
-        )
-    })?;
+            format!("add --key-file FILE; it is made where there is none; or --key URI. {example}"),
+        ));
+    }
     let path = PathBuf::from(path);
     let size = match (path.exists(), args.size) {
         (true, _) => p.pool_size.unwrap_or(0),
@@ -125,8 +125,9 @@ fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refus
     let pool = model::Pool {
         name: POOL.into(),
         devices: vec![Device { path, size }],
-        key_file,
-        passphrase_file: p.passphrase_file.clone(),
+        key_file: p.keys.key_file.clone(),
+        passphrase_file: p.keys.passphrase_file.clone(),
+        keys: p.keys.uris(),
         memory: 0,
     };
     let backing = Backing::Pool { pool: POOL.into() };
@@ -140,14 +141,10 @@ fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refus
 /// The store of `export`, as a volume.
 fn volume(args: &ExportArgs) -> Result<Volume, Refusal> {
     let p = &args.pool;
-    if p.key_file.is_some()
-        || p.passphrase_file.is_some()
-        || p.pool_size.is_some()
-        || p.services != ServicesArgs::default()
-    {
+    if !p.keys.is_empty() || p.pool_size.is_some() || p.services != ServicesArgs::default() {
         return Err(Refusal::invalid(
             format!("{} is no pool, and has no keys and no data services", args.store),
-            "write pool:PATH to export a volume of a pool; or leave out --key-file, --passphrase-file, --pool-size, --compression, \
+            "write pool:PATH to export a volume of a pool; or leave out --key-file, --key, --passphrase-file, --pool-size, --compression, \
              --dedup, --write-cache and --verify",
         ));
     }
@@ -246,7 +243,7 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
         Some(path) => in_pool(args, path).map(|(pool, v)| (Some(pool), v))?,
         None => (None, volume(args)?),
     };
-    let key_file = pool.as_ref().map(|p| p.key_file.clone()).unwrap_or_default();
+    let key_file = pool.as_ref().and_then(|p| p.key_file.clone());
     let (nqn, objects) = export_objects(args, pool, v);
     if let Some(v) = model::check(&objects).into_iter().next() {
         return Err(Failure::Here(Refusal::new(v.cause, v.error, v.remedy)));
@@ -266,7 +263,7 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
                 args.block_size
             ));
             if let Some(made) = d.made().get(POOL) {
-                say_made(*made, &key_file);
+                say_made(*made, key_file.as_deref());
             }
             say_listening(&d);
             if let Some(s) = d.socket() {

@@ -5,6 +5,7 @@
 mod args;
 mod failure;
 mod host;
+mod keys;
 mod local;
 mod output;
 mod pools;
@@ -42,6 +43,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(a) => local::serve(&a, socket),
         Command::Quickstart(a) => quickstart::run(&a, socket),
         Command::Pool(c) => pools::run(&client(), c),
+        Command::Key(c) => keys::run(&client, c),
         Command::Check(a) => pools::check(&a),
         Command::Inspect(a) => pools::inspect(&a),
         Command::Volume(c) => remote::volume(&client(), c),

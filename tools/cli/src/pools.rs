@@ -1,6 +1,6 @@
 //! `caisson pool ...`, `caisson check` and `caisson inspect`: what is said of pools.
 
-use crate::args::{CheckArgs, InspectArgs, PoolCommand};
+use crate::args::{CheckArgs, InspectArgs, KeyArgs, PoolCommand};
 use crate::failure::Failure;
 use crate::output::{Table, json, line, print};
 use crate::remote::{listed, told};
@@ -22,9 +22,9 @@ fn whole(path: PathBuf) -> PathBuf {
 pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
     let at = |name: &str| format!("/v1/pools/{}", segment(name));
     match command {
-        PoolCommand::Create { name, device, size, key_file, passphrase_file, memory, adopt, output } => {
-            let key_file = whole(key_file);
-            let made = !key_file.exists();
+        PoolCommand::Create { name, device, size, keys, memory, adopt, output } => {
+            let key_file = keys.key_file.clone().map(whole);
+            let made = key_file.clone().filter(|k| !k.exists());
             let said = format!("pool {name} {}", if adopt { "taken over" } else { "made" });
             let size = size.map(Size::Bytes);
             let ask = CreatePool {
@@ -33,14 +33,15 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
                     .into_iter()
                     .map(|p| DeviceAsk { path: whole(p), size: size.clone() })
                     .collect(),
-                key_file: key_file.clone(),
-                passphrase_file: passphrase_file.map(whole),
+                key_file,
+                passphrase_file: keys.passphrase_file.clone().map(whole),
+                keys: keys.uris().iter().map(ToString::to_string).collect(),
                 memory: memory.map(Size::Bytes),
                 adopt,
             };
             told(output, &c.send("POST", "/v1/pools", &ask)?, &said);
-            if made && !output.json {
-                line(key_file_made(&key_file));
+            if let Some(made) = made.filter(|_| !output.json) {
+                line(key_file_made(&made));
             }
         }
         PoolCommand::Remove { name, output } => {
@@ -119,7 +120,7 @@ pub fn table(all: &[Pool]) -> Table {
             size(|s| s.stored),
             p.status.as_ref().map_or("-".into(), ratio),
             p.volumes.to_string(),
-            state(p.status.as_ref()),
+            if p.waiting.is_some() { "WAITS FOR ITS KEYS".into() } else { state(p.status.as_ref()) },
         ]);
     }
     t
@@ -156,6 +157,12 @@ pub fn page(p: &Pool) -> String {
     let mut t = Table::new(&["POOL", &p.name]);
     t.row(["on".into(), p.devices.join(", ")]);
     t.row(["volumes".into(), p.volumes.to_string()]);
+    if let Some(w) = &p.waiting {
+        t.row(["state".into(), "waits for its keys; nothing of it is exported".into()]);
+        crate::keys::waits(w).into_iter().for_each(|[k, v]| t.row([k, v]));
+        p.keys.iter().for_each(|k| t.row(["key".into(), k.clone()]));
+        return t.to_string();
+    }
     let Some(s) = &p.status else {
         t.row([
             "kind".into(),
@@ -164,7 +171,7 @@ pub fn page(p: &Pool) -> String {
         return t.to_string();
     };
     t.row(["id".into(), s.id.clone()]);
-    t.row(["key file".into(), p.key_file.clone().unwrap_or_default()]);
+    p.keys.iter().for_each(|k| t.row(["key".into(), k.clone()]));
     t.row(["state".into(), s.fault.clone().unwrap_or_else(|| state(Some(s)))]);
     t.row(["size".into(), format!("{}, of it in use {}", format_size(s.size), format_size(s.used))]);
     t.row(["free for data".into(), format_size(s.free)]);
@@ -223,12 +230,13 @@ pub fn page(p: &Pool) -> String {
 }
 
 /// A pool as an offline command names it.
-fn named(paths: &[PathBuf], key_file: PathBuf, passphrase_file: Option<PathBuf>) -> model::Pool {
+pub fn named(paths: &[PathBuf], keys: &KeyArgs) -> model::Pool {
     model::Pool {
         name: "at hand".into(),
         devices: paths.iter().map(|p| Device { path: p.clone(), size: 0 }).collect(),
-        key_file,
-        passphrase_file,
+        key_file: keys.key_file.clone(),
+        passphrase_file: keys.passphrase_file.clone(),
+        keys: keys.uris(),
         memory: 0,
     }
 }
@@ -236,12 +244,9 @@ fn named(paths: &[PathBuf], key_file: PathBuf, passphrase_file: Option<PathBuf>)
 /// Runs `inspect`.
 pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let plain = args.paths.iter().map(|p| offline::label(p)).collect::<Result<Vec<_>, Refusal>>()?;
-    let opened = match &args.key_file {
-        None => None,
-        Some(key) => {
-            let pool = named(&args.paths, key.clone(), args.passphrase_file.clone());
-            Some(offline::look(&pool)?)
-        }
+    let opened = match args.keys.is_empty() {
+        true => None,
+        false => Some(offline::look(&named(&args.paths, &args.keys))?),
     };
     if args.output.json {
         json(&serde_json::json!({ "devices": plain, "status": opened.as_ref().map(|o| &o.status), "volumes":
@@ -262,15 +267,18 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     }
     if let Some(o) = opened {
         let devices = args.paths.iter().map(|p| p.display().to_string()).collect();
-        let key_file = args.key_file.as_ref().map(|k| k.display().to_string());
+        let key_file = args.keys.key_file.as_ref().map(|k| k.display().to_string());
+        let keys = named(&args.paths, &args.keys).providers().iter().map(ToString::to_string).collect();
         let volumes = o.volumes.len();
         let pool = Pool {
             name: o.status.id.clone(),
             kind: "log".into(),
             devices,
             key_file,
+            keys,
             volumes,
             status: Some(o.status),
+            waiting: None,
         };
         print(&format!("{}\n", page(&pool)));
         let mut t = Table::new(&["VOLUME", ">SIZE", ">BLOCK", "COMPRESSION", "DEDUP", "KIND"]);
@@ -292,7 +300,13 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 
 /// Runs `check`.
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let pool = named(&args.paths, args.key_file.clone(), args.passphrase_file.clone());
+    if args.keys.is_empty() {
+        return Err(Failure::Here(Refusal::invalid(
+            "a pool is encrypted, and no key is named",
+            "add --key-file FILE, or --key URI",
+        )));
+    }
+    let pool = named(&args.paths, &args.keys);
     // Progress is for somebody who waits at a terminal.
     let told = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !args.output.json;
     let report = offline::check(&pool, move |stage, percent| {

@@ -44,8 +44,9 @@ fn seed(args: &QuickstartArgs, dir: &Path) -> Objects {
     items.push(Item::Pool(Pool {
         name: DEFAULT_POOL.into(),
         devices: vec![Device { path: dir.join(POOL_FILE), size }],
-        key_file: dir.join(KEY_FILE),
+        key_file: Some(dir.join(KEY_FILE)),
         passphrase_file: Some(dir.join(PASSPHRASE_FILE)),
+        keys: Vec::new(),
         memory: 0,
     }));
     items.extend(args.listen.iter().map(|a| {
@@ -165,7 +166,7 @@ fn explain(d: &daemon::Daemon, was_there: bool) {
             line(format!(
                 "  the pool is encrypted; its key file {} is sealed with the passphrase in {PASSPHRASE_FILE} beside it: whoever \
                  copies this folder has both, so this protects nothing until the passphrase is kept elsewhere",
-                p.key_file.display()
+                p.key_file.clone().unwrap_or_default().display()
             ));
         }
     }

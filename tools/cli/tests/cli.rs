@@ -35,10 +35,10 @@ fn export_is_managed_without_being_told_where() {
     let socket = dir.path("s");
     let args = ["export", "ram:1M", "--listen", "tcp://127.0.0.1:0"];
     let variables = [("CAISSON_SOCKET", socket.as_str())];
-    let mut first = Running::start_with(&variables, &args, "Ctrl-C");
+    let mut first = Running::start_with(&args, "Ctrl-C", &variables);
     assert!(first.said.contains(&socket), "{}", first.said);
     // Another one does without, and leaves it alone at its end.
-    let mut second = Running::start_with(&variables, &args, "Ctrl-C");
+    let mut second = Running::start_with(&args, "Ctrl-C", &variables);
     assert!(!second.said.contains(&socket), "{}", second.said);
     assert_eq!(second.signal("TERM"), Some(0));
     assert!(good(&["--socket", &socket, "status"]).contains(&first.listening()[0]));

@@ -5,6 +5,7 @@ use super::read::Items;
 use super::settings::{POOL_DIR, Settings};
 use super::walk::{At, Problems, Table};
 use crate::model::{Compression, DEFAULT_POOL, Device, Item, Lookup, MAX_SIZE, Pool, Services};
+use caisson_keys::KeyUri;
 use std::ops::Range;
 use std::path::Path;
 
@@ -25,9 +26,10 @@ pub(super) fn pools(
         let (name, span) = name.map_or((DEFAULT_POOL.to_string(), t.span.clone()), |n| (n.value, n.span));
         let devices = t.tables("device", "pool.device", out);
         let key_file = t.string("key_file", "/etc/caisson/pool.key", out);
+        let keys = keys(&mut t, base, out);
         let passphrase_file = t.string("passphrase_file", "/etc/caisson/pool.passphrase", out);
         let memory = t.size("memory", MEMORY_MIN, 1 << 50, out);
-        if devices.is_empty() && key_file.is_none() {
+        if devices.is_empty() && key_file.is_none() && keys.is_none() {
             let odd =
                 passphrase_file.map(|p| (p.span, "passphrase_file")).or(memory.map(|m| (m.span, "memory")));
             if let Some((span, key)) = odd {
@@ -48,25 +50,29 @@ pub(super) fn pools(
             error: format!("pool {name} lacks {what}"),
             remedy: remedy.into(),
         };
-        match (path, key_file) {
-            (Some(path), _) => out.push(Problem {
+        match path {
+            Some(path) => out.push(Problem {
                 span: path.span,
                 error: "`path` is for a pool that is a folder, and this one has devices or a key file".into(),
                 remedy: "write [[pool.device]] with path = \"...\" instead, once for each device".into(),
             }),
-            (None, None) => out.push(lacks("a `key_file`", "add key_file = \"/etc/caisson/pool.key\"")),
-            (None, Some(_)) if devices.is_empty() => {
+            None if key_file.is_none() && keys.is_none() => out.push(lacks(
+                "a `key_file`",
+                "add key_file = \"/etc/caisson/pool.key\", or keys = [\"pkcs11:token=...\"]",
+            )),
+            None if devices.is_empty() => {
                 out.push(lacks("a device", "add [[pool.device]] with path = \"/dev/nvme1n1\""));
             }
-            (None, Some(key_file)) => {
+            None => {
                 if s.pools.contains_key(&name) && !is_own(s, &name) {
                     out.push(twice(&name, span.clone()));
                 }
                 let pool = Pool {
                     name,
                     devices,
-                    key_file: base.join(key_file.value),
+                    key_file: key_file.map(|k| base.join(k.value)),
                     passphrase_file: passphrase_file.map(|p| base.join(p.value)),
+                    keys: keys.unwrap_or_default(),
                     memory: memory.map_or(0, |m| m.value),
                 };
                 items.add(Item::Pool(pool), span, text, out);
@@ -74,6 +80,22 @@ pub(super) fn pools(
         }
         t.finish(out);
     }
+}
+
+/// Other key providers; the paths in them are relative to the file's folder, as all are.
+fn keys(t: &mut Table<'_, '_>, base: &Path, out: &mut Problems) -> Option<Vec<KeyUri>> {
+    let example = "pkcs11:token=Caisson;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so";
+    let mut all = Vec::new();
+    for text in t.strings("keys", example, out)? {
+        match text.value.parse::<KeyUri>() {
+            Ok(mut uri) => {
+                uri.map_paths(|p| base.join(p).display().to_string());
+                all.push(uri);
+            }
+            Err(e) => out.push(Problem { span: text.span, error: e.to_string(), remedy: e.remedy() }),
+        }
+    }
+    Some(all)
 }
 
 fn device(mut t: Table<'_, '_>, base: &Path, out: &mut Problems) -> Option<Device> {

@@ -184,8 +184,9 @@ fn pools_of_devices_and_what_they_do_with_volumes() {
         Some(&Pool {
             name: "main".into(),
             devices: vec![device("/dev/a", 0), device("/etc/b.pool", 10 << 30)],
-            key_file: "/etc/main.key".into(),
+            key_file: Some("/etc/main.key".into()),
             passphrase_file: Some("/p".into()),
+            keys: Vec::new(),
             memory: 1 << 30,
         })
     );
@@ -197,6 +198,27 @@ fn pools_of_devices_and_what_they_do_with_volumes() {
     );
     assert_eq!((of("w"), of("x")), (Some(all), None));
     assert!(c.settings.pools.contains_key("default") && !c.settings.pools.contains_key("main"));
+}
+
+#[test]
+fn pools_have_keys_from_tokens_and_servers() {
+    let text =
+        |keys: &str| format!("[[pool]]\nname = 'm'\nkeys = [{keys}]\ndevice = [{{ path = '/dev/a' }}]\n");
+    let c = parse(&text("'pkcs11:token=T;object=r?module-path=/m.so&pin-source=file:pin', 'file:spare.key'"))
+        .unwrap_or_else(|r| panic!("{r}"));
+    let pool = c.objects.pool("m").unwrap();
+    let named: Vec<String> = pool.providers().iter().map(ToString::to_string).collect();
+    let want = "pkcs11:token=T;object=r?module-path=/m.so&pin-source=file:/etc/pin";
+    assert_eq!(named, [want, "file:/etc/spare.key"]);
+    for (keys, words) in [
+        ("'pkcs11:token=T?pin-value=1234'", "pin-source"),
+        ("'vault:x'", "write file:PATH"),
+        ("1", "a string"),
+        ("'file:a', 'file:a'", "twice"),
+    ] {
+        let said = said(&text(keys));
+        assert!(said.contains(words) && said.contains("remedy:"), "{keys}: {said}");
+    }
 }
 
 #[test]

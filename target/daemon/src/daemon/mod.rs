@@ -4,6 +4,7 @@
 //! the state, and taken back if any of that fails: a request changes all that it says or nothing, in the running target
 //! and on disk alike. Nothing here is on the way of an I/O.
 
+mod audit;
 mod change;
 mod plane;
 #[cfg(test)]
@@ -13,11 +14,14 @@ pub mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod watch;
 mod world;
 
+pub use audit::{AUDIT_FILE, Audit};
 pub use plane::{DataPlane, ThreadCounts};
 pub use reactors::start_reactors;
+pub use waiting::{Waits, still};
 
 use crate::config::settings::{STATE_FILE, Settings};
 use crate::model::{Backing, Change, Item, Lookup, Objects, key};
@@ -109,6 +113,9 @@ pub struct Daemon {
     started: Instant,
     /// The management socket, once it is served.
     socket: OnceLock<PathBuf>,
+    audit: Arc<Audit>,
+    /// Held while keys are changed.
+    keys: Mutex<()>,
     /// Where metrics are served over TCP, once they are.
     metrics: OnceLock<SocketAddr>,
     /// The lock of the data directory, held for as long as this lives.
@@ -169,20 +176,25 @@ impl Daemon {
             return Err(StartError::Items(broken));
         }
         let history = state.begin();
+        let audit = Arc::new(Audit::new(settings.data_dir.as_deref()));
         let target = Target::new(caisson_core::Settings::default(), now);
         let plane = plane(&settings, Arc::clone(&target))?;
         let pools = pools.into_iter().map(|(name, pool)| (name, Store::Folder(pool))).collect();
         let mut world = World::new(Arc::clone(&target), Arc::clone(&plane), pools, engine, history);
         world.made_before = made_before;
+        world.audit = Arc::clone(&audit);
         world.wanted =
             objects.volumes().filter_map(|v| Some((v.pool()?.to_string(), v.name.clone()))).collect();
         let changes: Vec<Change> = objects.into_iter().map(|(k, i)| (k, Some(i))).collect();
         let (_, turns) = change::plan(&Objects::new(), &changes);
-        if let Err((key, e)) = change::turn_all(&mut world, &turns) {
-            plane.shutdown();
-            world.abandon();
-            return Err(StartError::Items(vec![(key, e)]));
-        }
+        let turns = match waiting::turn_what_can_be(&mut world, turns) {
+            Ok(done) => done,
+            Err((key, e)) => {
+                plane.shutdown();
+                world.abandon();
+                return Err(StartError::Items(vec![(key, e)]));
+            }
+        };
         let seed: Vec<Change> = seed.into_iter().map(|(k, i)| (k, Some(i))).collect();
         if let Err(e) = state.started(&seed) {
             plane.shutdown();
@@ -192,6 +204,7 @@ impl Daemon {
         }
         world.settle();
         world.starting = false;
+        world.ask = false;
         world.wanted.clear();
         let daemon = Arc::new(Daemon {
             inner: Mutex::new(Inner { world, state }),
@@ -200,6 +213,8 @@ impl Daemon {
             plane,
             started: Instant::now(),
             socket: OnceLock::new(),
+            audit,
+            keys: Mutex::new(()),
             metrics: OnceLock::new(),
             _data: data,
         });
@@ -294,6 +309,21 @@ impl Daemon {
         inner.world.pools.iter().filter_map(folder).collect()
     }
 
+    /// The engine that pools are made and opened with.
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.lock().world.engine)
+    }
+
+    /// The record of operations on keys.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// Keeps operations on keys one behind the other.
+    pub fn keys_alone(&self) -> MutexGuard<'_, ()> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was made for each log-structured pool when it was opened.
     pub fn made(&self) -> BTreeMap<String, Made> {
         self.lock().world.made.clone()
@@ -329,6 +359,7 @@ impl Daemon {
             return Ok(Did::Nothing);
         }
         change::judge(&after)?;
+        world.none_waits(&turns)?;
         state.ran(self.started.elapsed().as_secs());
         if change::grows(&turns) {
             state.commit(&changes)?;

@@ -40,8 +40,9 @@ impl Stage {
         ask::CreatePool {
             name: "main".into(),
             devices: vec![self.device("a.pool")],
-            key_file: self.path("key"),
+            key_file: Some(self.path("key")),
             passphrase_file: Some(self.path("passphrase")),
+            keys: Vec::new(),
             memory: None,
             adopt: false,
         }
@@ -267,7 +268,7 @@ fn pools_grow_and_scrub() {
 #[test]
 fn keys_that_do_not_fit_say_so() {
     let s = Stage::new("keys");
-    let relative = ask::CreatePool { key_file: "key".into(), ..s.ask() };
+    let relative = ask::CreatePool { key_file: Some("key".into()), ..s.ask() };
     let d = s.start();
     assert!(pools::create_pool(&d, &relative).unwrap_err().error.contains("relative"));
     let missing = ask::CreatePool { passphrase_file: Some(s.path("none")), ..s.ask() };
@@ -333,8 +334,9 @@ fn a_first_start_that_fails_is_begun_anew() {
             Item::Pool(model::Pool {
                 name: "default".into(),
                 devices: vec![Device { path: s.path("d.pool"), size: 1 << 30 }],
-                key_file: s.path("key"),
+                key_file: Some(s.path("key")),
                 passphrase_file: Some(s.path("passphrase")),
+                keys: Vec::new(),
                 memory: 0,
             }),
             Item::Volume(Volume {

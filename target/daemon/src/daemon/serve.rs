@@ -73,6 +73,7 @@ async fn serve(
             }
         });
     }
+    ask_again(daemon);
     let target = Arc::clone(&daemon.target);
     tokio::spawn(async move {
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -90,6 +91,25 @@ async fn serve(
         () = end => {}
     }
     Ok(())
+}
+
+/// Asks for the keys of pools that wait for them, on a thread of its own: a key manager that does not answer holds up neither
+/// management nor the end of the target.
+fn ask_again(daemon: &Arc<Daemon>) {
+    if daemon.waiting().is_empty() {
+        return;
+    }
+    let weak = Arc::downgrade(daemon);
+    let asking = move || {
+        while let Some(daemon) = weak.upgrade().filter(|d| !d.waiting().is_empty()) {
+            daemon.retry_due();
+            drop(daemon);
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("caisson-keys".into()).spawn(asking) {
+        tracing::error!(%error, "keys are not asked for again by themselves");
+    }
 }
 
 /// Tells the service manager how the target is (sd_notify(3)), when there is one.

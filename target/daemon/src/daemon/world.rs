@@ -4,15 +4,18 @@
 //! what makes a change of several items atomic. What cannot be undone (closing a volume in memory, deleting a file) is put
 //! off until [`World::settle`], after the change is kept.
 
+use super::audit::Audit;
 use super::plane::DataPlane;
 use super::store::{Store, fit, open_alone};
+use super::waiting::Waiting;
 use crate::model::text::DISCOVERY_NQN;
 use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
-use crate::pools::open::{Want, lengthen, remove};
+use crate::pools::open::{Keys, Want, lengthen, remove};
 use crate::pools::{Engine, LogPool, Made};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
 use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, SubsystemSpec, Target, Transport};
+use caisson_keys::PoolSecrets;
 use caisson_volume::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -60,6 +63,16 @@ pub(super) struct World {
     /// The keys of volumes and pools that were made by an earlier run: one that is missing is a loss, not a reason to make an
     /// empty one.
     pub(super) made_before: BTreeSet<String>,
+    /// A person at the terminal may be asked for what opens a pool.
+    pub(super) ask: bool,
+    /// The secrets of the pool that is opened next, where they were had before.
+    pub(super) had: Option<PoolSecrets>,
+    /// Pools that wait for their keys, with all that rests on them.
+    pub(super) waiting: BTreeMap<String, Waiting>,
+    /// The record of operations on keys.
+    pub(super) audit: Arc<Audit>,
+    /// Nothing is opened any more.
+    pub(super) ended: bool,
     /// While starting: all volumes that are configured, by pool and name.
     pub(super) wanted: BTreeSet<(String, String)>,
 }
@@ -112,6 +125,11 @@ impl World {
             starting: true,
             adopt: None,
             made_before: BTreeSet::new(),
+            ask: true,
+            had: None,
+            waiting: BTreeMap::new(),
+            audit: Arc::new(Audit::new(None)),
+            ended: false,
             wanted: BTreeSet::new(),
         }
     }
@@ -293,7 +311,23 @@ impl World {
             false if self.adopt.as_ref() == Some(&key) => Want::There,
             false => Want::New,
         };
-        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, self.starting)?;
+        let keys = match self.had.take() {
+            Some(secrets) => Keys::Had(secrets),
+            None if self.ask => Keys::Ask,
+            None => Keys::Quiet,
+        };
+        let opening = crate::pools::open::open(self.engine.as_ref(), p, want, keys);
+        let providers = p.providers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match &opening {
+            Ok(o) if o.made.pool => self.audit.ended("create", &p.name, &providers, &Ok(())),
+            _ => self.audit.ended(
+                "unlock",
+                &p.name,
+                &providers,
+                &opening.as_ref().map(drop).map_err(Clone::clone),
+            ),
+        }
+        let opening = opening?;
         let log = LogPool::new(&p.name, opening.handle);
         if self.starting {
             let wanted = |volume: &str| self.wanted.contains(&(p.name.clone(), volume.to_string()));
@@ -310,7 +344,8 @@ impl World {
             self.fresh_pools.insert(p.name.clone(), opening.files);
         }
         if opening.made.key_file {
-            tracing::info!("key file {} was made for pool {}", p.key_file.display(), p.name);
+            let first = p.providers().first().map(ToString::to_string).unwrap_or_default();
+            tracing::info!("{first} was made for pool {}", p.name);
         }
         self.made.insert(p.name.clone(), opening.made);
         self.pools.insert(p.name.clone(), Store::Log(log));
@@ -471,6 +506,7 @@ impl World {
 
     /// Ends all volumes, when nothing is served any more.
     pub(super) fn close(&mut self) {
+        self.ended = true;
         for (name, open) in std::mem::take(&mut self.volumes) {
             if let Err(error) = open.opened.manage.close() {
                 tracing::error!(%error, volume = name, "a volume did not close cleanly");

@@ -132,7 +132,11 @@ pub struct CreatePool {
     /// Its devices.
     pub devices: Vec<DeviceAsk>,
     /// Its sealed key file, from / on; made where there is none.
-    pub key_file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Other key providers, as URIs (kms/README.md); a root key is made where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
     /// A file with the passphrase, which the target reads now and at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passphrase_file: Option<PathBuf>,
@@ -154,6 +158,33 @@ pub struct Grow {
     /// How large; without it, what devices have grown by is taken into use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+}
+
+/// `POST` and `DELETE /v1/pools/{name}/keys`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyAsk {
+    /// The key provider, as a URI with whole paths (kms/README.md).
+    pub key: String,
+}
+
+/// `POST /v1/pools/{name}/keys/rotate`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// The provider that is to have a new root key; all of them where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// `POST /v1/pools/{name}/keys/recovery`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// How many shares: 2 to 16.
+    pub shares: u8,
+    /// How many of them open the pool: 2 or more.
+    pub needed: u8,
 }
 
 /// `POST /v1/pools/{name}/scrub`.

@@ -2,7 +2,7 @@
 
 use super::ask::*;
 use super::view::{self, Done};
-use super::{pools, verbs};
+use super::{keys, pools, verbs};
 use crate::config::SOCKET_PATH_MAX;
 use crate::daemon::{Daemon, Did};
 use crate::metrics;
@@ -27,7 +27,7 @@ impl IntoResponse for Refusal {
             Cause::Invalid => StatusCode::BAD_REQUEST,
             Cause::NotFound => StatusCode::NOT_FOUND,
             Cause::Conflict => StatusCode::CONFLICT,
-            Cause::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Cause::Busy | Cause::Away => StatusCode::SERVICE_UNAVAILABLE,
             Cause::System => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(self)).into_response()
@@ -144,6 +144,32 @@ fn pools() -> Router<Arc<Daemon>> {
         .route("/v1/pools/{name}/scrub", post(scrub))
 }
 
+fn keys() -> Router<Arc<Daemon>> {
+    let all = |State(d): App| away(d, |d| keys::status(d, None).map(Json));
+    let one = |State(d): App, Path(name): Path<String>| {
+        away(d, move |d| keys::status(d, Some(&name)).map(|mut k| Json(k.remove(0))))
+    };
+    let add = |State(d): App, Path(name): Path<String>, Body(ask): Body<KeyAsk>| {
+        done(d, move |d| keys::add(d, &name, &ask))
+    };
+    let remove = |State(d): App, Path(name): Path<String>, Body(ask): Body<KeyAsk>| {
+        done(d, move |d| keys::remove(d, &name, &ask))
+    };
+    let rotate = |State(d): App, Path(name): Path<String>, Body(ask): Body<Rotate>| {
+        done(d, move |d| keys::rotate(d, &name, &ask))
+    };
+    let retry = |State(d): App, Path(name): Path<String>| done(d, move |d| keys::retry(d, &name));
+    let export = |State(d): App, Path(name): Path<String>, Body(ask): Body<Export>| {
+        away(d, move |d| keys::export_recovery(d, &name, &ask).map(Json))
+    };
+    Router::new()
+        .route("/v1/keys", get(all))
+        .route("/v1/pools/{name}/keys", get(one).post(add).delete(remove))
+        .route("/v1/pools/{name}/keys/rotate", post(rotate))
+        .route("/v1/pools/{name}/keys/retry", post(retry))
+        .route("/v1/pools/{name}/keys/recovery", post(export))
+}
+
 fn subsystems() -> Router<Arc<Daemon>> {
     let list = |State(d): App| away(d, |d| Ok(Json(view::subsystems(d))));
     let create =
@@ -219,6 +245,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/connections", get(connections))
         .merge(pools())
+        .merge(keys())
         .merge(volumes())
         .merge(subsystems())
         .merge(addresses())

@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod client;
 pub mod http;
+pub mod keys;
 pub mod pools;
 pub mod verbs;
 pub mod view;

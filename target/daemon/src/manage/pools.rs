@@ -2,13 +2,17 @@
 
 use super::ask::*;
 use super::verbs::{Result, bad, bytes, put};
-use crate::daemon::{Daemon, Did};
+use crate::daemon::{Daemon, Did, still};
 use crate::model::text::nearest;
 use crate::model::{Device, Item, Lookup, Objects, Pool, key};
 use crate::refusal::Refusal;
+use caisson_keys::{KeyError, KeyUri};
 use std::path::Path;
 
-fn no_pool(d: &Daemon, o: &Objects, name: &str) -> Refusal {
+pub(super) fn no_pool(d: &Daemon, o: &Objects, name: &str) -> Refusal {
+    if d.waiting().contains_key(name) {
+        return still(name);
+    }
     if let Some(dir) = d.folders().get(name) {
         return Refusal::conflict(
             format!("pool {name} is the folder {}", dir.display()),
@@ -32,6 +36,23 @@ fn absolute(path: &Path) -> Result<()> {
     ))
 }
 
+/// A key provider by its URI, whose paths must be whole.
+pub(super) fn key_uri(text: &str) -> Result<KeyUri> {
+    let mut uri: KeyUri = text.parse().map_err(|e: KeyError| bad(e.to_string(), &e.remedy()))?;
+    let relative = std::cell::Cell::new(false);
+    uri.map_paths(|p| {
+        relative.set(relative.get() || !Path::new(p).is_absolute());
+        p.to_string()
+    });
+    if relative.get() {
+        return Err(bad(
+            format!("{uri} has a relative path, and the target does not run in your folder"),
+            "give whole paths, from / on",
+        ));
+    }
+    Ok(uri)
+}
+
 fn device(ask: &DeviceAsk) -> Result<Device> {
     absolute(&ask.path)?;
     Ok(Device { path: ask.path.clone(), size: ask.size.as_ref().map_or(Ok(0), bytes)? })
@@ -39,7 +60,7 @@ fn device(ask: &DeviceAsk) -> Result<Device> {
 
 /// Makes a pool, or takes one over.
 pub fn create_pool(d: &Daemon, ask: &CreatePool) -> Result<Did> {
-    for path in [Some(&ask.key_file), ask.passphrase_file.as_ref()].into_iter().flatten() {
+    for path in [ask.key_file.as_ref(), ask.passphrase_file.as_ref()].into_iter().flatten() {
         absolute(path)?;
     }
     let pool = Pool {
@@ -47,6 +68,7 @@ pub fn create_pool(d: &Daemon, ask: &CreatePool) -> Result<Did> {
         devices: ask.devices.iter().map(device).collect::<Result<_>>()?,
         key_file: ask.key_file.clone(),
         passphrase_file: ask.passphrase_file.clone(),
+        keys: ask.keys.iter().map(|text| key_uri(text)).collect::<Result<_>>()?,
         memory: ask.memory.as_ref().map_or(Ok(0), bytes)?,
     };
     let adopt = ask.adopt.then(|| key::pool(&ask.name));

@@ -1,6 +1,6 @@
 //! What the target shows: plain structures, the JSON of the management API, made from what is configured and what is.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Waits};
 use crate::model::{self, Backing, Item, Lookup, Origin, Serves, Services};
 use crate::pools::{PoolStatus, VolumeSpace};
 use caisson_core::{ControllerSnapshot, OpClass, SubsystemSnapshot, Totals, bucket_end};
@@ -50,10 +50,16 @@ pub struct Pool {
     pub devices: Vec<String>,
     /// Its sealed key file.
     pub key_file: Option<String>,
+    /// All of its key providers, in the order in which they are tried.
+    #[serde(default)]
+    pub keys: Vec<String>,
     /// How many volumes it holds.
     pub volumes: usize,
-    /// How it is; none for a folder.
+    /// How it is; none for a folder, and for a pool that waits for its keys.
     pub status: Option<PoolStatus>,
+    /// Why it waits for its keys.
+    #[serde(default)]
+    pub waiting: Option<Waits>,
 }
 
 /// A volume.
@@ -358,13 +364,16 @@ pub fn pools(d: &Daemon) -> Vec<Pool> {
 fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
     let objects = d.objects();
     let volumes = |name: &str| objects.volumes().filter(|v| v.pool() == Some(name)).count();
+    let waiting = d.waiting();
     let log = objects.pools().map(|p| Pool {
         name: p.name.clone(),
         kind: "log".into(),
         devices: p.devices.iter().map(|d| d.path.display().to_string()).collect(),
-        key_file: Some(p.key_file.display().to_string()),
+        key_file: p.key_file.as_ref().map(|k| k.display().to_string()),
+        keys: p.providers().iter().map(ToString::to_string).collect(),
         volumes: volumes(&p.name),
         status: status.get(&p.name).cloned(),
+        waiting: waiting.get(&p.name).cloned(),
     });
     let folders = d.folders();
     let folder = folders.iter().map(|(name, dir)| Pool {
@@ -372,8 +381,10 @@ fn pools_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Pool> {
         kind: "folder".into(),
         devices: vec![dir.display().to_string()],
         key_file: None,
+        keys: Vec::new(),
         volumes: volumes(name),
         status: None,
+        waiting: None,
     });
     let mut all: Vec<Pool> = log.chain(folder).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));

@@ -3,6 +3,7 @@
 //! Owns the words for it (`zstd:3`, `off`), which the configuration file, the state, the management API and the command
 //! line share.
 
+use caisson_keys::KeyUri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,11 +16,15 @@ pub struct Pool {
     pub name: String,
     /// Where it is, in the order in which the devices came to it; never empty.
     pub devices: Vec<Device>,
-    /// The sealed key file that its keys are wrapped with.
-    pub key_file: PathBuf,
+    /// A sealed key file that its keys are wrapped with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
     /// A file with the key file's passphrase; without it, the other sources are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passphrase_file: Option<PathBuf>,
+    /// Other key providers, each of which opens the pool by itself. They are tried in this order, behind the key file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "uris")]
+    pub keys: Vec<KeyUri>,
     /// Bytes of memory for tables and the index of duplicates; 0 is the default.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub memory: u64,
@@ -34,6 +39,30 @@ pub struct Device {
     /// In bytes: what a file is made or grown to; 0 is the size that it has.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub size: u64,
+}
+
+impl Pool {
+    /// All of its key providers, in the order in which they are tried.
+    pub fn providers(&self) -> Vec<KeyUri> {
+        let text = |p: &PathBuf| p.display().to_string();
+        let passphrase = self.passphrase_file.as_ref().map(text);
+        let file = self.key_file.as_ref().map(|p| KeyUri::file(&text(p), passphrase.as_deref()));
+        file.into_iter().chain(self.keys.iter().cloned()).collect()
+    }
+}
+
+/// Key URIs as the text that they are.
+mod uris {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(all: &[KeyUri], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(all.iter().map(ToString::to_string))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<KeyUri>, D::Error> {
+        let all = Vec::<String>::deserialize(d)?;
+        all.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    }
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -145,6 +174,20 @@ mod tests {
         for text in ["", "on", "zstd:", "zstd:0", "zstd:20", "zstd:-8", "zstd:1.5", "lz4", "zstd:999"] {
             assert!(text.parse::<Compression>().unwrap_err().contains("zstd:LEVEL"), "{text}");
         }
+    }
+
+    #[test]
+    fn pools_of_one_key_file_are_stored_as_ever_and_others_beside_it() {
+        let old = r#"{"name":"p","devices":[{"path":"/d"}],"key_file":"/k","passphrase_file":"/p"}"#;
+        let mut pool: Pool = serde_json::from_str(old).unwrap();
+        assert_eq!(serde_json::to_string(&pool).unwrap(), old);
+        assert_eq!(pool.providers()[0].to_string(), "file:/k?passphrase-file=/p");
+        pool.keys = vec!["pkcs11:token=t?module-path=/m".parse().unwrap()];
+        let text = serde_json::to_string(&pool).unwrap();
+        assert!(text.contains(r#""keys":["pkcs11:token=t?module-path=/m"]"#), "{text}");
+        assert_eq!(serde_json::from_str::<Pool>(&text).unwrap(), pool);
+        assert_eq!(pool.providers().len(), 2);
+        assert!(serde_json::from_str::<Pool>(&text.replace("pkcs11:", "vault:")).is_err());
     }
 
     #[test]

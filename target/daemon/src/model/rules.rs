@@ -6,6 +6,7 @@ use super::text::{DISCOVERY_NQN, check_nqn, nearest};
 use super::{Backing, Item, Lookup, Namespace, Objects, Pool, Subsystem, Volume, key};
 use crate::refusal::Cause;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The largest namespace number. Identify's active list is in order of it, and MNAN is this.
 pub const MAX_NSID: u32 = 1024;
@@ -82,12 +83,19 @@ fn pool(p: &Pool, say: Say<'_>) {
             format!("name 1 to {MAX_DEVICES} files or block devices (--device PATH)"),
         );
     }
-    if p.key_file.as_os_str().is_empty() {
+    let providers = p.providers();
+    if providers.is_empty() || p.key_file.as_ref().is_some_and(|k| k.as_os_str().is_empty()) {
         say(
             Cause::Invalid,
-            format!("pool {} has no key file", p.name),
-            "name one (--key-file FILE); it is made where there is none".into(),
+            format!("pool {} has no key file and no other key provider", p.name),
+            "name a key file (--key-file FILE), which is made where there is none; or a token or server (--key URI)"
+                .into(),
         );
+    }
+    for (n, uri) in providers.iter().enumerate() {
+        if providers[..n].contains(uri) {
+            say(Cause::Invalid, format!("pool {} names key {uri} twice", p.name), "name it once".into());
+        }
     }
 }
 
@@ -239,9 +247,11 @@ fn doubles(objects: &Objects, out: &mut Vec<Violation>) {
     let mut paths = BTreeMap::new();
     for p in objects.pools() {
         let devices = p.devices.iter().map(|d| (&d.path, false));
-        for (path, is_key) in devices.chain([(&p.key_file, true)]) {
+        let files: Vec<PathBuf> =
+            p.providers().iter().filter_map(|uri| uri.path().map(PathBuf::from)).collect();
+        for (path, is_key) in devices.chain(files.iter().map(|f| (f, true))) {
             // Several pools may share a key file, and nothing else.
-            let first = paths.insert(path, (format!("pool {}", p.name), is_key));
+            let first = paths.insert(path.clone(), (format!("pool {}", p.name), is_key));
             if let Some((first, was_key)) = first
                 && !(was_key && is_key)
             {
@@ -370,8 +380,9 @@ mod tests {
             Item::Pool(Pool {
                 name: name.into(),
                 devices: devices.iter().map(|d| device(d)).collect(),
-                key_file: key.into(),
+                key_file: Some(key.into()),
                 passphrase_file: None,
+                keys: Vec::new(),
                 memory: 0,
             })
         };

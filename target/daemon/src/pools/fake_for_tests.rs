@@ -217,6 +217,19 @@ impl PoolHandle for Pool {
         Ok(())
     }
 
+    fn id(&self) -> [u8; 16] {
+        self.lock().id
+    }
+
+    fn slots(&self) -> Result<Vec<KeySlot>, Refusal> {
+        Ok(self.lock().slots.clone())
+    }
+
+    fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal> {
+        self.call("slots".into())?.slots = slots.to_vec();
+        Ok(())
+    }
+
     fn close(&self) -> Result<(), Refusal> {
         let mut inner = self.lock();
         assert!(std::mem::replace(&mut inner.open, false), "closed twice");

@@ -1,90 +1,92 @@
-//! A pool's keys: its sealed key file, opened or made, and its secrets.
+//! A pool's keys: its key providers, opened or made, and its secrets.
 //!
-//! Owns asking for the passphrase and telling what was made. It must never keep the passphrase or the key file's contents:
-//! what stays is the pool's unlocked secrets.
+//! Owns the order in which providers are asked, and telling what was made and what is wrong. It must never keep a provider, a
+//! passphrase or a PIN: what stays is the pool's unlocked secrets.
 
 use crate::model;
 use crate::refusal::{Cause, Refusal};
-use caisson_keys::{KeyError, KeySlot, PoolSecrets};
-use caisson_providers::{
-    Argon2Cost, Ask, KeyFileError, PassphraseError, PassphraseSource, SealedFile, os_random,
-};
+use caisson_keys::{KeyError, KeySlot, KeyUri, PoolSecrets, create_pool_keys, wrap_pool_keys};
+use caisson_providers::{How, Opened, open, os_random};
 
-/// How often a person at a terminal may try again.
-const TRIES: usize = 3;
-
-/// The label of the first root key of a key file.
-const LABEL: &str = "root";
-
-fn of_file(e: &KeyFileError) -> Refusal {
-    let cause = match e {
-        KeyFileError::Missing { .. } => Cause::NotFound,
-        KeyFileError::Exists { .. } | KeyFileError::Changed { .. } => Cause::Conflict,
-        KeyFileError::Io { .. } | KeyFileError::Key(_) => Cause::System,
+/// The kind of refusal that an error of keys is.
+fn cause(e: &KeyError) -> Cause {
+    match e {
+        KeyError::Unavailable { .. } => Cause::Away,
+        KeyError::Local { .. } | KeyError::NoRandom { .. } | KeyError::NotInstalled { .. } => Cause::System,
+        KeyError::NoSuchKey { .. } | KeyError::NoSuchToken { .. } => Cause::NotFound,
+        KeyError::Revoked { .. } => Cause::Conflict,
         _ => Cause::Invalid,
-    };
-    Refusal::new(cause, e.to_string(), e.remedy())
-}
-
-fn of_passphrase(pool: &model::Pool, e: &PassphraseError) -> Refusal {
-    Refusal::invalid(format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy())
+    }
 }
 
 /// A key's error, for an operator.
 pub fn of_key(pool: &model::Pool, e: &KeyError) -> Refusal {
-    let cause = if e.may_pass() { Cause::Busy } else { Cause::Invalid };
-    Refusal::new(cause, format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy())
+    Refusal::new(cause(e), format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy())
 }
 
-fn source(pool: &model::Pool, ask: bool) -> Result<PassphraseSource, Refusal> {
-    PassphraseSource::choose(pool.passphrase_file.as_deref(), ask).map_err(|e| of_passphrase(pool, &e))
+/// The errors of all providers that were asked: the one that says most, with its remedy, and the others behind it.
+fn of_all(pool: &model::Pool, mut errors: Vec<KeyError>) -> Refusal {
+    // Stable: of those that say as much, the first that was configured is told first.
+    errors.sort_by_key(|e| std::cmp::Reverse(e.rank()));
+    let mut all = errors.iter();
+    let Some(first) = all.next() else {
+        return Refusal::invalid(
+            format!("pool {} has no key provider", pool.name),
+            "name one (--key-file FILE)",
+        );
+    };
+    let mut refusal = of_key(pool, first);
+    all.for_each(|e| refusal.error += &format!("; and {e}"));
+    refusal
 }
 
-/// Opens the pool's key file. A person is asked again after a wrong passphrase; any other source has said what it says.
-fn provider(pool: &model::Pool, ask: bool) -> Result<SealedFile, Refusal> {
-    // Before anybody is asked for a passphrase to a file that cannot be opened with any.
-    SealedFile::examine(&pool.key_file).map_err(|e| of_file(&e))?;
-    let source = source(pool, ask)?;
-    let tries = if source == PassphraseSource::Prompt { TRIES } else { 1 };
-    let mut last = None;
-    for _ in 0..tries {
-        let passphrase = source.get(Ask::Open(&pool.key_file)).map_err(|e| of_passphrase(pool, &e))?;
-        match SealedFile::open(&pool.key_file, &passphrase) {
-            Ok(file) => return Ok(file),
-            Err(e) if e.is_wrong_passphrase() => last = Some(of_file(&e)),
-            Err(e) => return Err(of_file(&e)),
-        }
-    }
-    Err(last.unwrap_or_else(|| of_passphrase(pool, &PassphraseError::Cancelled)))
-}
-
-/// The keys for a new pool, and whether its key file was made for it. A person is asked only where `ask` says so.
+/// The keys for a new pool, and whether a key file or root key was made for it. Every provider wraps them; all must be there
+/// now. A person is asked only where `ask` says so.
 pub fn create(
     pool: &model::Pool,
     id: [u8; 16],
     ask: bool,
 ) -> Result<(PoolSecrets, Vec<KeySlot>, bool), Refusal> {
-    let there = pool.key_file.symlink_metadata().is_ok();
-    let file = if there {
-        provider(pool, ask)?
-    } else {
-        let passphrase =
-            source(pool, ask)?.get(Ask::Create(&pool.key_file)).map_err(|e| of_passphrase(pool, &e))?;
-        SealedFile::create(&pool.key_file, &passphrase, LABEL, Argon2Cost::DEFAULT)
-            .map_err(|e| of_file(&e))?
-    };
-    let (secrets, slots) =
-        caisson_keys::create_pool_keys(&file, id, &mut os_random).map_err(|e| of_key(pool, &e))?;
-    Ok((secrets, slots, !there))
+    let fail = |e: KeyError| of_key(pool, &e);
+    let how = How { ask, make: true };
+    let mut made = false;
+    let mut keys: Option<(PoolSecrets, Vec<KeySlot>)> = None;
+    for uri in pool.providers() {
+        let opened = open(&uri, how).map_err(fail)?;
+        made |= opened.made;
+        let provider = opened.provider.as_ref();
+        match &mut keys {
+            None => keys = Some(create_pool_keys(provider, id, &mut os_random).map_err(fail)?),
+            Some((secrets, slots)) => slots.extend(wrap_pool_keys(provider, secrets).map_err(fail)?),
+        }
+    }
+    let (secrets, slots) = keys.ok_or_else(|| of_all(pool, Vec::new()))?;
+    Ok((secrets, slots, made))
 }
 
-/// Unlocks a pool that there is.
+/// Unlocks a pool that there is: the first provider that can opens it, and those behind it are not asked.
 pub fn unlock(
     pool: &model::Pool,
     id: [u8; 16],
     slots: &[KeySlot],
     ask: bool,
 ) -> Result<PoolSecrets, Refusal> {
-    let file = provider(pool, ask)?;
-    caisson_keys::unlock(&[&file], id, slots).map_err(|e| of_key(pool, &e))
+    let how = How { ask, make: false };
+    let mut errors = Vec::new();
+    for uri in pool.providers() {
+        match unlock_with(&uri, id, slots, how) {
+            Ok(secrets) => return Ok(secrets),
+            Err(e) => errors.push(e),
+        }
+    }
+    Err(of_all(pool, errors))
+}
+
+fn unlock_with(uri: &KeyUri, id: [u8; 16], slots: &[KeySlot], how: How) -> Result<PoolSecrets, KeyError> {
+    // Nobody is asked for a PIN, and nothing counted against one, where no slot could be opened with it.
+    if !slots.iter().any(|s| s.provider == uri.scheme().name()) {
+        return caisson_keys::unlock(&[], id, slots);
+    }
+    let Opened { provider, .. } = open(uri, how)?;
+    caisson_keys::unlock(&[provider.as_ref()], id, slots)
 }

@@ -12,6 +12,7 @@ mod log_pool;
 pub mod offline;
 pub mod open;
 mod real;
+pub mod rekey;
 mod status;
 
 pub use log_pool::LogPool;
@@ -172,6 +173,21 @@ pub trait PoolHandle: Send + Sync {
     /// # Errors
     /// It is too small or in use; the system's.
     fn add_device(&self, device: &Device) -> Result<(), Refusal>;
+
+    /// Its UUID.
+    fn id(&self) -> [u8; 16];
+
+    /// Its wrapped keys, as they are stored.
+    ///
+    /// # Errors
+    /// A newer version wrote one of them.
+    fn slots(&self) -> Result<Vec<KeySlot>, Refusal>;
+
+    /// Stores these wrapped keys in the place of all that it has: a crash leaves the old ones or these.
+    ///
+    /// # Errors
+    /// They do not fit; the pool has failed.
+    fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal>;
 
     /// Ends it: what was written is durable, and the next opening has nothing to recover. Volumes were closed before.
     ///

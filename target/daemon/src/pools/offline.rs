@@ -1,9 +1,12 @@
-//! Looking at a pool that no target serves: for `caisson inspect` and `caisson check`. Nothing is ever written.
+//! Looking at a pool that no target serves: for `caisson inspect` and `caisson check`, which write nothing; and opening one with
+//! recovery shares, which writes its key slots.
 
 use super::real::{self, read_only};
-use super::{Found, PoolHandle, PoolStatus, Record, Setup, engine, keys};
-use crate::model::Pool;
+use super::{Found, Plain, PoolHandle, PoolStatus, Record, Setup, engine, keys};
+use crate::model::{Device, Pool};
 use crate::refusal::Refusal;
+use caisson_keys::KeyError;
+use caisson_providers::{How, Recovery, Share, open};
 use serde::Serialize;
 use std::fs::File;
 use std::path::Path;
@@ -73,8 +76,8 @@ pub struct Look {
     pub volumes: Vec<Record>,
 }
 
-/// Unlocks the pool on its devices for a look.
-fn setup(pool: &Pool) -> Result<Setup, Refusal> {
+/// What the pool's first device says.
+fn plain(pool: &Pool) -> Result<Plain, Refusal> {
     let engine = engine();
     let first = pool.devices.first().map(|d| engine.look(&d.path)).transpose()?;
     let Some(Found::Pool(plain)) = first else {
@@ -84,6 +87,12 @@ fn setup(pool: &Pool) -> Result<Setup, Refusal> {
             "name the files or devices of a pool; `caisson inspect PATH` says what is there",
         ));
     };
+    Ok(plain)
+}
+
+/// Unlocks the pool on its devices for a look.
+fn setup(pool: &Pool) -> Result<Setup, Refusal> {
+    let plain = plain(pool)?;
     let secrets = keys::unlock(pool, plain.pool, &plain.slots, true)?;
     Ok(Setup { devices: pool.devices.clone(), secrets, memory: pool.memory })
 }
@@ -94,6 +103,61 @@ fn setup(pool: &Pool) -> Result<Setup, Refusal> {
 /// Its keys cannot be had; it is in use, or damaged such that it cannot be opened.
 pub fn look(pool: &Pool) -> Result<Look, Refusal> {
     read_only(setup(pool)?, |handle| Look { status: handle.status(), volumes: handle.volumes() })
+}
+
+/// Has other providers wrap the keys of a pool that no target uses, having opened it with recovery shares. Gives the new root
+/// keys.
+///
+/// # Errors
+/// The shares are too few or of another pool; the providers'; the pool is in use.
+pub fn recover(pool: &Pool, shares: &[Share]) -> Result<Vec<String>, Refusal> {
+    let of = |e: KeyError| keys::of_key(pool, &e);
+    let engine = engine();
+    let plain = plain(pool)?;
+    if let Some(other) = shares.iter().find(|s| s.pool != plain.pool) {
+        return Err(Refusal::conflict(
+            format!("these shares are of pool {}, not of this one", uuid::Uuid::from_bytes(other.pool)),
+            "name the devices of that pool; `caisson inspect PATH` says which pool a device is of",
+        ));
+    }
+    let recovery = Recovery::join(shares).map_err(of)?;
+    let unlocked = || caisson_keys::unlock(&[&recovery], plain.pool, &plain.slots).map_err(of);
+    let secrets = unlocked()?;
+    let (mut new, mut names) = (Vec::new(), Vec::new());
+    let mut slots = plain.slots.clone();
+    for uri in pool.providers() {
+        let opened = open(&uri, How { ask: true, make: true }).map_err(of)?;
+        let provider = opened.provider.as_ref();
+        let roots = provider.roots().map_err(of)?;
+        new.extend(caisson_keys::wrap_pool_keys(provider, &secrets).map_err(of)?);
+        slots.retain(|s| s.provider != provider.name() || !roots.contains(&s.wrapped.root));
+        names.push(format!("{} {}", provider.name(), roots.last().cloned().unwrap_or_default()));
+    }
+    slots.splice(0..0, new);
+    let devices = in_order(engine.as_ref(), pool, &plain)?;
+    let handle = engine.open(Setup { devices, secrets: unlocked()?, memory: pool.memory })?;
+    let set = handle.set_slots(&slots);
+    let closed = handle.close();
+    set.and(closed)?;
+    Ok(names)
+}
+
+/// The devices in their order in the pool.
+fn in_order(engine: &dyn super::Engine, pool: &Pool, plain: &Plain) -> Result<Vec<Device>, Refusal> {
+    let mut numbered = Vec::new();
+    for device in &pool.devices {
+        match engine.look(&device.path)? {
+            Found::Pool(p) if p.pool == plain.pool => numbered.push((p.device, device.clone())),
+            _ => {
+                return Err(Refusal::conflict(
+                    format!("{} is no device of this pool", device.path.display()),
+                    "name all devices of one pool, and no other",
+                ));
+            }
+        }
+    }
+    numbered.sort_by_key(|(number, _)| *number);
+    Ok(numbered.into_iter().map(|(_, device)| device).collect())
 }
 
 /// What a check found.

@@ -3,6 +3,7 @@
 use super::{Engine, Found, Plain, PoolHandle, Setup, keys};
 use crate::model::{self, Device};
 use crate::refusal::Refusal;
+use caisson_keys::PoolSecrets;
 use std::sync::Arc;
 
 /// How a pool may be come by.
@@ -35,15 +36,23 @@ pub struct Opening {
     pub files: Vec<std::path::PathBuf>,
 }
 
-/// Opens `pool`. A person at the terminal is asked for the passphrase only where `ask` says so.
+/// Where the secrets of a pool that there is come from.
+pub enum Keys {
+    /// From its key providers; a person at the terminal may be asked.
+    Ask,
+    /// From its key providers, and nobody is asked.
+    Quiet,
+    /// They were had before.
+    Had(PoolSecrets),
+}
+
+/// Opens `pool`.
 ///
 /// # Errors
 /// What stands on its devices is not what `want` says, or something else; its keys cannot be had; the engine's.
-pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, ask: bool) -> Result<Opening, Refusal> {
-    let mut found = Vec::new();
-    for device in &pool.devices {
-        found.push((device, engine.look(&device.path)?));
-    }
+pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, keys: Keys) -> Result<Opening, Refusal> {
+    let ask = matches!(keys, Keys::Ask);
+    let found = look(engine, pool)?;
     if let Some((device, Found::Other(what))) = found.iter().find(|(_, f)| matches!(f, Found::Other(_))) {
         return Err(Refusal::conflict(
             format!("{} holds {what}, and no pool", device.path.display()),
@@ -51,18 +60,35 @@ pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, ask: bool) -> R
              dd if=/dev/zero of=PATH bs=1M count=1",
         ));
     }
-    let plain = found.iter().filter_map(|(_, f)| if let Found::Pool(p) = f { Some(p) } else { None });
-    // A device that was about to join says less than those that were there.
-    let plain = plain.max_by_key(|p| p.counter).cloned();
-    match (plain, want) {
+    match (newest(&found).cloned(), want) {
         (None, Want::There) => Err(missing(pool, &found)),
         (None, Want::New | Want::Either) => create(engine, pool, &found, ask),
         (Some(_), Want::New) => Err(Refusal::conflict(
             format!("{} holds a pool already", pool.devices[0].path.display()),
             "add --adopt to take it over as it is, with its own key file; or name other devices",
         )),
-        (Some(plain), _) => existing(engine, pool, &plain, &found, ask),
+        (Some(plain), _) => existing(engine, pool, &plain, &found, keys),
     }
+}
+
+fn look<'a>(engine: &dyn Engine, pool: &'a model::Pool) -> Result<Vec<(&'a Device, Found)>, Refusal> {
+    pool.devices.iter().map(|device| Ok((device, engine.look(&device.path)?))).collect()
+}
+
+/// What the devices say. One that was about to join says less than those that were there.
+fn newest<'a>(found: &'a [(&Device, Found)]) -> Option<&'a Plain> {
+    let plain = found.iter().filter_map(|(_, f)| if let Found::Pool(p) = f { Some(p) } else { None });
+    plain.max_by_key(|p| p.counter)
+}
+
+/// Has the pool's secrets from its providers, and nothing else done: it may take as long as they do. None where there is no
+/// pool yet.
+///
+/// # Errors
+/// The providers'; the system's.
+pub fn secrets(engine: &dyn Engine, pool: &model::Pool) -> Result<Option<PoolSecrets>, Refusal> {
+    let found = look(engine, pool)?;
+    newest(&found).map(|plain| keys::unlock(pool, plain.pool, &plain.slots, false)).transpose()
 }
 
 fn missing(pool: &model::Pool, found: &[(&Device, Found)]) -> Refusal {
@@ -111,7 +137,7 @@ fn existing(
     pool: &model::Pool,
     plain: &Plain,
     found: &[(&Device, Found)],
-    ask: bool,
+    keys: Keys,
 ) -> Result<Opening, Refusal> {
     let (mut devices, mut new) = (Vec::new(), Vec::new());
     for (device, found) in found {
@@ -147,7 +173,10 @@ fn existing(
     for (device, _) in &devices {
         longer |= lengthen(&device.path, device.size)?;
     }
-    let secrets = keys::unlock(pool, plain.pool, &plain.slots, ask)?;
+    let secrets = match keys {
+        Keys::Had(secrets) if secrets.pool() == plain.pool => secrets,
+        keys => keys::unlock(pool, plain.pool, &plain.slots, matches!(keys, Keys::Ask))?,
+    };
     let devices = devices.into_iter().map(|(device, _)| device).collect();
     let handle = engine.open(Setup { devices, secrets, memory: pool.memory })?;
     // A stop came between keeping that it grew and doing it.

@@ -12,7 +12,7 @@ use caisson_engine::{
     ScrubStatus, Secrets, Settings, Superblock, VolumeId,
 };
 use caisson_fingerprint::FingerprintKey;
-use caisson_keys::{DEFAULT_DOMAIN, KeySlot, PoolSecrets, Wrapped};
+use caisson_keys::{DEFAULT_DOMAIN, KeySlot, PoolSecrets};
 use caisson_volume::Opened;
 use std::fs::File;
 use std::io::Read;
@@ -105,13 +105,16 @@ fn read_at(file: &File, at: u64) -> std::io::Result<Vec<u8>> {
 }
 
 fn plain(s: &Superblock) -> Result<Plain, Refusal> {
-    let slot = |slot: &caisson_engine::KeySlot| {
-        let wrapped = Wrapped { root: slot.root.clone(), blob: slot.blob.clone() };
-        KeySlot::from_stored(slot.purpose, slot.domain, slot.epoch, &slot.provider, wrapped)
-    };
-    let slots: Result<_, _> = s.slots.iter().map(slot).collect();
-    let slots = slots.map_err(|e| Refusal::new(Cause::Invalid, e.to_string(), e.remedy()))?;
+    let slots = loaded(&s.slots)?;
     Ok(Plain { pool: s.pool.0, counter: s.counter, device: s.device, devices: s.devices, slots })
+}
+
+fn loaded(slots: &[caisson_engine::KeySlot]) -> Result<Vec<KeySlot>, Refusal> {
+    let slot = |slot: &caisson_engine::KeySlot| {
+        KeySlot::from_stored(slot.purpose, slot.domain, slot.epoch, &slot.provider, slot.wrapped())
+    };
+    let slots: Result<_, _> = slots.iter().map(slot).collect();
+    slots.map_err(|e| Refusal::new(Cause::Invalid, e.to_string(), e.remedy()))
 }
 
 fn stored(slot: &KeySlot) -> caisson_engine::KeySlot {
@@ -167,6 +170,9 @@ fn of_change(e: &ChangeError) -> Refusal {
         }
         ChangeError::Device { .. } | ChangeError::Layout(_) => {
             (Cause::Conflict, "name a blank file or device that has room for a segment")
+        }
+        ChangeError::Slots(_) => {
+            (Cause::Conflict, "remove a key provider that is not used any more (caisson key remove)")
         }
         ChangeError::Failed(_) | ChangeError::Lost => {
             (Cause::System, "see `caisson pool status` for what is damaged")
@@ -425,6 +431,19 @@ impl PoolHandle for Handle {
         self.change(|pool, port| async move { pool.add_device(&port, own).await })?;
         self.stores().push(store);
         Ok(())
+    }
+
+    fn id(&self) -> [u8; 16] {
+        self.pool.id().0
+    }
+
+    fn slots(&self) -> Result<Vec<KeySlot>, Refusal> {
+        loaded(&self.pool.slots())
+    }
+
+    fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal> {
+        let slots = slots.iter().map(stored).collect();
+        self.change(move |pool, port| async move { pool.set_slots(&port, slots).await })
     }
 
     fn close(&self) -> Result<(), Refusal> {

@@ -4,6 +4,7 @@ use super::{OnOff, Output};
 use caisson_daemon::manage::ask::ServicesAsk;
 use caisson_daemon::model::Compression;
 use caisson_daemon::model::text::parse_size;
+use caisson_keys::{KeyError, KeyUri};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -11,12 +12,9 @@ use std::path::PathBuf;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "With pool:PATH")]
 pub struct ExportPool {
-    /// The sealed key file of the pool; made where there is none
-    #[arg(long, value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
-    /// A file with the key file's passphrase
-    #[arg(long, value_name = "FILE")]
-    pub passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub keys: KeyArgs,
     /// Size of the pool's file where there is none yet; without it, an eighth more than the volume's, and 1 GiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub pool_size: Option<u64>,
@@ -26,6 +24,42 @@ pub struct ExportPool {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its fields are documented")]
     pub services: ServicesArgs,
+}
+
+/// Where a pool's keys are.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyArgs {
+    /// The sealed key file of the pool; made where a pool is made and there is none
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A file with the key file's passphrase
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Another key provider, such as 'pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE'; may be repeated
+    #[arg(long = "key", value_name = "URI", value_parser = key_uri)]
+    pub keys: Vec<KeyUri>,
+}
+
+impl KeyArgs {
+    /// Whether none is named.
+    pub fn is_empty(&self) -> bool {
+        self.key_file.is_none() && self.keys.is_empty()
+    }
+
+    /// Others, with whole paths: a target may run in another folder.
+    pub fn uris(&self) -> Vec<KeyUri> {
+        let whole = |uri: &KeyUri| {
+            let mut uri = uri.clone();
+            uri.map_paths(|p| std::path::absolute(p).map_or_else(|_| p.into(), |p| p.display().to_string()));
+            uri
+        };
+        self.keys.iter().map(whole).collect()
+    }
+}
+
+/// A key provider by its URI, or a key file by its path.
+pub fn key_uri(text: &str) -> Result<KeyUri, String> {
+    text.parse().map_err(|e: KeyError| format!("{e}\n  remedy: {}", e.remedy()))
 }
 
 /// What a pool does with a volume's blocks.
@@ -69,12 +103,9 @@ pub struct CheckArgs {
     /// The pool's files or block devices, all of them
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// The sealed key file of the pool
-    #[arg(long, value_name = "FILE")]
-    pub key_file: PathBuf,
-    /// A file with the key file's passphrase
-    #[arg(long, value_name = "FILE")]
-    pub passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub keys: KeyArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "its fields are documented")]
     pub output: Output,
@@ -93,12 +124,9 @@ pub struct InspectArgs {
     /// The pool's files or block devices; without a key file, one is enough
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// The sealed key file of the pool
-    #[arg(long, value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
-    /// A file with the key file's passphrase
-    #[arg(long, value_name = "FILE", requires = "key_file")]
-    pub passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its fields are documented")]
+    pub keys: KeyArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "its fields are documented")]
     pub output: Output,
@@ -107,10 +135,12 @@ pub struct InspectArgs {
 /// `pool ...`.
 #[derive(Subcommand, Debug)]
 pub enum PoolCommand {
-    /// Make a pool on blank files or block devices, with a sealed key file
+    /// Make a pool on blank files or block devices, with a sealed key file or keys of a token or server
     #[command(after_help = "\
-Example:
+Examples:
   caisson pool create main --device /dev/nvme1n1 --key-file /etc/caisson/main.key --passphrase-file /etc/caisson/main.pass
+  caisson pool create main --device /dev/nvme1n1 \\
+    --key 'pkcs11:token=Caisson;object=main?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/caisson/pin'
 
 The target reads the passphrase, now and at each start: from that file, or from its own systemd credential caisson-passphrase or
 $CAISSON_PASSPHRASE. The key file is made where there is none. Without both, what the pool holds cannot be read again.")]
@@ -123,12 +153,8 @@ $CAISSON_PASSPHRASE. The key file is made where there is none. Without both, wha
         /// Size of files that do not exist yet
         #[arg(long, value_parser = parse_size)]
         size: Option<u64>,
-        /// The sealed key file
-        #[arg(long, value_name = "FILE")]
-        key_file: PathBuf,
-        /// A file with the key file's passphrase, which the target can read
-        #[arg(long, value_name = "FILE")]
-        passphrase_file: Option<PathBuf>,
+        #[command(flatten)]
+        keys: KeyArgs,
         /// Memory for tables and the index of duplicates
         #[arg(long, value_name = "SIZE", value_parser = parse_size)]
         memory: Option<u64>,

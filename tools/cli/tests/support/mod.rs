@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub mod token;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -71,15 +73,15 @@ pub struct Running {
 impl Running {
     /// Starts it, and reads what it prints until a line with `ready`.
     pub fn start(args: &[&str], ready: &str) -> Running {
-        Running::start_with(&[], args, ready)
+        Running::start_with(args, ready, &[])
     }
 
-    /// The same, with variables in its environment.
-    pub fn start_with(variables: &[(&str, &str)], args: &[&str], ready: &str) -> Running {
+    /// The same, with these variables in its environment.
+    pub fn start_with(args: &[&str], ready: &str, env: &[(&str, &str)]) -> Running {
         let mut child = Command::new(CAISSON)
             .args(args)
             .env_remove("CAISSON_SOCKET")
-            .envs(variables.iter().copied())
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .stdin(Stdio::null())

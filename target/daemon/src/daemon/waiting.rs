@@ -1,0 +1,210 @@
+//! Pools whose key manager does not answer.
+//!
+//! Owns what is held back with such a pool (its volumes, and their namespaces), when it is tried again, and saying so. Nothing of
+//! it is exported until all of it is: a host sees no disk rather than half of one. Only what may pass by itself is tried again by
+//! itself; what takes a person waits for one, for a token counts every wrong try.
+
+use super::change::{self, Turn};
+use super::world::World;
+use super::{Daemon, Did};
+use crate::model::{self, Item, Objects};
+use crate::pools::open;
+use crate::refusal::{Cause, Refusal};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The first pause before another try, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A pool that waits for its keys.
+pub(super) struct Waiting {
+    pool: model::Pool,
+    /// What was held back: the pool itself, and what rests on it, in the order of making.
+    turns: Vec<Turn>,
+    why: Refusal,
+    tries: u32,
+    /// When it is tried next; never by itself where it takes a person.
+    next: Option<Instant>,
+}
+
+/// A pool that waits, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Waits {
+    /// Why.
+    pub why: Refusal,
+    /// How often its keys were asked for.
+    pub tries: u32,
+    /// Seconds until they are asked for again; none where that takes a person (`caisson key retry`).
+    pub next_s: Option<u64>,
+}
+
+impl Waiting {
+    fn new(pool: model::Pool, turn: Turn, why: Refusal) -> Waiting {
+        let mut waiting = Waiting { pool, turns: vec![turn], why, tries: 1, next: None };
+        waiting.put_off();
+        waiting
+    }
+
+    /// When to try again, after a failure that is told.
+    fn put_off(&mut self) {
+        let name = &self.pool.name;
+        if self.why.cause != Cause::Away {
+            self.next = None;
+            tracing::error!("pool {name} waits for its keys, and for a person: {}", self.why);
+            return;
+        }
+        let pause = PAUSE.0.saturating_mul(1 << self.tries.saturating_sub(1).min(10)).min(PAUSE.1);
+        self.next = Some(Instant::now() + pause);
+        let after = pause.as_secs();
+        tracing::warn!("pool {name} waits for its keys, tried again in {after} s: {}", self.why);
+    }
+
+    fn shown(&self) -> Waits {
+        let left = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs();
+        Waits { why: self.why.clone(), tries: self.tries, next_s: self.next.map(left) }
+    }
+}
+
+/// Turns all of `turns` that do not rest on a pool whose key manager is away, and gives those. On another error, what was turned
+/// is turned back.
+pub(super) fn turn_what_can_be(world: &mut World, turns: Vec<Turn>) -> Result<Vec<Turn>, (String, Refusal)> {
+    let mut done: Vec<Turn> = Vec::new();
+    for turn in turns {
+        if let Some(waiting) = world.held_back(&turn) {
+            waiting.turns.push(turn);
+            continue;
+        }
+        match (world.turn(turn.from.as_ref(), turn.to.as_ref()), &turn.to) {
+            (Ok(()), _) => done.push(turn),
+            (Err(e), Some(Item::Pool(pool))) if e.cause == Cause::Away => {
+                let waiting = Waiting::new(pool.clone(), turn.clone(), e);
+                world.waiting.insert(pool.name.clone(), waiting);
+            }
+            (Err(e), _) => {
+                change::turn_back(world, &done);
+                return Err((turn.key, e));
+            }
+        }
+    }
+    Ok(done)
+}
+
+impl World {
+    /// The waiting pool that what a turn makes rests on.
+    fn held_back(&mut self, turn: &Turn) -> Option<&mut Waiting> {
+        let key = match turn.to.as_ref()? {
+            Item::Volume(v) => model::key::pool(v.pool()?),
+            Item::Namespace(n) => model::key::volume(&n.volume),
+            _ => return None,
+        };
+        self.waiting.values_mut().find(|w| w.turns.iter().any(|t| t.key == key))
+    }
+
+    /// Refuses a change of what waits, and of what would rest on it.
+    pub(super) fn none_waits(&mut self, turns: &[Turn]) -> Result<(), Refusal> {
+        for turn in turns {
+            let held = |w: &Waiting| w.turns.iter().any(|t| t.key == turn.key);
+            let own = self.waiting.values().find(|w| held(w)).map(|w| w.pool.name.clone());
+            let below = self.held_back(turn).map(|w| w.pool.name.clone());
+            if let Some(pool) = own.or(below) {
+                return Err(still(&pool));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is asked of a pool that waits.
+pub fn still(pool: &str) -> Refusal {
+    Refusal::busy(
+        format!("pool {pool} waits for its keys, and nothing of it can be used or changed until it has them"),
+        format!(
+            "see `caisson key status {pool}` for what it waits for; `caisson key retry {pool}` asks again at once"
+        ),
+    )
+}
+
+impl Daemon {
+    /// The pools that wait for their keys.
+    pub fn waiting(&self) -> BTreeMap<String, Waits> {
+        self.lock().world.waiting.iter().map(|(name, w)| (name.clone(), w.shown())).collect()
+    }
+
+    /// Tries the pools again for which it is time. Takes as long as their key managers do.
+    pub fn retry_due(&self) {
+        let now = Instant::now();
+        let due = |w: &Waiting| w.next.is_some_and(|at| at <= now);
+        let names: Vec<String> = {
+            let inner = self.lock();
+            inner.world.waiting.iter().filter(|(_, w)| due(w)).map(|(name, _)| name.clone()).collect()
+        };
+        for name in names {
+            // It says in the log what came of it.
+            let _ = self.retry(&name);
+        }
+    }
+
+    /// Asks for a waiting pool's keys now, and exports what waits with it where it has them.
+    ///
+    /// # Errors
+    /// Why it still waits.
+    pub fn retry(&self, name: &str) -> Result<Did, Refusal> {
+        let found = {
+            let inner = self.lock();
+            inner.world.waiting.get(name).map(|w| (w.pool.clone(), Arc::clone(&inner.world.engine)))
+        };
+        let Some((pool, engine)) = found else { return Ok(Did::Nothing) };
+        // Without the lock: management goes on while a key manager is slow.
+        let had = open::secrets(engine.as_ref(), &pool);
+        let mut inner = self.lock();
+        let world = &mut inner.world;
+        if world.ended {
+            return Ok(Did::Nothing);
+        }
+        let Some(mut waiting) = world.waiting.remove(name) else { return Ok(Did::Nothing) };
+        let opened = had.and_then(|had| world.open_waiting(&waiting.turns, had));
+        match opened {
+            Ok(()) => {
+                tracing::info!("pool {name} has its keys, after {} tries", waiting.tries + 1);
+                Ok(Did::Changed)
+            }
+            Err(e) => {
+                waiting.tries = waiting.tries.saturating_add(1);
+                waiting.why = e.clone();
+                waiting.put_off();
+                world.waiting.insert(name.into(), waiting);
+                Err(e)
+            }
+        }
+    }
+}
+
+impl World {
+    fn open_waiting(
+        &mut self,
+        turns: &[Turn],
+        had: Option<caisson_keys::PoolSecrets>,
+    ) -> Result<(), Refusal> {
+        let objects: Objects = turns.iter().filter_map(|t| Some((t.key.clone(), t.to.clone()?))).collect();
+        self.wanted = model::Lookup::volumes(&objects)
+            .filter_map(|v| Some((v.pool()?.to_string(), v.name.clone())))
+            .collect();
+        self.had = had;
+        self.starting = true;
+        let turned = change::turn_all(self, turns);
+        self.starting = false;
+        self.had = None;
+        self.wanted.clear();
+        match turned {
+            Ok(()) => {
+                self.settle();
+                Ok(())
+            }
+            Err((_, e)) => {
+                self.abandon();
+                Err(e)
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What management may ask of keys: how they are, new root keys, providers that come and go, shares for a recovery.
+//!
+//! Each operation is recorded, before it is done and when it is. No answer but that of [`export_recovery`] has a secret in it.
+
+use super::ask::{Export, KeyAsk, Rotate};
+use super::pools::{key_uri, no_pool};
+use super::verbs::{Result, bad};
+use crate::daemon::{Daemon, Did, Waits};
+use crate::model::{Item, Lookup, Pool, key};
+use crate::pools::{PoolHandle, rekey};
+use caisson_keys::{KeyUri, ProviderStatus};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A pool's keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Keys {
+    /// The pool.
+    pub pool: String,
+    /// Why it waits for them; none where it has them.
+    pub waiting: Option<Waits>,
+    /// Its providers, in the order in which they are tried.
+    pub providers: Vec<Provider>,
+    /// Its wrapped keys, as they are stored.
+    pub slots: Vec<Slot>,
+}
+
+/// A key provider, as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Provider {
+    /// What names it.
+    pub uri: String,
+    /// `ready`, `locked` or `away`.
+    pub state: String,
+    /// What was seen, or what to do.
+    pub detail: String,
+    /// Whether a wrapped key of its kind is in the pool.
+    pub used: bool,
+}
+
+/// A wrapped key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Slot {
+    /// What it is: `pool`, or `domain N`.
+    pub of: String,
+    /// Which provider wrapped it.
+    pub provider: String,
+    /// With which of its root keys.
+    pub root: String,
+}
+
+/// The shares of a recovery key.
+#[derive(Serialize, Deserialize)]
+pub struct Shares {
+    /// One line for each person.
+    pub shares: Vec<String>,
+}
+
+fn pool(d: &Daemon, name: &str) -> Result<Pool> {
+    let objects = d.objects();
+    objects.pool(name).cloned().ok_or_else(|| no_pool(d, &objects, name))
+}
+
+fn open(d: &Daemon, name: &str) -> Result<(Pool, Arc<dyn PoolHandle>)> {
+    let pool = pool(d, name)?;
+    let handle = d.pools().remove(name).ok_or_else(|| no_pool(d, &d.objects(), name))?;
+    Ok((pool, handle))
+}
+
+/// The keys of one pool, or of all. Asks each provider how it is, which may take as long as the slowest.
+pub fn status(d: &Daemon, name: Option<&str>) -> Result<Vec<Keys>> {
+    let pools: Vec<Pool> = match name {
+        Some(name) => vec![pool(d, name)?],
+        None => d.objects().pools().cloned().collect(),
+    };
+    let (handles, waiting) = (d.pools(), d.waiting());
+    pools.iter().map(|p| keys(p, handles.get(&p.name).map(AsRef::as_ref), waiting.get(&p.name))).collect()
+}
+
+fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -> Result<Keys> {
+    let slots = handle.map(PoolHandle::slots).transpose()?.unwrap_or_default();
+    let provider = |uri: KeyUri| {
+        let (state, detail) = match caisson_providers::examine(&uri) {
+            ProviderStatus::Ready => ("ready", String::new()),
+            ProviderStatus::Locked { remedy } => ("locked", remedy),
+            ProviderStatus::Unavailable { cause } => ("away", cause),
+        };
+        let used = slots.iter().any(|s| s.provider == uri.scheme().name());
+        Provider { uri: uri.to_string(), state: state.into(), detail, used }
+    };
+    let slot = |s: &caisson_keys::KeySlot| Slot {
+        of: if s.domain == 0 { "pool".into() } else { format!("domain {}", s.domain) },
+        provider: s.provider.clone(),
+        root: s.wrapped.root.clone(),
+    };
+    Ok(Keys {
+        pool: pool.name.clone(),
+        waiting: waiting.cloned(),
+        providers: pool.providers().into_iter().map(provider).collect(),
+        slots: slots.iter().map(slot).collect(),
+    })
+}
+
+/// Does `f`, recorded before and after.
+fn recorded<T>(d: &Daemon, op: &str, pool: &str, what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    d.audit().begins(op, pool, what)?;
+    let done = f();
+    d.audit().ended(op, pool, what, &done);
+    done
+}
+
+/// New root keys, which wrap the pool's keys from here on.
+pub fn rotate(d: &Daemon, name: &str, ask: &Rotate) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let (pool, handle) = open(d, name)?;
+    let only = ask.key.as_deref().map(key_uri).transpose()?;
+    let what = only.as_ref().map_or("all providers".into(), ToString::to_string);
+    let roots = recorded(d, "rotate", name, &what, || rekey::rotate(&pool, handle.as_ref(), only.as_ref()))?;
+    tracing::info!("the keys of pool {name} are wrapped by {}", roots.join(", "));
+    Ok(Did::Changed)
+}
+
+/// Gives a pool another key provider.
+pub fn add(d: &Daemon, name: &str, ask: &KeyAsk) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let (pool, handle) = open(d, name)?;
+    let uri = key_uri(&ask.key)?;
+    if pool.providers().contains(&uri) {
+        return Ok(Did::Nothing);
+    }
+    recorded(d, "add", name, &uri.to_string(), || {
+        // What was wrapped and is not configured is in nobody's way; the other way round, it would be missed.
+        rekey::add(&pool, handle.as_ref(), &uri)?;
+        change(d, name, |p| p.keys.push(uri.clone()))
+    })
+}
+
+/// Takes a key provider away from a pool that opens without it.
+pub fn remove(d: &Daemon, name: &str, ask: &KeyAsk) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let (pool, handle) = open(d, name)?;
+    let uri = key_uri(&ask.key)?;
+    let found =
+        pool.providers().into_iter().find(|u| *u == uri || u.path().is_some() && u.path() == uri.path());
+    let Some(uri) = found else {
+        return Err(bad(
+            format!("pool {name} has no key provider {uri}"),
+            &format!("see `caisson key status {name}` for those that it has"),
+        ));
+    };
+    recorded(d, "remove", name, &uri.to_string(), || {
+        rekey::remove(&pool, handle.as_ref(), &uri)?;
+        let others: Vec<KeyUri> = pool.providers().into_iter().filter(|u| *u != uri).collect();
+        change(d, name, |p| *p = rekey::others_of(p, &others))
+    })
+}
+
+fn change(d: &Daemon, name: &str, change: impl FnOnce(&mut Pool)) -> Result<Did> {
+    d.change(|o| {
+        let Some(pool) = o.pool(name) else { return Ok(Vec::new()) };
+        let mut pool = pool.clone();
+        change(&mut pool);
+        Ok(vec![(key::pool(name), Some(Item::Pool(pool)))])
+    })
+}
+
+/// Asks for a waiting pool's keys now.
+pub fn retry(d: &Daemon, name: &str) -> Result<Did> {
+    pool(d, name)?;
+    d.retry(name)
+}
+
+/// Makes a recovery key, and gives its shares: the only time that they are anywhere.
+pub fn export_recovery(d: &Daemon, name: &str, ask: &Export) -> Result<Shares> {
+    let _alone = d.keys_alone();
+    let (pool, handle) = open(d, name)?;
+    let what = format!("{} shares, {} needed", ask.shares, ask.needed);
+    let shares = recorded(d, "export-recovery", name, &what, || {
+        rekey::export(&pool, handle.as_ref(), ask.shares, ask.needed)
+    })?;
+    Ok(Shares { shares: shares.iter().map(|s| s.text().to_string()).collect() })
+}

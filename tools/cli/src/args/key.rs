@@ -1,0 +1,157 @@
+//! The command line of keys: `key ...`.
+
+use super::{KeyArgs, Output};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// One key provider.
+#[derive(Args, Clone, Debug)]
+#[group(id = "provider", required = true, multiple = false, args = ["key", "key_file"])]
+pub struct OneKey {
+    /// The key provider, such as 'pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE'
+    #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+    pub key: Option<caisson_keys::KeyUri>,
+    /// A sealed key file
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A file with the key file's passphrase, which the target can read
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// `key ...`.
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    /// Make a root key in a token or server, or a sealed key file; no target is needed
+    #[command(after_help = "\
+Examples:
+  caisson key create --key 'pkcs11:token=Caisson;object=main?module-path=/usr/lib/softhsm/libsofthsm2.so'
+  caisson key create --key-file /etc/caisson/main.key
+
+A token or server that has such a key already gets another, which wraps from then on. A PIN or passphrase is asked for, where no
+file, systemd credential or variable gives it.")]
+    Create {
+        #[command(flatten)]
+        at: OneKey,
+    },
+    /// List the wrapped keys of a pool
+    List {
+        /// The pool
+        pool: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show where pools' keys are, how their providers are, and which pool waits for which key and why
+    Status {
+        /// The pool; all of them where it is missing
+        pool: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a pool's key providers new root keys, and wrap its keys with those: at once, while it serves
+    #[command(after_help = "\
+Example:
+  caisson key rotate main
+
+No block is written anew: what changes is the wrapped keys in the pool's superblock, in one step. The old root keys stay in their
+providers, for other pools and for older copies of this one.")]
+    Rotate {
+        /// The pool
+        pool: String,
+        /// Only this provider, as `caisson key status` names it
+        #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+        key: Option<caisson_keys::KeyUri>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let another key provider open a pool, too, while it serves
+    #[command(after_help = "\
+Example, to change from a key file to a token:
+  caisson key add main --key 'pkcs11:token=Caisson;object=main?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/caisson/pin'
+  caisson key remove main --key-file /etc/caisson/main.key")]
+    Add {
+        /// The pool
+        pool: String,
+        #[command(flatten)]
+        at: OneKey,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take a key provider away from a pool that others open
+    #[command(after_help = "\
+It is seen first that another provider opens the pool. A copy of the pool that was made before still opens with the one that is
+taken away: destroy its key where that must not be.")]
+    Remove {
+        /// The pool
+        pool: String,
+        #[command(flatten)]
+        at: OneKey,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Ask for the keys of a pool that waits for them now
+    Retry {
+        /// The pool
+        pool: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make shares that together open a pool when every key provider is lost
+    #[command(after_help = "\
+Example:
+  caisson key export-recovery main --shares 5 --needed 3 --out /run/shares
+
+Writes share-1.txt to share-5.txt, for five people of whom three are needed. Give each to one person, and erase the folder: the
+shares are nowhere else. Shares that were made before open nothing any more.")]
+    ExportRecovery {
+        /// The pool
+        pool: String,
+        /// How many shares
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=16))]
+        shares: u8,
+        /// How many of them open the pool
+        #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+        needed: u8,
+        /// The folder for the files; made, for its owner only, where there is none
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Open a pool that no target uses with recovery shares, and let a key provider open it from then on
+    #[command(after_help = "\
+Example:
+  caisson key import-recovery disk.pool --share share-1.txt --share share-4.txt --share share-5.txt --key-file new.key")]
+    ImportRecovery {
+        /// The pool's files or block devices, all of them
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// A file with a share; as many as are needed
+        #[arg(long, value_name = "FILE", required = true)]
+        share: Vec<PathBuf>,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+    /// Show the record of operations on keys, and whether it is whole
+    #[command(after_help = "\
+Examples:
+  caisson key audit
+  caisson key audit --verify
+  caisson key audit /var/lib/caisson/audit.log --verify --public 3d4017c3...
+
+Every record names the one before it by its hash, and is signed. Exit status 1 when something was changed, taken out or put in. Note
+the public key and the last hash elsewhere: with them it is seen, too, whether the log was written anew or cut off.")]
+    Audit {
+        /// The log; without it, that of the running target
+        file: Option<PathBuf>,
+        /// Judge it, and print only what was found
+        #[arg(long)]
+        verify: bool,
+        /// The public key that must have signed it
+        #[arg(long, value_name = "HEX")]
+        public: Option<String>,
+        /// The last hash that was noted: it must be in the log
+        #[arg(long, value_name = "HEX")]
+        head: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
