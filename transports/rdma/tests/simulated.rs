@@ -245,6 +245,10 @@ impl World {
     /// The hosts look at the responses that came.
     fn responses(&mut self) {
         for (n, cqe, invalidated) in self.device.responses() {
+            if self.pairs[n].over {
+                // Its host has given up; the response came before that.
+                continue;
+            }
             let cqe = Cqe::decode(&cqe).unwrap();
             let awaited = self.pairs[n].awaited.remove(&cqe.cid.get()).expect("one answer a command");
             self.busy.retain(|&(_, _, p, cid)| (p, cid) != (n as u32, cqe.cid.get()));

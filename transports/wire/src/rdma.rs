@@ -174,12 +174,12 @@ mod tests {
         let bytes: [u8; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 0x10, 0x20, 0x30, 0xa, 0xb, 0xc, 0xd, 0x4f];
         let sgl = Sgl::read_from_bytes(&bytes).unwrap();
         let keyed = sgl.as_keyed();
-        assert_eq!(
-            (keyed.address, keyed.length, keyed.key),
-            (0x0807_0605_0403_0201, 0x30_2010, 0x0d0c_0b0a)
-        );
+        assert_eq!((keyed.address, keyed.length, keyed.key), (0x0807_0605_0403_0201, 0x30_2010, 0x0d0c_0b0a));
         assert_eq!(Sgl::keyed(keyed.address, keyed.length, keyed.key, true).as_bytes(), bytes);
-        assert_eq!(Sgl::keyed(1, u32::MAX, 2, false).as_keyed(), Keyed { address: 1, length: 0xff_ffff, key: 2 });
+        assert_eq!(
+            Sgl::keyed(1, u32::MAX, 2, false).as_keyed(),
+            Keyed { address: 1, length: 0xff_ffff, key: 2 }
+        );
     }
 
     #[test]

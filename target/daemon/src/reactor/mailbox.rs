@@ -41,6 +41,8 @@ pub(crate) enum Message {
         /// What it waits under.
         token: u64,
     },
+    /// From the thread that speaks to RDMA devices.
+    Rdma(super::rdma::Message),
     /// End every connection and stop.
     Shutdown,
 }
