@@ -7,6 +7,7 @@
 
 use crate::buf::BufMut;
 use crate::cx::{Parked, Remote};
+use crate::offered;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
@@ -54,6 +55,29 @@ pub(crate) struct Inner {
     /// How many wait in `waiters`.
     waiting: AtomicU32,
     waiters: Mutex<VecDeque<Waiter>>,
+    /// How many pins there are.
+    pinned: Mutex<u32>,
+}
+
+/// See [`Pool::pin`].
+pub struct Pin(Pool);
+
+impl Pin {
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.0
+    }
+
+    /// Whether nobody but this pin (and buffers that are out, whose data can still be asked for) has a use for the pool.
+    pub fn forgotten(&self) -> bool {
+        self.0.lonely()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        *self.0.0.pinned.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
 }
 
 /// Who is to be woken when `enough` buffers are free.
@@ -127,12 +151,41 @@ impl Pool {
             out: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             waiters: Mutex::default(),
+            pinned: Mutex::new(0),
         })))
     }
 
     /// Length of each buffer in bytes.
     pub fn buf_len(&self) -> usize {
         self.0.len
+    }
+
+    /// Where all its buffers lie, and how many bytes that is: to be registered with a device. The memory stays mapped for as
+    /// long as the pool, a clone of it or one of its buffers is there.
+    pub fn memory(&self) -> (*const u8, usize) {
+        (self.0.base.as_ptr().cast_const(), self.0.len * self.0.count as usize)
+    }
+
+    /// Has no memory given back to the system ([`Pool::trim`]) until the pin is dropped: a device that the pool is registered
+    /// with reaches the pages that were there when it was, and would miss others in their place.
+    pub fn pin(&self) -> Pin {
+        *self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Pin(self.clone())
+    }
+
+    /// Whether only `self` and its buffers, and nobody else, hold the pool.
+    pub(crate) fn lonely(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// The pool of that inside.
+    pub(crate) fn of(inner: Arc<Inner>) -> Pool {
+        Pool(inner)
+    }
+
+    /// Lists the pool among those that devices may be given ([`crate::offered`]).
+    pub fn offer(&self) {
+        offered::add(Arc::downgrade(&self.0));
     }
 
     /// How many buffers there are.
@@ -198,7 +251,9 @@ impl Pool {
     /// [`Pool::alloc`] may find the pool empty for that time.
     pub fn trim(&self, keep: u32) -> u32 {
         const PAGE: usize = 4096;
-        if !self.0.len.is_multiple_of(PAGE) {
+        // Held for the length of the call, so that what is pinned meanwhile finds the pages that stay.
+        let pinned = self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.0.len.is_multiple_of(PAGE) || *pinned > 0 {
             return 0;
         }
         let mut free = self.0.warm.take_all(&self.0);

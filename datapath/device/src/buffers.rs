@@ -49,7 +49,12 @@ impl Buffers {
             Some(buffers) => Ok(buffers.clone()),
             None => {
                 let made = Buffers::new(SHARED)?;
-                Ok(ALL.get_or_init(|| made).clone())
+                Ok(ALL
+                    .get_or_init(|| {
+                        made.pools.iter().for_each(Pool::offer);
+                        made
+                    })
+                    .clone())
             }
         }
     }

@@ -279,6 +279,7 @@ impl Memory for RamStore {
         let have: u64 = self.pools.iter().map_while(OnceLock::get).map(|p| u64::from(p.count())).sum();
         if have < want {
             let more = Pool::new((want - have).min(u64::from(u32::MAX - 1)) as u32, PAGE)?;
+            more.offer();
             if self.pools.iter().try_fold(more, |pool, slot| slot.set(pool).err().ok_or(())).is_ok() {
                 return Err(io::Error::new(io::ErrorKind::OutOfMemory, "a RAM store can grow 31 times"));
             }

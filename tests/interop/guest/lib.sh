@@ -112,7 +112,7 @@ target() { ask_harness "$@"; }
 connect() {
     local index="$1"
     shift
-    eval "nvme connect -t tcp -a $ADDR -s \$PORT_$index -n \$NQN_$index \"\$@\""
+    eval "nvme connect -t $TRANSPORT -a $ADDR -s \$PORT_$index -n \$NQN_$index \"\$@\""
 }
 disconnect() { eval "nvme disconnect -n \$NQN_$1"; }
 
@@ -154,4 +154,8 @@ modprobe -a nvme_tcp
 mkdir -p /etc/nvme
 echo "$HOSTNQN" >/etc/nvme/hostnqn
 echo "$HOSTID" >/etc/nvme/hostid
-if [ "$TARGET" = nvmet ]; then . /share/guest/nvmet.sh; fi
+if [ "$TARGET" = nvmet ]; then
+    . /share/guest/nvmet.sh
+elif [ "$WHERE" = guest ]; then
+    . /share/guest/caisson.sh
+fi

@@ -1,8 +1,12 @@
-# The self-test's target: the guest kernel's own (nvmet_tcp over loopback), set up from the same /share/env, and the
+# The self-test's target: the guest kernel's own (nvmet_tcp over loopback, nvmet_rdma over soft-RoCE), set up from the same /share/env, and the
 # same verbs that the harness answers for Caisson. It proves the checks, so it must do nothing that Caisson need not.
 
 N=/sys/kernel/config/nvmet
 modprobe -a nvmet_tcp loop
+if [ "$TRANSPORT" = rdma ]; then
+    modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma nvmet_rdma
+    rdma link add rxe0 type rxe netdev eth0
+fi
 
 # Namespaces are files in memory. nvmet gives a file on tmpfs 4096-byte blocks; 512 go through a loop device.
 store() { echo "/tmp/store.$1.$2"; }
@@ -35,11 +39,11 @@ add_subsystem() {
     fi
 }
 
-# add_port ID PORT
+# add_port ID PORT [TRANSPORT]
 add_port() {
     local p=$N/ports/$1
     mkdir "$p" || return 1
-    echo tcp >"$p/addr_trtype"
+    echo "${3:-$TRANSPORT}" >"$p/addr_trtype"
     echo ipv4 >"$p/addr_adrfam"
     echo "$ADDR" >"$p/addr_traddr"
     echo "$2" >"$p/addr_trsvcid"
@@ -65,6 +69,8 @@ target() {
         remove-host) rm "$dir/allowed_hosts/$1" && withdraw "$port" "$nqn" && publish "$port" "$nqn" ;;
         kill) withdraw "$port" "$nqn" ;;
         restart) publish "$port" "$nqn" ;;
+        listen) port=${1##*:} && nqn=$NQN_0 && add_port "$port" "$port" rdma && publish "$port" "$nqn" ;;
+        unlisten) port=${1##*:} && nqn=$NQN_0 && withdraw "$port" "$nqn" && rmdir "$N/ports/$port" ;;
         add-subsystem) add_subsystem "$1" any && publish "$port" "$1" && publish "$DISCOVERY_PORT" "$1" ;;
         remove-subsystem) withdraw "$port" "$1" && withdraw "$DISCOVERY_PORT" "$1" && rmdir "$N/subsystems/$1" ;;
         *) echo "failed: no verb $verb"; return 1 ;;
@@ -76,11 +82,13 @@ target() {
 set_up() {
     local i=0 nqn port size block
     add_port "$DISCOVERY_PORT" "$DISCOVERY_PORT" || return 1
+    if [ "$WHERE" = guest ]; then add_port "$TCP_PORT" "$TCP_PORT" tcp || return 1; fi
     while [ "$i" -lt "$EXPORTS" ]; do
         eval "nqn=\$NQN_$i port=\$PORT_$i size=\$SIZE_$i block=\$BLOCK_$i"
         add_subsystem "$nqn" "$ALLOW" && add_ns "$i" 1 "$size" "$block" || return 1
         [ -e "$N/ports/$port" ] || add_port "$port" "$port" || return 1
         publish "$port" "$nqn" && publish "$DISCOVERY_PORT" "$nqn" || return 1
+        if [ "$WHERE" = guest ]; then publish "$TCP_PORT" "$nqn" || return 1; fi
         i=$((i + 1))
     done
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::scenario::{Export, Store};
+use crate::scenario::{Export, HOST_NQN, Store};
 
 /// What the program prints once for each listener that accepts connections.
 pub const LISTENING: &str = "listening";
@@ -62,6 +62,27 @@ pub fn config(folder: &Path, socket: &Path, io: &str, discovery: &str) -> String
         folder.display(),
         socket.display()
     )
+}
+
+/// The configuration file of a target inside the guest, which has all that is there at the start: RAM volumes, a subsystem
+/// each, and listeners, the last of which is for discovery only.
+pub fn config_in_guest(exports: &[Export], listeners: &[String], restricted: bool) -> String {
+    let mut text =
+        String::from("[management]\nsocket = \"/tmp/caisson.sock\"\n\n[metrics]\naddress = \"\"\n");
+    for (index, export) in exports.iter().enumerate() {
+        let allow =
+            if restricted { format!("hosts = [\"{HOST_NQN}\"]") } else { "allow_any_host = true".to_owned() };
+        text += &format!(
+            "\n[[volume]]\nname = \"v{index}-1\"\nsize = {}\nbacking = \"ram\"\nblock_size = {}\n\n[[subsystem]]\nnqn = \"{}\"\n{allow}\n\
+             namespace = [{{ volume = \"v{index}-1\", nsid = 1 }}]\n",
+            export.size, export.block, export.nqn
+        );
+    }
+    for (index, address) in listeners.iter().enumerate() {
+        let serves = if index + 1 == listeners.len() { "discovery" } else { "both" };
+        text += &format!("\n[[listener]]\naddress = \"{address}\"\nserves = \"{serves}\"\n");
+    }
+    text
 }
 
 /// A change of a running target over its management socket, as one `caisson` command line after `--socket PATH`.

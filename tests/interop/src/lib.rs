@@ -7,6 +7,7 @@
 //! never call a suite passed that did not run to its end.
 
 mod commands;
+mod in_guest;
 mod paths;
 pub mod results;
 pub mod scenario;

@@ -50,6 +50,8 @@ pub enum Mode {
     Export,
     /// One `caisson serve`, set up and changed over its management socket.
     Serve,
+    /// One `caisson serve` inside the guest, over RDMA (and over TCP beside it): this machine's kernel has none.
+    Guest,
 }
 
 /// A suite of `guest/` and what it runs against.
@@ -69,6 +71,11 @@ pub struct Scenario {
     pub limit: Duration,
 }
 
+/// The guest's own address, as its `init` sets it.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// Where a target in the guest listens for TCP.
+const GUEST_TCP: u16 = 4430;
+
 /// Where a scenario listens: one port for each export (the same one for all under [`Mode::Serve`]), and one more that
 /// stands for the discovery port.
 #[derive(Debug, Clone)]
@@ -79,6 +86,8 @@ pub struct Ports {
     pub io: Vec<u16>,
     /// The second port, for discovery.
     pub discovery: u16,
+    /// Where a target in the guest listens for TCP beside RDMA.
+    pub tcp: u16,
 }
 
 impl Ports {
@@ -88,6 +97,9 @@ impl Ports {
     /// # Panics
     /// When the machine has no free port, or no address but loopback.
     pub fn pick(scenario: &Scenario) -> Self {
+        if scenario.mode == Mode::Guest {
+            return Self { address: GUEST.into(), ..Self::in_guest(scenario) };
+        }
         let address = own_address().expect("the guest can only reach an address other than loopback");
         let free: Vec<TcpListener> = (0..=scenario.exports.len())
             .map(|_| TcpListener::bind((address, 0)).expect("a free port"))
@@ -99,15 +111,17 @@ impl Ports {
             let first = io[0];
             io.fill(first);
         }
-        Self { address, io, discovery }
+        Self { address, io, discovery, tcp: GUEST_TCP }
     }
 
     /// The ports of the self-test, which are inside the guest.
     pub fn in_guest(scenario: &Scenario) -> Self {
         let io = (0..scenario.exports.len())
-            .map(|index| if scenario.mode == Mode::Serve { 4420 } else { 4420 + index as u16 })
+            .map(|index| if scenario.mode == Mode::Export { 4420 + index as u16 } else { 4420 })
             .collect();
-        Self { address: Ipv4Addr::LOCALHOST.into(), io, discovery: 8009 }
+        // Soft-RoCE has no loopback device.
+        let address = if scenario.mode == Mode::Guest { GUEST } else { Ipv4Addr::LOCALHOST };
+        Self { address: address.into(), io, discovery: 8009, tcp: GUEST_TCP }
     }
 
     /// `ADDRESS:PORT`.
@@ -131,7 +145,11 @@ pub fn guest_environment(scenario: &Scenario, ports: &Ports, in_guest: bool) -> 
     let mut set = |name: &str, value: &dyn std::fmt::Display| {
         writeln!(text, "{name}='{value}'").expect("writing to a string");
     };
+    let guest = scenario.mode == Mode::Guest;
     set("TARGET", &if in_guest { "nvmet" } else { "caisson" });
+    set("TRANSPORT", &if guest { "rdma" } else { "tcp" });
+    set("WHERE", &if guest { "guest" } else { "machine" });
+    set("TCP_PORT", &ports.tcp);
     set("ADDR", &ports.address);
     set("DISCOVERY_PORT", &ports.discovery);
     set("HOSTNQN", &HOST_NQN);

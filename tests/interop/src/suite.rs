@@ -4,9 +4,10 @@ use std::sync::{Condvar, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::in_guest;
 use crate::paths;
 use crate::results::Results;
-use crate::scenario::{Ports, Scenario, guest_environment};
+use crate::scenario::{Mode, Ports, Scenario, guest_environment};
 use crate::target::Target;
 use crate::vm::{Share, Vm, image};
 
@@ -56,23 +57,29 @@ fn try_run(scenario: &Scenario) -> Result<Results, String> {
     let text = |error: std::io::Error| error.to_string();
     let image = image()?;
     let folder = paths::suite_folder(scenario.name).map_err(text)?;
+    let guest = scenario.mode == Mode::Guest;
     let (ports, mut target) = if self_test() {
         (Ports::in_guest(scenario), None)
+    } else if guest {
+        (Ports::pick(scenario), None)
     } else {
         let ports = Ports::pick(scenario);
         let target = Target::start(scenario, &ports, &folder.join("target"))?;
         (ports, Some(target))
     };
-    let environment = guest_environment(scenario, &ports, self_test());
+    let mut environment = guest_environment(scenario, &ports, self_test());
+    if guest && !self_test() {
+        environment += &in_guest::lay_out(scenario, &ports, &folder.join("share")).map_err(text)??;
+    }
     let mut share = Share::create(folder.join("share"), scenario.suite, &environment).map_err(text)?;
-    let mut vm = Vm::boot(&image, &share, scenario.limit).map_err(text)?;
+    let mut vm = Vm::boot(&image, &share, scenario.limit, if guest { 2048 } else { 1024 }).map_err(text)?;
 
     let status = loop {
         if let Some(request) = share.request().map_err(text)? {
             let answer = match target.as_mut().map(|target| target.act(&request)) {
                 Some(Ok(answer)) => answer,
                 Some(Err(why)) => format!("failed: {why}"),
-                None => "failed: the self-test has no target outside the guest".into(),
+                None => "failed: there is no target outside the guest".into(),
             };
             share.answer(&answer).map_err(text)?;
         } else if let Some(status) = vm.ended().map_err(text)? {

@@ -117,6 +117,7 @@ impl Target {
         match scenario.mode {
             Mode::Export => target.start_exports(scenario, ports)?,
             Mode::Serve => target.start_serving(scenario, ports)?,
+            Mode::Guest => return Err("a target in the guest is started there".into()),
         }
         Ok(target)
     }

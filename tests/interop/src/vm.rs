@@ -93,17 +93,18 @@ impl Share {
 pub struct Vm(Child);
 
 impl Vm {
-    /// Starts the guest, which runs what `share` holds for at most `limit`.
+    /// Starts the guest, which runs what `share` holds for at most `limit`, with `memory` MiB.
     ///
     /// # Errors
     /// When `tools/testbed/boot` does not start.
-    pub fn boot(image: &Path, share: &Share, limit: Duration) -> io::Result<Self> {
+    pub fn boot(image: &Path, share: &Share, limit: Duration, memory: u32) -> io::Result<Self> {
         Command::new(paths::script("boot"))
             .arg("--image")
             .arg(image)
             .arg("--share")
             .arg(&share.path)
             .args(["--timeout", &limit.as_secs().to_string()])
+            .args(["--memory", &memory.to_string()])
             .stdin(Stdio::null())
             .spawn()
             .map(Self)

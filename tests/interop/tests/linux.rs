@@ -1,4 +1,4 @@
-//! A stock Linux kernel's NVMe/TCP host against caisson, one suite of `guest/` a test.
+//! A stock Linux kernel's NVMe/TCP and NVMe/RDMA hosts against caisson, one suite of `guest/` a test.
 
 use std::time::Duration;
 
@@ -73,4 +73,12 @@ fn failover() {
 fn discovery() {
     let exports = vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)];
     run(&Scenario { mode: Mode::Serve, ..scenario("discovery", exports) });
+}
+
+/// Over soft-RoCE, the target inside the guest.
+#[test]
+fn rdma() {
+    let export = Export { store: Store::Memory, ..Export::new(0, 64 * MIB, 4096) };
+    let limit = Duration::from_secs(480);
+    run(&Scenario { mode: Mode::Guest, limit, ..scenario("rdma", vec![export]) });
 }

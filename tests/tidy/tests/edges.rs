@@ -9,6 +9,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("transports/wire", &[]),
     ("transports/tcp", &["transports/wire", "datapath/block"]),
     ("transports/rdma", &["transports/wire", "datapath/block"]),
+    ("transports/verbs", &["transports/rdma"]),
     ("target/core", &["transports/wire", "datapath/block"]),
     ("target/daemon", &["transports/", "target/core", "datapath/", "dedupe/", "kms/"]),
     ("datapath/block", &[]),
@@ -128,6 +129,7 @@ fn every_crate_keeps_the_workspaces_settings() {
 const SANS_IO: &[&str] = &[
     "transports/wire/",
     "transports/tcp/",
+    "transports/rdma/",
     "target/core/",
     "datapath/block/",
     "datapath/log/",

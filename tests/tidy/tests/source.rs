@@ -61,6 +61,14 @@ const UNSAFE_IN: &[(&str, &str)] = &[
         "transports/tcp/src/tx.rs",
         "headers that stay where the kernel was told while more are queued behind them",
     ),
+    (
+        "transports/rdma/tests/device/",
+        "a simulated device, which reaches memory by address as a real one does",
+    ),
+    (
+        "transports/verbs/src/",
+        "rdma-core's functions and structures, loaded at run time; nothing of RDMA is unsafe elsewhere",
+    ),
     ("target/daemon/src/reactor/", "io_uring's rings, buffer rings and descriptors"),
     ("tools/initiator/src/", "system calls that no safe crate covers: affinity, usage, busy polling"),
 ];

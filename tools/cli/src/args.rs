@@ -172,7 +172,9 @@ fn cores(text: &str) -> Result<Cores, String> {
 }
 
 fn address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|e: String| format!("{e}; write tcp://ADDRESS:PORT, such as tcp://0.0.0.0:4420"))
+    text.parse().map_err(|e: String| {
+        format!("{e}; write tcp://ADDRESS:PORT or rdma://ADDRESS:PORT, such as tcp://0.0.0.0:4420")
+    })
 }
 
 fn discovery_address(text: &str) -> Result<Address, String> {

@@ -1,12 +1,13 @@
 //! What to type on a host: `nvme discover` and `nvme connect` lines with addresses by which it can reach this machine.
 
 use crate::output::line;
+use caisson_daemon::model::text::{Address, Scheme};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// A subsystem, and where it can be connected to.
 pub struct Hint<'a> {
     /// As bound.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The subsystem.
     pub nqn: &'a str,
 }
@@ -78,29 +79,35 @@ pub fn reachable(address: SocketAddr) -> Vec<IpAddr> {
 /// Says what to type on a host.
 pub fn explain(hints: &[Hint<'_>], restricted: bool) {
     let Some(first) = hints.first() else { return };
-    line("\nOn a Linux host, as root (modprobe nvme-tcp; package nvme-cli):");
+    let mut modules: Vec<String> =
+        hints.iter().map(|h| format!("nvme-{}", h.address.scheme.name())).collect();
+    modules.sort();
+    modules.dedup();
+    let modules = modules.join(" ");
+    line(format!("\nOn a Linux host, as root (modprobe {modules}; package nvme-cli):"));
     for h in hints {
-        for (i, ip) in reachable(h.address).iter().enumerate().take(3) {
+        let (transport, port) = (h.address.scheme.name(), h.address.socket.port());
+        for (i, ip) in reachable(h.address.socket).iter().enumerate().take(3) {
             let or = if i > 0 { "   # or" } else { "" };
-            line(format!("  nvme discover -t tcp -a {ip} -s {}{or}", h.address.port()));
+            line(format!("  nvme discover -t {transport} -a {ip} -s {port}{or}"));
         }
     }
     for h in hints {
-        if let Some(ip) = reachable(h.address).first() {
-            line(format!("  nvme connect -t tcp -a {ip} -s {} -n {}", h.address.port(), h.nqn));
+        let (transport, port) = (h.address.scheme.name(), h.address.socket.port());
+        if let Some(ip) = reachable(h.address.socket).first() {
+            line(format!("  nvme connect -t {transport} -a {ip} -s {port} -n {}", h.nqn));
         }
     }
     line(format!("  nvme disconnect -n {}", first.nqn));
     if restricted {
         line("Only the hosts named with --allow may connect; a host's name is in its /etc/nvme/hostnqn.");
     }
+    // Ours speaks TCP.
+    let Some(first) = hints.iter().find(|h| h.address.scheme == Scheme::Tcp) else { return };
     line("From here, without a kernel initiator:");
-    let ip = if first.address.ip().is_unspecified() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
-    } else {
-        first.address.ip()
-    };
-    let here = SocketAddr::new(ip, first.address.port());
+    let at = first.address.socket;
+    let ip = if at.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { at.ip() };
+    let here = SocketAddr::new(ip, at.port());
     line(format!("  caisson identify tcp://{here} --nqn {}\n", first.nqn));
 }
 

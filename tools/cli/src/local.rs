@@ -16,7 +16,7 @@ use caisson_daemon::model::{
 };
 use caisson_daemon::pools::Made;
 use caisson_daemon::reactor::clock;
-use caisson_daemon::{Refusal, config};
+use caisson_daemon::{Cause, Refusal, config};
 use caisson_device::StoreSpec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,7 +88,10 @@ pub fn say_made(made: Made, key_file: Option<&Path>) {
 /// A line for each listener in force. Tests and scripts wait for these.
 pub fn say_listening(d: &Daemon) {
     for a in d.bound().values() {
-        line(format!("  listening on tcp://{a}"));
+        line(format!("  listening on {a}"));
+    }
+    for (a, why) in d.awaited() {
+        line(format!("  waiting for {a}: {why}"));
     }
 }
 
@@ -251,6 +254,13 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
     let mut settings = Settings { socket_optional: socket.is_none(), ..Settings::default() };
     settle(&args.running, socket.or_else(usual_socket), &mut settings);
     let d = start(settings, objects, Objects::new()).map_err(failed)?;
+    if let (true, Some((address, why))) = (d.bound().is_empty(), d.awaited().into_iter().next()) {
+        return Err(Failure::Here(Refusal::new(
+            Cause::System,
+            format!("nothing can be listened on: {address}: {why}"),
+            "do what it says, or listen on TCP: --listen tcp://0.0.0.0:4420",
+        )));
+    }
     serve::run(
         &d,
         || {

@@ -7,6 +7,7 @@ use crate::local::{failed, is_discovery_port, log, say_listening, settle, start}
 use crate::output::line;
 use caisson_daemon::config::settings::{Log, Settings};
 use caisson_daemon::daemon::{Daemon, serve};
+use caisson_daemon::model::text::Scheme;
 use caisson_daemon::model::text::format_size;
 use caisson_daemon::model::{
     Backing, Change, DEFAULT_MODEL, DEFAULT_POOL, Device, Item, Listener, Lookup, Namespace, Objects, Pool,
@@ -50,7 +51,7 @@ fn seed(args: &QuickstartArgs, dir: &Path) -> Objects {
         memory: 0,
     }));
     items.extend(args.listen.iter().map(|a| {
-        let serves = if is_discovery_port(a.0.port()) { Serves::Discovery } else { Serves::Both };
+        let serves = if is_discovery_port(a.socket.port()) { Serves::Discovery } else { Serves::Both };
         Item::Listener(Listener { address: *a, serves })
     }));
     items.into_iter().map(|i| (i.key(), i)).collect()
@@ -225,8 +226,9 @@ fn proof(d: &Daemon) -> Result<(), Failure> {
     let nqn = objects.subsystems().next().map(|s| s.nqn.clone());
     let at = objects
         .listeners()
-        .filter(|l| l.serves != Serves::Discovery)
-        .find_map(|l| d.bound().get(&key::listener(l.address)).copied());
+        // The proof's host speaks TCP.
+        .filter(|l| l.serves != Serves::Discovery && l.address.scheme == Scheme::Tcp)
+        .find_map(|l| d.bound().get(&key::listener(l.address)).map(|a| a.socket));
     let (Some(nqn), Some(at)) = (nqn, at) else {
         line("\nNothing is exported, so there is nothing to prove.");
         return Ok(());

@@ -62,6 +62,26 @@ fn export_refuses_with_a_remedy() {
         &["more than 107", "--socket"],
     );
     bad(&["export", "ram:1G", "--listen", "tcp://192.0.2.77:4420"], 1, &["cannot listen", "ip address"]);
+    // Whatever of RDMA is missing here (no device anywhere has a documentation address), it says what to do.
+    bad(&["export", "ram:1G", "--listen", "rdma://192.0.2.77:4420"], 1, &["RDMA", "remedy:", "tcp://"]);
+}
+
+#[test]
+fn rdma_that_is_not_there_keeps_nothing_else_from_being_served() {
+    let words = [
+        "export",
+        "ram:1M",
+        "--nqn",
+        NQN,
+        "--listen",
+        "rdma://192.0.2.77:4420",
+        "--listen",
+        "tcp://127.0.0.1:0",
+    ];
+    let t = Running::start(&words, "Ctrl-C");
+    assert_eq!(t.listening().len(), 1, "{}", t.said);
+    assert!(t.said.contains("waiting for rdma://192.0.2.77:4420: "), "{}", t.said);
+    assert!(good(&["discover", &t.listening()[0]]).contains(NQN));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! NVMe, fabrics and NVMe/TCP layouts: bytes to types and back, no I/O.
+//! NVMe, fabrics, NVMe/TCP and NVMe/RDMA layouts: bytes to types and back, no I/O.
 //!
 //! Owns every structure that crosses a wire. Each has fixed endianness, no padding, and a compile-time
 //! assertion on its size and on the offset of each field (`layout!`). Decoding never panics: a slice that is too
@@ -7,7 +7,7 @@
 //! It must never open a socket, read a clock, or know what a controller does with a command.
 //!
 //! Revisions: "Base" is the NVM Express Base Specification 2.1, "NVM" the NVM Command Set Specification 1.1,
-//! "TCP" the NVMe TCP Transport Specification 1.1.
+//! "TCP" the NVMe TCP Transport Specification 1.1, "RDMA" the NVMe RDMA Transport Specification 1.1.
 
 pub mod cqe;
 pub mod discovery;
@@ -18,6 +18,7 @@ pub mod log;
 pub mod opcode;
 pub mod pdu;
 pub mod property;
+pub mod rdma;
 pub mod sgl;
 pub mod sqe;
 pub mod status;

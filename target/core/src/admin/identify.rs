@@ -9,7 +9,7 @@ use crate::property::VERSION;
 use crate::queue::Core;
 use crate::registry::namespace::Namespace;
 use crate::registry::subsystem::Kind;
-use crate::spec::{ControllerModel, MAX_NAMESPACES, MAX_QUEUE_ENTRIES};
+use crate::spec::{ControllerModel, MAX_NAMESPACES, MAX_QUEUE_ENTRIES, Transport};
 use caisson_block::BufList;
 use caisson_wire::identify::*;
 use caisson_wire::zerocopy::IntoBytes;
@@ -128,7 +128,11 @@ impl Admin {
         d.kas.set(KAS);
         d.maxcmd.set(MAX_QUEUE_ENTRIES);
         // The address of an in-capsule block is an offset. A length larger than the data is refused by reads and writes.
-        d.sgls.set(sgls::SUPPORTED | sgls::OFFSET | sgls::TRANSPORT);
+        let external = match core.target.transport_of(core.at.port) {
+            Some(Transport::Rdma) => sgls::KEYED,
+            _ => sgls::TRANSPORT,
+        };
+        d.sgls.set(sgls::SUPPORTED | sgls::OFFSET | external);
         let nqn = subsystem.nqn.as_bytes();
         d.subnqn[..nqn.len()].copy_from_slice(nqn);
         d.fcatt = u8::from(matches!(subsystem.controller_model(), ControllerModel::Static(_)));

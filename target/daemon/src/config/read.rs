@@ -5,7 +5,7 @@ use super::pools::{pools, services};
 use super::problem::Problem;
 use super::settings::{DEFAULT_SPIN, Limits, Log, METRICS_ADDRESS, Polling, SOCKET_FILE, Settings};
 use super::walk::{At, Problems, Table};
-use crate::model::text::{Address, DISCOVERY_PORT, IO_PORT, nearest, parse_cores};
+use crate::model::text::{Address, DISCOVERY_PORT, IO_PORT, Scheme, nearest, parse_cores};
 use crate::model::{self, Backing, DEFAULT_MODEL, DEFAULT_POOL, Item, Lookup, Objects, Serves};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -382,9 +382,18 @@ fn listeners(root: &mut Table<'_, '_>, text: &str, items: &mut Items, out: &mut 
         } else {
             IO_PORT
         };
-        if t.required("address", "tcp://0.0.0.0:4420", out).is_some()
-            && let Some(a) = t.parsed("address", "tcp://0.0.0.0:4420", out, |s| Address::parse(s, port))
+        let kinds = [("tcp", Scheme::Tcp), ("rdma", Scheme::Rdma)];
+        let trtype = t.choice("trtype", &kinds, out).map(|k| k.value);
+        let example = match trtype {
+            Some(Scheme::Rdma) => "rdma://192.0.2.1:4420",
+            _ => "tcp://0.0.0.0:4420",
+        };
+        if t.required("address", example, out).is_some()
+            && let Some(mut a) = t.parsed("address", example, out, |s| of_trtype(s, port, trtype))
         {
+            if let Some(scheme) = trtype {
+                a.value.scheme = scheme;
+            }
             let serves = serves.map_or_else(|| default_serves(a.value), |s| s.value);
             items.add(Item::Listener(model::Listener { address: a.value, serves }), a.span, text, out);
         }
@@ -392,9 +401,20 @@ fn listeners(root: &mut Table<'_, '_>, text: &str, items: &mut Items, out: &mut 
     }
 }
 
+/// An address whose transport, where it says one, is that of `trtype`, where that is given.
+fn of_trtype(text: &str, port: u16, trtype: Option<Scheme>) -> Result<Address, String> {
+    let address = Address::parse(text, port)?;
+    match trtype {
+        Some(t) if text.contains("://") && t != address.scheme => {
+            Err(format!("`{text}` is not of trtype \"{}\"", t.name()))
+        }
+        _ => Ok(address),
+    }
+}
+
 /// What a listener serves where nobody chose: the port of discovery is for discovery, every other for both.
 pub(crate) fn default_serves(address: Address) -> Serves {
-    if address.0.port() == DISCOVERY_PORT { Serves::Discovery } else { Serves::Both }
+    if address.socket.port() == DISCOVERY_PORT { Serves::Discovery } else { Serves::Both }
 }
 
 fn referrals(root: &mut Table<'_, '_>, text: &str, items: &mut Items, out: &mut Problems) {

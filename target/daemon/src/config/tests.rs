@@ -138,7 +138,9 @@ fn every_error_has_place_and_remedy() {
             "serial",
             "20",
         ),
-        ("[[listener]]\naddress = 'rdma://1.2.3.4:4420'".into(), 2, "rdma", "tcp://"),
+        ("[[listener]]\naddress = 'fc://1.2.3.4:4420'".into(), 2, "rdma", "tcp://"),
+        ("[[listener]]\ntrtype = 'rdma'\naddress = 'tcp://1.2.3.4:4420'".into(), 3, "trtype", "rdma://"),
+        ("[[listener]]\ntrtype = 'fc'\naddress = '1.2.3.4:4420'".into(), 2, "fc", "rdma"),
         (
             "[[listener]]\naddress = '1.2.3.4'\n[[listener]]\naddress = 'tcp://1.2.3.4:4420'".into(),
             4,

@@ -24,6 +24,7 @@ pub use reactors::start_reactors;
 pub use waiting::{Waits, still};
 
 use crate::config::settings::{STATE_FILE, Settings};
+use crate::model::text::Address;
 use crate::model::{Backing, Change, Item, Lookup, Objects, key};
 use crate::pool::{Locked, Pool};
 use crate::pools::{Engine, Made, PoolHandle, PoolStatus};
@@ -262,12 +263,18 @@ impl Daemon {
     }
 
     /// The addresses in force, by the listener's key.
-    pub fn bound(&self) -> BTreeMap<String, SocketAddr> {
-        self.lock().world.ports.iter().map(|(k, b)| (k.clone(), b.actual)).collect()
+    pub fn bound(&self) -> BTreeMap<String, Address> {
+        let listens = |(k, b): (&String, &world::Bound)| b.waits.is_none().then(|| (k.clone(), b.actual));
+        self.lock().world.ports.iter().filter_map(listens).collect()
+    }
+
+    /// Addresses that could not be had at the start, and why; they are waited for.
+    pub fn awaited(&self) -> Vec<(Address, String)> {
+        self.lock().world.ports.values().filter_map(|b| Some((b.actual, b.waits.clone()?))).collect()
     }
 
     /// The listener's configured address by the core's port number.
-    pub fn port_names(&self) -> BTreeMap<u16, SocketAddr> {
+    pub fn port_names(&self) -> BTreeMap<u16, Address> {
         self.lock().world.ports.values().map(|b| (b.port.0, b.actual)).collect()
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The reactors are one; tests have another that opens no socket.
 
+use crate::model::text::Address;
 use std::io;
 use std::net::SocketAddr;
 
@@ -32,13 +33,16 @@ pub struct ThreadCounts {
 
 /// The threads that serve connections.
 pub trait DataPlane: Send + Sync {
-    /// Listens on `addr` for connections of the core's port `port`; returns the address with the port number in use.
+    /// Listens on `at` for connections of the core's port `port`; returns the address with the port number in use.
     ///
     /// # Errors
-    /// The system's: the address is in use, or not this machine's.
-    fn listen(&self, addr: SocketAddr, port: u16) -> io::Result<SocketAddr>;
-    /// Stops listening on an address that `listen` returned.
-    fn unlisten(&self, addr: SocketAddr);
+    /// The system's: the address is in use, or not this machine's; for RDMA, that there is no RDMA, or no device with the
+    /// address, and what to do about it.
+    fn listen(&self, at: Address, port: u16) -> io::Result<SocketAddr>;
+    /// Listens on `at`, which `listen` could not, as soon as that can be.
+    fn expect(&self, at: Address, port: u16);
+    /// Stops listening on an address that `listen` returned or `expect` was given.
+    fn unlisten(&self, at: Address);
     /// The driver in use, for status.
     fn driver(&self) -> &'static str;
     /// Each thread's counters.

@@ -2,6 +2,7 @@
 
 use super::plane::{DataPlane, ThreadCounts};
 use crate::config::settings::{Polling, Settings};
+use crate::model::text::{Address, Scheme};
 use crate::reactor::{DriverChoice, Limits, ReactorConfig, Reactors};
 use crate::refusal::{Cause, Refusal};
 use caisson_core::Target;
@@ -12,12 +13,26 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 impl DataPlane for Reactors {
-    fn listen(&self, addr: SocketAddr, port: u16) -> io::Result<SocketAddr> {
-        Reactors::listen(self, addr, port)
+    fn listen(&self, at: Address, port: u16) -> io::Result<SocketAddr> {
+        match at.scheme {
+            Scheme::Tcp => Reactors::listen(self, at.socket, port),
+            Scheme::Rdma => self.listen_rdma(at.socket, port),
+        }
     }
 
-    fn unlisten(&self, addr: SocketAddr) {
-        Reactors::unlisten(self, addr);
+    fn expect(&self, at: Address, port: u16) {
+        if at.scheme == Scheme::Rdma {
+            self.expect_rdma(at.socket, port);
+        }
+    }
+
+    fn unlisten(&self, at: Address) {
+        match at.scheme {
+            Scheme::Tcp => {
+                Reactors::unlisten(self, at.socket);
+            }
+            Scheme::Rdma => self.unlisten_rdma(at.socket),
+        }
     }
 
     fn driver(&self) -> &'static str {

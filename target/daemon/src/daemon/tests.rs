@@ -18,7 +18,8 @@ pub(super) struct FakePlane {
 }
 
 impl DataPlane for FakePlane {
-    fn listen(&self, mut addr: SocketAddr, _port: u16) -> io::Result<SocketAddr> {
+    fn listen(&self, at: Address, _port: u16) -> io::Result<SocketAddr> {
+        let mut addr = at.socket;
         if addr.port() == 0 {
             addr.set_port(50_000 + self.next.fetch_add(1, Ordering::Relaxed));
         }
@@ -29,8 +30,9 @@ impl DataPlane for FakePlane {
         l.push(addr);
         Ok(addr)
     }
-    fn unlisten(&self, addr: SocketAddr) {
-        self.listening.lock().unwrap().retain(|a| *a != addr);
+    fn expect(&self, _at: Address, _port: u16) {}
+    fn unlisten(&self, at: Address) {
+        self.listening.lock().unwrap().retain(|a| *a != at.socket);
     }
     fn driver(&self) -> &'static str {
         "fake"
@@ -216,7 +218,7 @@ fn a_change_of_which_one_part_fails_changes_nothing() {
         let mut all: Vec<Change> = o.keys().map(|k| (k.clone(), None)).collect();
         let items = [
             Item::Volume(Volume::new("w", Backing::Ram, 4096, 4096)),
-            Item::Listener(Listener { address: Address(([127, 0, 0, 1], 1).into()), serves: Serves::Io }),
+            Item::Listener(Listener { address: "tcp://127.0.0.1:1".parse().unwrap(), serves: Serves::Io }),
         ];
         all.extend(items.into_iter().map(|i| (i.key(), Some(i))));
         Ok(all)

@@ -9,6 +9,7 @@ use super::plane::DataPlane;
 use super::store::{Store, fit, open_alone};
 use super::waiting::Waiting;
 use crate::model::text::DISCOVERY_NQN;
+use crate::model::text::{Address, Scheme};
 use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
 use crate::pools::open::{Keys, Want, lengthen, remove};
 use crate::pools::{Engine, LogPool, Made};
@@ -18,7 +19,6 @@ use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, Subsys
 use caisson_keys::PoolSecrets;
 use caisson_volume::Opened;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,7 +26,10 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
     pub(super) port: PortId,
-    pub(super) actual: SocketAddr,
+    /// Where it listens.
+    pub(super) actual: Address,
+    /// Why it could not be had at the start, in which case it is listened on when it can be.
+    pub(super) waits: Option<String>,
 }
 
 /// A volume in force.
@@ -463,9 +466,9 @@ impl World {
         let (exports, discovery) = exports(l.serves);
         let mut spec = PortSpec {
             id,
-            transport: Transport::Tcp,
-            address: l.address.0.ip(),
-            service: l.address.0.port(),
+            transport: transport(l.address),
+            address: l.address.socket.ip(),
+            service: l.address.socket.port(),
             exports,
             discovery,
         };
@@ -475,8 +478,16 @@ impl World {
         if !chosen {
             self.target.add_port(spec.clone()).map_err(|e| refused(&e))?;
         }
-        let actual = match self.plane.listen(l.address.0, id.0) {
+        let mut waits = None;
+        let actual = match self.plane.listen(l.address, id.0) {
             Ok(actual) => actual,
+            Err(error) if self.starting && !chosen && l.address.scheme == Scheme::Rdma => {
+                // The rest serves on: a machine whose RDMA is late or broken is no reason to serve nothing.
+                tracing::error!("cannot listen on {} yet: {error}", l.address);
+                self.plane.expect(l.address, id.0);
+                waits = Some(error.to_string());
+                l.address.socket
+            }
             Err(e) => {
                 if !chosen {
                     let _ = self.target.remove_port(id);
@@ -488,7 +499,10 @@ impl World {
             spec.service = actual.port();
             self.target.add_port(spec).map_err(|e| refused(&e))?;
         }
-        self.ports.insert(model::key::listener(l.address), Bound { port: id, actual });
+        self.ports.insert(
+            model::key::listener(l.address),
+            Bound { port: id, actual: Address { socket: actual, ..l.address }, waits },
+        );
         Ok(())
     }
 
@@ -528,12 +542,19 @@ fn exports(serves: Serves) -> (Exports, bool) {
     }
 }
 
+fn transport(address: Address) -> Transport {
+    match address.scheme {
+        Scheme::Tcp => Transport::Tcp,
+        Scheme::Rdma => Transport::Rdma,
+    }
+}
+
 fn referral(r: &model::Referral) -> caisson_core::Referral {
     caisson_core::Referral {
         nqn: DISCOVERY_NQN.into(),
-        transport: Transport::Tcp,
-        address: r.address.0.ip(),
-        service: r.address.0.port(),
+        transport: transport(r.address),
+        address: r.address.socket.ip(),
+        service: r.address.socket.port(),
         port: PortId(0),
     }
 }

@@ -337,7 +337,8 @@ pub fn write_protect(d: &Daemon, nqn: &str, nsid: u32, on: bool) -> Result<Did> 
 }
 
 fn address(text: &str, port: u16) -> Result<Address> {
-    Address::parse(text, port).map_err(|e| bad(e, "write tcp://ADDRESS:PORT, such as tcp://0.0.0.0:4420"))
+    Address::parse(text, port)
+        .map_err(|e| bad(e, "write tcp://ADDRESS:PORT or rdma://ADDRESS:PORT, such as tcp://0.0.0.0:4420"))
 }
 
 /// Listens on an address.

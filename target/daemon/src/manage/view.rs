@@ -1,6 +1,7 @@
 //! What the target shows: plain structures, the JSON of the management API, made from what is configured and what is.
 
 use crate::daemon::{Daemon, Waits};
+use crate::model::text::Address;
 use crate::model::{self, Backing, Item, Lookup, Origin, Serves, Services};
 use crate::pools::{PoolStatus, VolumeSpace};
 use caisson_core::{ControllerSnapshot, OpClass, SubsystemSnapshot, Totals, bucket_end};
@@ -298,18 +299,14 @@ fn io(t: &Totals) -> Io {
     }
 }
 
-fn controller(
-    subsystem: &str,
-    c: &ControllerSnapshot,
-    ports: &BTreeMap<u16, std::net::SocketAddr>,
-) -> Controller {
+fn controller(subsystem: &str, c: &ControllerSnapshot, ports: &BTreeMap<u16, Address>) -> Controller {
     Controller {
         subsystem: subsystem.to_string(),
         cntlid: c.cntlid,
         host: c.host.clone(),
         hostid: c.hostid.to_string(),
         peer: c.peer.clone(),
-        listener: ports.get(&c.port).map(|a| format!("tcp://{a}")),
+        listener: ports.get(&c.port).map(Address::to_string),
         kato_ms: c.kato_ms,
         ready: c.ready,
         queues: c
@@ -320,11 +317,7 @@ fn controller(
     }
 }
 
-fn subsystem(
-    s: &SubsystemSnapshot,
-    objects: &model::Objects,
-    ports: &BTreeMap<u16, std::net::SocketAddr>,
-) -> Subsystem {
+fn subsystem(s: &SubsystemSnapshot, objects: &model::Objects, ports: &BTreeMap<u16, Address>) -> Subsystem {
     let namespaces = s.namespaces.iter().map(|n| {
         let mut totals = Totals::default();
         n.hosts.iter().for_each(|h| totals.add(&h.io));
@@ -446,7 +439,7 @@ pub fn listeners(d: &Daemon) -> Vec<Listener> {
     let bound = d.bound();
     let view = |l: &model::Listener| Listener {
         address: l.address.to_string(),
-        bound: bound.get(&model::key::listener(l.address)).map(|a| format!("tcp://{a}")),
+        bound: bound.get(&model::key::listener(l.address)).map(Address::to_string),
         serves: l.serves,
     };
     d.objects().listeners().map(view).collect()

@@ -85,9 +85,33 @@ pub fn derived_nqn(name: &str) -> String {
     format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid::Uuid::new_v5(&space, name.as_bytes()))
 }
 
-/// Where a listener listens, or a referral points: `tcp://ADDRESS:PORT`.
+/// What hosts speak to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(pub SocketAddr);
+pub enum Scheme {
+    /// NVMe/TCP.
+    Tcp,
+    /// NVMe/RDMA.
+    Rdma,
+}
+
+impl Scheme {
+    /// How it is written, which is also its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Tcp => "tcp",
+            Scheme::Rdma => "rdma",
+        }
+    }
+}
+
+/// Where a listener listens, or a referral points: `tcp://ADDRESS:PORT` or `rdma://ADDRESS:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The transport.
+    pub scheme: Scheme,
+    /// The address and port.
+    pub socket: SocketAddr,
+}
 
 impl Address {
     /// Reads it with `port` where none is written. The scheme may be left out.
@@ -95,21 +119,24 @@ impl Address {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse(text: &str, port: u16) -> Result<Address, String> {
-        let rest = match text.split_once("://") {
-            Some(("tcp", rest)) => rest,
-            Some((other, _)) => return Err(format!("transport `{other}` is not served: only tcp:// is")),
-            None => text,
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("tcp", rest)) => (Scheme::Tcp, rest),
+            Some(("rdma", rest)) => (Scheme::Rdma, rest),
+            Some((other, _)) => {
+                return Err(format!("transport `{other}` is not served: tcp:// and rdma:// are"));
+            }
+            None => (Scheme::Tcp, text),
         };
-        if let Ok(addr) = rest.parse::<SocketAddr>() {
-            return Ok(Address(addr));
+        if let Ok(socket) = rest.parse::<SocketAddr>() {
+            return Ok(Address { scheme, socket });
         }
         let bare = rest.strip_prefix('[').and_then(|r| r.strip_suffix(']')).unwrap_or(rest);
         if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Ok(Address(SocketAddr::new(ip, port)));
+            return Ok(Address { scheme, socket: SocketAddr::new(ip, port) });
         }
         if let Some(p) = rest.strip_prefix('*').and_then(|r| r.strip_prefix(':')) {
             let port = p.parse().map_err(|_| format!("`{p}` is not a port"))?;
-            return Ok(Address(SocketAddr::from(([0, 0, 0, 0], port))));
+            return Ok(Address { scheme, socket: SocketAddr::from(([0, 0, 0, 0], port)) });
         }
         Err(format!("`{text}` is not an address and port"))
     }
@@ -124,7 +151,7 @@ impl FromStr for Address {
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "tcp://{}", self.0)
+        write!(f, "{}://{}", self.scheme.name(), self.socket)
     }
 }
 
@@ -254,7 +281,8 @@ mod tests {
         assert_eq!(a("tcp://[::1]"), Ok("tcp://[::1]:4420".into()));
         assert_eq!(a("::1"), Ok("tcp://[::1]:4420".into()));
         assert_eq!(a("*:8009"), Ok("tcp://0.0.0.0:8009".into()));
-        assert!(a("rdma://1.2.3.4:4420").is_err() && a("tcp://host:99999").is_err() && a("").is_err());
+        assert_eq!(a("rdma://[::1]"), Ok("rdma://[::1]:4420".into()));
+        assert!(a("fc://1.2.3.4:4420").is_err() && a("tcp://host:99999").is_err() && a("").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use caisson_block::{Buf, IoOp, Ring};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// Bytes of one receive buffer. Large, so that one system call brings many capsules; they are few, shared by all the
@@ -136,6 +136,8 @@ pub(crate) trait Driver: Ring {
     fn finish_sending(&mut self, key: u32);
     /// Ends the connection; [`Event::Gone`] follows.
     fn close(&mut self, key: u32);
+    /// Has the next sleep end when `fd` is readable; once, and for one that was asked for before, not again until then.
+    fn watch(&mut self, fd: BorrowedFd<'_>);
     /// Whether a turn without waiting would find something, as far as can be told without a system call.
     fn ready(&mut self) -> bool;
     /// Submits what is pending, without a look at what has come.

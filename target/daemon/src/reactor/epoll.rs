@@ -12,7 +12,7 @@ use caisson_device::threaded::ThreadRing;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const LISTENER: u64 = 1 << 32;
 /// Marks the bell.
 const BELL: u64 = 1 << 33;
+/// Marks what others watch.
+const WATCHED: u64 = 1 << 34;
 /// Threads that block on devices for one data-plane thread.
 const DEVICE_THREADS: usize = 4;
 /// Connections accepted from one listener a turn.
@@ -314,6 +316,11 @@ impl Driver for Epoll {
         }
     }
 
+    fn watch(&mut self, fd: BorrowedFd<'_>) {
+        // EEXIST when it was watched before: it is level-triggered, and whoever asked reads it.
+        let _ = epoll::add(&self.epoll, fd, EventData::new_u64(WATCHED), EventFlags::IN);
+    }
+
     fn ready(&mut self) -> bool {
         !self.told.is_empty() || self.finished.load(Ordering::SeqCst)
     }
@@ -356,6 +363,8 @@ impl Driver for Epoll {
             let key = data as u32;
             if data & BELL != 0 {
                 self.mailbox.silence();
+            } else if data & WATCHED != 0 {
+                // It has ended the sleep.
             } else if data & LISTENER != 0 {
                 self.accept(key, events);
             } else {

@@ -50,6 +50,8 @@ pub(crate) enum Message {
         /// In which order.
         heavy: Heavy,
     },
+    /// From the thread that speaks to RDMA devices.
+    Rdma(super::rdma::Message),
     /// End every connection and stop.
     Shutdown,
 }

@@ -10,6 +10,7 @@ mod driver;
 mod epoll;
 mod heavy;
 mod mailbox;
+mod rdma;
 mod shared;
 mod spin;
 mod thread;
@@ -20,6 +21,7 @@ pub use shared::{Limits, ThreadStats, clock};
 use caisson_core::Target;
 use driver::Driver;
 use mailbox::{Mailbox, Message};
+use rdma::control::Control;
 use shared::Shared;
 use std::collections::HashMap;
 use std::io;
@@ -133,6 +135,42 @@ impl Reactors {
         }
     }
 
+    /// Listens on `addr` for RDMA connections of `port`; returns the address with the port number that was chosen.
+    ///
+    /// # Errors
+    /// There is no RDMA here, or no device has the address, with what to do about it; or it is in use.
+    pub fn listen_rdma(&self, addr: SocketAddr, port: u16) -> io::Result<SocketAddr> {
+        self.rdma()?.listen(addr, port)
+    }
+
+    /// Listens on `addr` for RDMA connections of `port` as soon as a device has it. Where there is no RDMA at all, that is
+    /// never: it was said when it was asked for.
+    pub fn expect_rdma(&self, addr: SocketAddr, port: u16) {
+        if let Ok(control) = self.rdma() {
+            control.expect(addr, port);
+        }
+    }
+
+    /// Stops listening on an address of [`Reactors::listen_rdma`] or [`Reactors::expect_rdma`]. Connections that came by it stay.
+    pub fn unlisten_rdma(&self, addr: SocketAddr) {
+        if let Some(control) = self.shared.rdma.get() {
+            control.unlisten(addr);
+        }
+    }
+
+    /// The thread that speaks to RDMA devices, started when it is first needed.
+    fn rdma(&self) -> io::Result<&Control> {
+        // The lock sees to it that it is started once.
+        let _listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.shared.rdma.get() {
+            Some(control) => Ok(control),
+            None => {
+                let control = Control::start(&self.shared)?;
+                Ok(self.shared.rdma.get_or_init(|| control))
+            }
+        }
+    }
+
     /// Each thread's counters.
     pub fn stats(&self) -> &[Arc<ThreadStats>] {
         &self.shared.threads
@@ -156,6 +194,10 @@ impl Reactors {
         for t in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A thread that panicked has said so already.
             let _ = t.join();
+        }
+        // After the threads, which have given it their connections to be destroyed.
+        if let Some(control) = self.shared.rdma.get() {
+            control.shutdown();
         }
     }
 }

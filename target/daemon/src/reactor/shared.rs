@@ -1,6 +1,7 @@
 //! What the data-plane threads of one target share: limits, counters, each other's mailboxes.
 
 use super::mailbox::Mailbox;
+use super::rdma::control::Control;
 use caisson_block::Mono;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Vec<Arc<ThreadStats>>,
     /// Connections a thread has or is about to have.
     load: Vec<AtomicUsize>,
+    /// The thread that speaks to RDMA devices, once there was an RDMA listener.
+    pub(crate) rdma: OnceLock<Control>,
 }
 
 impl Shared {
@@ -85,6 +88,7 @@ impl Shared {
             mailboxes,
             threads: (0..n).map(|_| Arc::default()).collect(),
             load: (0..n).map(|_| AtomicUsize::new(0)).collect(),
+            rdma: OnceLock::new(),
         }
     }
 

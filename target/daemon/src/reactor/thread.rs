@@ -9,6 +9,7 @@ use super::conn::{Conn, LINGER_MS, Phase, RX_HOLD, SWEEP_MS, TX_STALL};
 use super::driver::{Driver, Event, SEND_BYTES, Wait};
 use super::heavy::{Line, PIECE_NS};
 use super::mailbox::{Mailbox, Message, Nudge};
+use super::rdma;
 use super::shared::{Shared, ThreadStats, clock};
 use super::spin::Spin;
 use caisson_block::{Buf, Completions, Cx, Mono, Outcome, Remote, Tag};
@@ -46,6 +47,7 @@ pub(crate) struct Reactor<D> {
     heard_before: Vec<u32>,
     sweep_at: Mono,
     stopping: Option<Mono>,
+    rdma: rdma::Thread,
     // Kept between turns for their capacity.
     events: Vec<Event>,
     messages: Vec<Message>,
@@ -60,6 +62,19 @@ macro_rules! cx {
     };
 }
 
+/// The same for [`rdma::Thread`].
+macro_rules! turn {
+    ($r:expr) => {
+        &mut rdma::Turn {
+            now: $r.now,
+            done: &mut $r.done,
+            ring: $r.driver.ring(),
+            remote: &$r.remote,
+            actions: &mut $r.actions,
+        }
+    };
+}
+
 impl<D: Driver> Reactor<D> {
     pub(crate) fn new(
         index: usize,
@@ -69,6 +84,7 @@ impl<D: Driver> Reactor<D> {
         shared: Arc<Shared>,
     ) -> Reactor<D> {
         let stats = Arc::clone(&shared.threads[index]);
+        let rdma = rdma::Thread::new(index, Arc::clone(&mailbox), Arc::clone(&target), Arc::clone(&shared));
         let spin = Spin::new(if driver.spins() { shared.limits.spin_ns } else { 0 });
         Reactor {
             index,
@@ -93,6 +109,7 @@ impl<D: Driver> Reactor<D> {
             heard_before: Vec::new(),
             sweep_at: clock().plus_ms(SWEEP_MS),
             stopping: None,
+            rdma,
             events: Vec::new(),
             messages: Vec::new(),
             batch: Vec::new(),
@@ -125,12 +142,14 @@ impl<D: Driver> Reactor<D> {
             prompt |= self.on_messages();
             // Read again, so that what was done in this turn has a latency.
             self.now = clock();
+            self.rdma.turn(turn!(self));
             self.on_completions();
             self.on_timers();
             if self.now >= self.sweep_at {
                 self.sweep();
             }
             self.flush();
+            self.rdma.flush(turn!(self));
             if self.heavy.due(self.now, prompt) {
                 self.do_heavy();
             }
@@ -149,12 +168,13 @@ impl<D: Driver> Reactor<D> {
 
     /// Whether the kernel or a volume still has something of ours.
     pub(crate) fn busy(&self) -> bool {
-        self.live > 0 || self.driver.device_ops() > 0
+        self.live > 0 || self.rdma.live() > 0 || self.driver.device_ops() > 0
     }
 
     /// Decides how to wait, spinning first where that pays.
     fn wait(&mut self) -> Wait {
-        if !self.heavy.is_empty() || self.driver.ready() || self.mailbox.waiting() || !self.done.is_empty() {
+        let more = !self.heavy.is_empty() || self.driver.ready() || self.rdma.ready();
+        if more || self.mailbox.waiting() || !self.done.is_empty() {
             return Wait::Poll;
         }
         let budget = self.spin.budget();
@@ -163,7 +183,7 @@ impl<D: Driver> Reactor<D> {
             loop {
                 for _ in 0..16 {
                     std::hint::spin_loop();
-                    if self.driver.ready() || self.mailbox.waiting() {
+                    if self.driver.ready() || self.rdma.ready() || self.mailbox.waiting() {
                         self.spin.hit();
                         return Wait::Poll;
                     }
@@ -175,8 +195,8 @@ impl<D: Driver> Reactor<D> {
         }
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let sweep = (!self.heard.is_empty() || !self.heard_before.is_empty()).then_some(self.sweep_at);
-        let until = [timer, sweep, self.stopping].into_iter().flatten().min();
-        if !self.mailbox.about_to_sleep() {
+        let until = [timer, sweep, self.stopping, self.rdma.deadline()].into_iter().flatten().min();
+        if !self.rdma.sleep(&mut |fd| self.driver.watch(fd)) || !self.mailbox.about_to_sleep() {
             return Wait::Poll;
         }
         Wait::Sleep(until.map(|at| at.since(clock()).max(1_000)))
@@ -241,6 +261,7 @@ impl<D: Driver> Reactor<D> {
                 Message::Poll { key } => self.poll_queue(key),
                 Message::Wake { who, token } => who.woken(&mut cx!(self), token),
                 Message::WakeLater { who, token, heavy } => self.heavy.push((who, token), heavy),
+                Message::Rdma(message) => self.rdma.message(message, turn!(self)),
                 Message::Shutdown => self.shut_down(),
             }
         }
@@ -466,6 +487,10 @@ impl<D: Driver> Reactor<D> {
             let mut batch = std::mem::take(&mut self.batch);
             self.done.take(&mut batch);
             for (tag, outcome) in batch.drain(..) {
+                if tag.queue & rdma::KEY != 0 {
+                    self.rdma.completed(tag.queue, tag.slot, outcome, turn!(self));
+                    continue;
+                }
                 let Some(Some(conn)) = self.conns.get_mut(tag.queue as usize) else { continue };
                 conn.queue.completed(&mut cx!(self), tag.slot, outcome, &mut self.actions);
                 if matches!(conn.phase, Phase::Open) {
@@ -486,6 +511,9 @@ impl<D: Driver> Reactor<D> {
 
     /// Something of the queue's controller changed, or its time has come.
     fn poll_queue(&mut self, key: u32) {
+        if key & rdma::KEY != 0 {
+            return self.rdma.poll_queue(key, turn!(self));
+        }
         let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
         // A swap, as the notifier's: what was left before a notice that we merge with ours is seen by the poll below.
         conn.nudge.pending.swap(false, Ordering::AcqRel);
@@ -645,6 +673,7 @@ impl<D: Driver> Reactor<D> {
             self.drain(key);
             self.touch(key);
         }
+        self.rdma.shut_down();
     }
 
     fn publish(&mut self) {
@@ -655,7 +684,7 @@ impl<D: Driver> Reactor<D> {
         self.stats.vain_polls.store(d.vain_polls, Ordering::Release);
         self.stats.sleeps.store(d.sleeps, Ordering::Relaxed);
         self.stats.copied_rx.store(d.copied_rx, Ordering::Relaxed);
-        self.stats.connections.store(u64::from(self.live), Ordering::Relaxed);
+        self.stats.connections.store(u64::from(self.live + self.rdma.live()), Ordering::Relaxed);
     }
 }
 

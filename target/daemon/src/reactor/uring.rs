@@ -18,7 +18,7 @@ use caisson_block::{BufMut, IoKind, IoOp, Mono, Ring};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -586,6 +586,11 @@ impl Driver for Uring {
         let mut told = std::mem::take(&mut self.told);
         self.maybe_gone(key, &mut told);
         self.told = told;
+    }
+
+    fn watch(&mut self, fd: BorrowedFd<'_>) {
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32).build();
+        self.push(entry.user_data(tagged::IGNORE));
     }
 
     fn ready(&mut self) -> bool {

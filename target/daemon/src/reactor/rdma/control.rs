@@ -1,0 +1,486 @@
+//! The thread that speaks to the connection manager.
+//!
+//! Owns listeners, devices and registrations. Whatever may take long (making and destroying queue pairs, registering) is done
+//! here, never on a data-plane thread. It sleeps until a descriptor of the connection manager, of a device, or its own bell is
+//! readable.
+
+use super::super::mailbox;
+use super::super::shared::Shared;
+use super::devices::InUse;
+use super::listeners::Listeners;
+use super::port::Port;
+use super::{Adopted, Buried, Message};
+use caisson_block::offered;
+use caisson_rdma::cm::{self, Accepted};
+use caisson_rdma::session::Config;
+use caisson_verbs::{Channel, CmEvent, CmKind, Connection, DeviceEvent, Incoming, QueuePair};
+use caisson_wire::rdma::CmStatus;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// How often listeners that wait for a device are tried, in seconds.
+const RETRY_S: i64 = 2;
+/// List entries of a send, where the device allows as many: a read of 128 KiB from pages of 4 KiB is one request.
+const SEND_SGES: u32 = 32;
+
+/// What the thread is asked to do.
+enum Command {
+    Listen { address: SocketAddr, port: u16, answer: SyncSender<io::Result<SocketAddr>> },
+    Expect { address: SocketAddr, port: u16 },
+    Unlisten { address: SocketAddr },
+    Bury(Box<Buried>),
+    PortDropped(Box<Port>),
+    Sync,
+    Shutdown,
+}
+
+struct Desk {
+    commands: Mutex<Vec<Command>>,
+    bell: OwnedFd,
+    /// The generation of offered pools that was asked to be looked at.
+    asked: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Desk {
+    fn post(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        // A full counter still wakes.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// A handle on the thread.
+pub(crate) struct Control {
+    desk: Arc<Desk>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Control {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// There is no RDMA here, and what to do about it; the system's.
+    pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<Control> {
+        let channel = Channel::new().map_err(io::Error::other)?;
+        raise_locked_memory();
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let desk = Arc::new(Desk {
+            commands: Mutex::default(),
+            bell,
+            asked: AtomicU64::new(u64::MAX),
+            over: AtomicBool::new(false),
+        });
+        let worker = Worker {
+            desk: Arc::clone(&desk),
+            shared: Arc::clone(shared),
+            channel,
+            listeners: Listeners::default(),
+            devices: Vec::new(),
+            known: HashMap::new(),
+            graves: Vec::new(),
+        };
+        let thread = std::thread::Builder::new().name("caisson-rdma".into()).spawn(move || worker.run())?;
+        Ok(Control { desk, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Listens on `address` for connections of `port`.
+    ///
+    /// # Errors
+    /// No device has the address, or it is in use.
+    pub(crate) fn listen(&self, address: SocketAddr, port: u16) -> io::Result<SocketAddr> {
+        let (answer, answered) = sync_channel(1);
+        self.desk.post(Command::Listen { address, port, answer });
+        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the RDMA thread has ended")))
+    }
+
+    /// Listens on `address` for connections of `port` as soon as a device has it.
+    pub(crate) fn expect(&self, address: SocketAddr, port: u16) {
+        self.desk.post(Command::Expect { address, port });
+    }
+
+    /// Stops listening.
+    pub(crate) fn unlisten(&self, address: SocketAddr) {
+        self.desk.post(Command::Unlisten { address });
+    }
+
+    /// Destroys a connection.
+    pub(super) fn bury(&self, buried: Buried) {
+        self.desk.post(Command::Bury(Box::new(buried)));
+    }
+
+    /// A thread has let go of its part of a device that has gone.
+    pub(super) fn port_dropped(&self, port: Box<Port>) {
+        self.desk.post(Command::PortDropped(port));
+    }
+
+    /// Has the thread look at the process's pools where there are new ones. Costs two loads where there are none.
+    #[inline]
+    pub(crate) fn look(&self) {
+        let now = offered::generation();
+        if self.desk.asked.load(Ordering::Relaxed) != now
+            && self.desk.asked.swap(now, Ordering::Relaxed) != now
+        {
+            self.desk.post(Command::Sync);
+        }
+    }
+
+    /// Ends the thread; connections that were given to it are destroyed first.
+    pub(crate) fn shutdown(&self) {
+        self.desk.over.store(true, Ordering::Release);
+        self.desk.post(Command::Shutdown);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A thread that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Memory that a device reaches is locked, which counts against a limit whose soft part is kept low: takes what the hard one
+/// gives. What cannot be locked is said when it is registered.
+fn raise_locked_memory() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let had = getrlimit(Resource::Memlock);
+    if had.current != had.maximum {
+        let all = Rlimit { current: had.maximum, maximum: had.maximum };
+        if let Err(error) = setrlimit(Resource::Memlock, all) {
+            tracing::debug!(%error, "the limit of locked memory stays as it is");
+        }
+    }
+}
+
+/// Where a connection is served.
+struct Place {
+    thread: usize,
+    device: usize,
+    number: u32,
+    send_wrs: u32,
+}
+
+struct Worker {
+    desk: Arc<Desk>,
+    shared: Arc<Shared>,
+    channel: Arc<Channel>,
+    listeners: Listeners,
+    devices: Vec<InUse>,
+    /// By [`Connection::key`].
+    known: HashMap<usize, Place>,
+    /// To be destroyed once all events at hand are read.
+    graves: Vec<Buried>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while self.wait() {
+            // Events of connections first: their keys are addresses, which are used again once they are destroyed.
+            while let Some(event) = self.channel.event() {
+                self.event(event);
+            }
+            self.device_events();
+            if !self.commands() {
+                break;
+            }
+            self.graves.clear();
+            if self.listeners.waiting() {
+                self.listeners.retry(&self.channel);
+            }
+        }
+        self.listeners.clear();
+        self.graves.clear();
+        self.commands();
+        self.graves.clear();
+    }
+
+    /// Sleeps until something is to be done; `false` when it cannot.
+    fn wait(&self) -> bool {
+        // SAFETY: both stay open for as long as the channel and the devices are there, which is longer than this call.
+        let borrowed = |fd| unsafe { BorrowedFd::borrow_raw(fd) };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.desk.bell.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(borrowed(self.channel.fd()), PollFlags::IN),
+        ];
+        let of_devices = self.devices.iter().filter(|d| d.leaving.is_none());
+        fds.extend(
+            of_devices.map(|d| PollFd::from_borrowed_fd(borrowed(d.device.event_fd()), PollFlags::IN)),
+        );
+        let timeout = self.listeners.waiting().then_some(Timespec { tv_sec: RETRY_S, tv_nsec: 0 });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => true,
+            Err(error) => {
+                tracing::error!(%error, "the RDMA thread cannot go on");
+                false
+            }
+        }
+    }
+
+    fn tell(&self, thread: usize, message: Message) {
+        self.shared.mailboxes[thread].post(mailbox::Message::Rdma(message));
+    }
+
+    /// Does what it was asked to; `false` when that was to end.
+    fn commands(&mut self) -> bool {
+        let mut count = [0u8; 8];
+        // EAGAIN when nobody rang.
+        let _ = rustix::io::read(&self.desk.bell, &mut count);
+        let commands =
+            std::mem::take(&mut *self.desk.commands.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut go_on = true;
+        for command in commands {
+            match command {
+                Command::Listen { address, port, answer } => {
+                    // Nobody waits for the answer when the target is ending.
+                    let _ = answer.send(self.listeners.add(&self.channel, address, port));
+                }
+                Command::Expect { address, port } => self.listeners.expect(address, port),
+                Command::Unlisten { address } => self.listeners.remove(address),
+                Command::Bury(buried) => {
+                    if let Some(place) = self.known.remove(&buried.connection.key()) {
+                        self.give_room(&place);
+                    }
+                    self.graves.push(*buried);
+                }
+                Command::PortDropped(port) => self.port_dropped(port),
+                Command::Sync => self.devices.iter_mut().for_each(InUse::sync),
+                Command::Shutdown => go_on = false,
+            }
+        }
+        go_on
+    }
+
+    fn give_room(&mut self, place: &Place) {
+        let device = self.devices.iter_mut().find(|d| d.device.key() == place.device);
+        if let Some(part) = device.and_then(|d| d.parts[place.thread].as_mut()) {
+            part.room += place.send_wrs;
+        }
+    }
+
+    fn port_dropped(&mut self, port: Box<Port>) {
+        let key = port.device;
+        drop(port);
+        if let Some(device) = self.devices.iter_mut().find(|d| d.device.key() == key && d.leaving.is_some()) {
+            device.leaving = device.leaving.map(|n| n.saturating_sub(1));
+        }
+        self.devices.retain(|d| d.leaving != Some(0));
+    }
+
+    fn event(&mut self, event: CmEvent) {
+        let CmEvent { id, kind, status } = event;
+        let why = match kind {
+            CmKind::Request(incoming) => return self.request(incoming),
+            CmKind::Established | CmKind::Other(_) => return,
+            CmKind::AddressChanged => {
+                self.listeners.lost(id);
+                return;
+            }
+            CmKind::Failed => {
+                tracing::debug!(status, "an RDMA connection did not come about");
+                "it did not come about"
+            }
+            CmKind::Disconnected => "the host disconnected",
+            CmKind::DeviceRemoved => {
+                if self.listeners.lost(id) {
+                    return;
+                }
+                if let Some(device) = self.known.get(&id).map(|p| p.device) {
+                    self.retire(device);
+                }
+                "its device was removed"
+            }
+        };
+        if let Some(place) = self.known.get(&id) {
+            self.tell(place.thread, Message::Lost { connection: id, why });
+        }
+    }
+
+    /// A device goes: the threads drop their parts, and then it is closed.
+    fn retire(&mut self, key: usize) {
+        let Some(device) = self.devices.iter_mut().find(|d| d.device.key() == key && d.leaving.is_none())
+        else {
+            return;
+        };
+        tracing::warn!(device = device.device.attributes().name, "an RDMA device was removed");
+        let threads: Vec<usize> = (0..device.parts.len()).filter(|&t| device.parts[t].is_some()).collect();
+        device.leaving = Some(threads.len());
+        for thread in threads {
+            self.tell(thread, Message::Retire { device: key });
+        }
+    }
+
+    fn device_events(&mut self) {
+        for at in 0..self.devices.len() {
+            if self.devices[at].leaving.is_some() {
+                continue;
+            }
+            let (device, key) = (Arc::clone(&self.devices[at].device), self.devices[at].device.key());
+            let name = &device.attributes().name;
+            while let Some(event) = device.event() {
+                match event {
+                    DeviceEvent::LastReceive { queue_pair } => {
+                        let place = self.known.values().find(|p| (p.device, p.number) == (key, queue_pair));
+                        if let Some(place) = place {
+                            self.tell(place.thread, Message::LastReceive { device: key, queue_pair });
+                        }
+                    }
+                    DeviceEvent::QueuePairFailed { queue_pair } => {
+                        let place =
+                            self.known.iter().find(|(_, p)| (p.device, p.number) == (key, queue_pair));
+                        if let Some((&connection, place)) = place {
+                            let why = "its queue pair failed";
+                            self.tell(place.thread, Message::Lost { connection, why });
+                        }
+                    }
+                    DeviceEvent::PortDown => {
+                        tracing::warn!(device = name, "a port of an RDMA device is down");
+                    }
+                    DeviceEvent::PortUp => tracing::info!(device = name, "a port of an RDMA device is up"),
+                    DeviceEvent::Fatal => {
+                        tracing::error!(device = name, "an RDMA device has failed");
+                        self.retire(key);
+                    }
+                    DeviceEvent::Other(event) => tracing::debug!(device = name, event, "RDMA device event"),
+                }
+            }
+        }
+    }
+
+    /// A host wants a connection.
+    fn request(&mut self, incoming: Incoming) {
+        let (local, peer) = incoming.addresses();
+        let who = peer.map_or_else(|| "unknown peer".into(), |p| p.to_string());
+        let status = match self.consider(&incoming) {
+            Ok((accepted, port, device, thread)) => {
+                match self.accept(incoming, &accepted, port, device, thread, (local, peer)) {
+                    Ok(()) => return,
+                    Err((error, incoming)) => {
+                        tracing::warn!(peer = who, %error, "an RDMA connection cannot be accepted");
+                        self.shared.forget(thread);
+                        if let Some(incoming) = incoming {
+                            incoming.reject(&cm::reject(CmStatus::NoResources));
+                        }
+                        return;
+                    }
+                }
+            }
+            Err(status) => status,
+        };
+        tracing::warn!(peer = who, "an RDMA connection is refused: {status}");
+        incoming.reject(&cm::reject(status));
+    }
+
+    /// Judges a request: what it comes to, the port it came by, the device, and the thread to serve it, which counts it.
+    fn consider(&mut self, incoming: &Incoming) -> Result<(Accepted, u16, usize, usize), CmStatus> {
+        let short = |what: &str, error: &io::Error| {
+            tracing::warn!(%error, "RDMA: {what}");
+            CmStatus::NoResources
+        };
+        let port = self.listeners.port_of(incoming.listener).ok_or(CmStatus::NoResources)?;
+        if self.desk.over.load(Ordering::Acquire) {
+            return Err(CmStatus::NoResources);
+        }
+        let known = |key| {
+            let found = self.devices.iter().find(|d| d.device.key() == key && d.leaving.is_none());
+            found.map(|d| Arc::clone(&d.device))
+        };
+        let device = incoming.device(known).map_err(|e| short("the device cannot be used", &e))?;
+        let limits = cm::Limits {
+            depth: caisson_core::MAX_QUEUE_ENTRIES,
+            queues: caisson_core::MAX_IO_QUEUES,
+            reads: device.attributes().reads,
+        };
+        let accepted = cm::judge(&incoming.private, incoming.reads, &limits)?;
+        let at = match self.devices.iter().position(|d| d.device.key() == device.key() && d.leaving.is_none())
+        {
+            Some(at) => at,
+            None => {
+                let mut fresh = InUse::new(device, self.shared.mailboxes.len());
+                fresh.sync();
+                self.devices.push(fresh);
+                self.devices.len() - 1
+            }
+        };
+        let thread = self.shared.place(0).ok_or(CmStatus::NoResources)?;
+        if self.devices[at].parts[thread].is_none() {
+            let in_capsule = self.shared.limits.session.in_capsule as usize;
+            match self.devices[at].part(thread, in_capsule) {
+                Ok(port) => self.tell(thread, Message::Port(port)),
+                Err(error) => {
+                    self.shared.forget(thread);
+                    return Err(short("a thread's queues and buffers cannot be made", &error));
+                }
+            }
+        }
+        Ok((accepted, port, at, thread))
+    }
+
+    /// Makes the queue pair, hands the connection to its thread, and accepts.
+    fn accept(
+        &mut self,
+        mut incoming: Incoming,
+        accepted: &Accepted,
+        port: u16,
+        at: usize,
+        thread: usize,
+        (local, peer): (Option<SocketAddr>, Option<SocketAddr>),
+    ) -> Result<(), (io::Error, Option<Incoming>)> {
+        let device = &mut self.devices[at];
+        let (key, a) = (device.device.key(), device.device.attributes().clone());
+        let Some(part) = &mut device.parts[thread] else {
+            return Err((io::ErrorKind::NotFound.into(), Some(incoming)));
+        };
+        let send_wrs = (u32::from(accepted.depth) * 2 + 64).min(a.queue_wrs);
+        if part.room < send_wrs {
+            return Err((io::Error::other("the thread's completion queue is spoken for"), Some(incoming)));
+        }
+        let mut sges = SEND_SGES.min(a.sges).max(1);
+        // Some devices promise each limit by itself and not all of them together.
+        let (connection, inline) = loop {
+            let mut want = QueuePair { send_wrs, send_sges: sges, inline: 16 };
+            match incoming.prepare(&part.cq, &part.srq, &mut want) {
+                Ok(connection) => break (Arc::new(connection), want.inline >= 16),
+                Err((back, _)) if sges > 1 => (incoming, sges) = (back, sges / 2),
+                Err((back, error)) => return Err((error, Some(back))),
+            }
+        };
+        part.room -= send_wrs;
+        let config = Config {
+            depth: accepted.depth,
+            responses: accepted.responses,
+            send_wrs,
+            send_sges: sges,
+            read_sges: sges.min(a.read_sges).max(1),
+            inline,
+            invalidate: a.invalidate,
+        };
+        let id = connection.key();
+        self.known.insert(id, Place { thread, device: key, number: connection.number(), send_wrs });
+        let adopted = Adopted {
+            connection: Arc::clone(&connection),
+            device: key,
+            config,
+            accepted: *accepted,
+            port,
+            peer,
+            local,
+        };
+        // Before it is accepted: the first capsule may come at once.
+        self.tell(thread, Message::Adopt(Box::new(adopted)));
+        if let Err(error) = connection.accept(&cm::accept(accepted), accepted.reads) {
+            tracing::debug!(%error, "the host did not wait to be accepted");
+            self.tell(thread, Message::Lost { connection: id, why: "it could not be accepted" });
+        }
+        Ok(())
+    }
+}
+
+/// A connection in the hands of two threads for a moment: that of the control thread goes first or last, and both may.
+const _: fn() = || {
+    fn both<T: Send + Sync>() {}
+    both::<Connection>();
+};

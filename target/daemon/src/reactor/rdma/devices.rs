@@ -1,0 +1,159 @@
+//! The devices that connections came by: what is registered with each, and what each thread has of it.
+
+use super::port::{Port, Table};
+use caisson_block::{Buf, Pin, Pool, offered};
+use caisson_rdma::{Memory, Receives, Regions};
+use caisson_verbs::{CompletionQueue, Device, ReceiveQueue, Region};
+use std::io;
+use std::sync::Arc;
+
+/// Receives of one thread, over all of a device's connections. More capsules at once wait at their hosts.
+const RECEIVES: u32 = 1024;
+/// Entries of one thread's completion queue: what the send queues of its connections and the receives may complete at once.
+const COMPLETIONS: u32 = 32 * 1024;
+/// Transfer buffers of one thread: 4, 8 and 20 MiB.
+const TRANSFERS: [u32; 3] = [1024, 512, 160];
+/// Buffers for responses of one thread, where the device sends nothing inline.
+const RESPONSES: u32 = 4096;
+/// The most bytes of the process's pools that are registered with a device, and so locked in memory. Data of pools beyond it
+/// is copied.
+pub(super) const REGISTERED: usize = 2 << 30;
+
+/// One thread's part, as the control thread keeps it.
+pub(super) struct ThreadPart {
+    pub(super) cq: Arc<CompletionQueue>,
+    pub(super) srq: Arc<ReceiveQueue>,
+    /// Completions that may still be promised.
+    pub(super) room: u32,
+    /// Its buffers' registrations.
+    regions: Vec<Region>,
+    /// Kept while they are registered.
+    _pools: Vec<Pool>,
+}
+
+/// A device in use.
+pub(super) struct InUse {
+    pub(super) device: Arc<Device>,
+    /// In the order of the threads.
+    pub(super) parts: Vec<Option<ThreadPart>>,
+    table: Arc<Table>,
+    /// What blocks without data are read from.
+    zeroes: Option<Region>,
+    /// Registered pools of the process. The registration goes before the pin.
+    offered: Vec<(Region, Pin)>,
+    registered: usize,
+    /// It was said that not all is registered.
+    told: bool,
+    /// It has gone: how many threads still have a part of it.
+    pub(super) leaving: Option<usize>,
+}
+
+fn register(device: &Arc<Device>, pool: &Pool) -> io::Result<Region> {
+    let (at, len) = pool.memory();
+    // SAFETY: a pool's memory stays mapped while the pool is there, and whoever calls this keeps it for longer than the
+    // region. Its pages stay in place: the thread's own pools are never trimmed, the process's are pinned.
+    unsafe { device.register(at, len, true) }
+}
+
+impl InUse {
+    pub(super) fn new(device: Arc<Device>, threads: usize) -> InUse {
+        let a = device.attributes();
+        tracing::info!(
+            device = a.name,
+            reads = a.reads,
+            entries = a.sges,
+            receives = a.receives,
+            invalidate = a.invalidate,
+            "RDMA device in use"
+        );
+        let zeroes = Buf::zeroes(usize::MAX);
+        // SAFETY: memory of the program, which is never unmapped nor written.
+        let zeroes = unsafe { device.register(zeroes.as_ptr(), zeroes.len(), false) };
+        if let Err(error) = &zeroes {
+            tracing::debug!(%error, "blocks of zeroes are copied");
+        }
+        InUse {
+            zeroes: zeroes.ok(),
+            device,
+            parts: (0..threads).map(|_| None).collect(),
+            table: Arc::default(),
+            offered: Vec::new(),
+            registered: 0,
+            told: false,
+            leaving: None,
+        }
+    }
+
+    /// Registers what pools of the process there are now, and gives up those that nobody uses any more.
+    pub(super) fn sync(&mut self) {
+        let before = self.offered.len();
+        self.offered.retain(|(_, pin)| !pin.forgotten() || pin.pool().in_use() > 0);
+        let mut changed = before != self.offered.len();
+        self.registered = self.offered.iter().map(|(region, _)| region.place().1).sum();
+        for pool in offered::pools().1 {
+            let (at, len) = pool.memory();
+            if self.offered.iter().any(|(_, pin)| pin.pool().memory().0 == at) {
+                continue;
+            }
+            let registered = if self.registered + len > REGISTERED {
+                Err(io::Error::other("the bound of registered memory is reached"))
+            } else {
+                let pin = pool.pin();
+                register(&self.device, &pool).map(|region| (region, pin))
+            };
+            match registered {
+                Ok(both) => {
+                    self.registered += len;
+                    self.offered.push(both);
+                    changed = true;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.told, true) {
+                        tracing::warn!(
+                            %error,
+                            bytes = len,
+                            "memory cannot be registered with the RDMA device, so its data is copied: see the limit of locked \
+                             memory (ulimit -l)"
+                        );
+                    }
+                }
+            }
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let own = self.parts.iter().flatten().flat_map(|p| &p.regions);
+        let all = own.chain(self.offered.iter().map(|(region, _)| region)).chain(&self.zeroes);
+        self.table.publish(Regions::new(all.map(Region::place)));
+    }
+
+    /// Makes the part of thread `at`.
+    ///
+    /// # Errors
+    /// The system's: memory, its lock limit, or the device's limits.
+    pub(super) fn part(&mut self, at: usize, in_capsule: usize) -> io::Result<Box<Port>> {
+        let a = self.device.attributes();
+        let receives = Receives::new(RECEIVES.min(a.receives).max(1), in_capsule)?;
+        let memory = Memory::new(TRANSFERS, RESPONSES)?;
+        let pools: Vec<Pool> = memory.pools().chain(receives.pools()).cloned().collect();
+        let regions = pools.iter().map(|p| register(&self.device, p)).collect::<io::Result<Vec<_>>>()?;
+        let entries = COMPLETIONS.min(a.completions);
+        let cq = CompletionQueue::new(&self.device, entries)?;
+        let srq = ReceiveQueue::new(&self.device, receives.len())?;
+        let room = entries.saturating_sub(receives.len());
+        let port = Port::new(
+            self.device.key(),
+            Arc::clone(&cq),
+            Arc::clone(&srq),
+            receives,
+            memory,
+            Arc::clone(&self.table),
+        );
+        self.parts[at] = Some(ThreadPart { cq, srq, room, regions, _pools: pools });
+        self.publish();
+        Ok(Box::new(port))
+    }
+}

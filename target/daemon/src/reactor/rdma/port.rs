@@ -1,0 +1,162 @@
+//! What one data-plane thread has of one device.
+
+use caisson_rdma::{Keys, Memory, Receives, Regions};
+use caisson_verbs::{Completion, CompletionQueue, ReceiveQueue, Scratch};
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Completions taken at once.
+const TAKEN: usize = 64;
+/// Receives posted at once.
+const POSTED: usize = 256;
+
+/// The regions of a device, as the control thread has last registered them.
+#[derive(Default)]
+pub(crate) struct Table {
+    changes: AtomicU64,
+    current: Mutex<Arc<Regions>>,
+}
+
+impl Table {
+    /// Puts new regions in force.
+    pub(crate) fn publish(&self, regions: Regions) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(regions);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// One device, seen from one thread.
+pub(crate) struct Port {
+    /// Which device.
+    pub(crate) device: usize,
+    pub(crate) cq: Arc<CompletionQueue>,
+    srq: Arc<ReceiveQueue>,
+    pub(crate) receives: Receives,
+    pub(crate) memory: Memory,
+    table: Arc<Table>,
+    seen: u64,
+    pub(crate) keys: Arc<Regions>,
+    /// Connections by the number of their queue pair.
+    pub(crate) by_number: HashMap<u32, u32>,
+    /// Taken and not looked at yet.
+    taken: Box<[Completion]>,
+    taken_len: usize,
+    /// Of queue pairs that were not known yet when they came.
+    pub(crate) strange: Vec<Completion>,
+    armed: bool,
+    watched: bool,
+    /// The device has gone.
+    pub(crate) retired: bool,
+    /// The queue does not work any more, and this was said.
+    failed: bool,
+    wrs: Vec<caisson_rdma::receive::RecvWr>,
+}
+
+impl Port {
+    pub(crate) fn new(
+        device: usize,
+        cq: Arc<CompletionQueue>,
+        srq: Arc<ReceiveQueue>,
+        receives: Receives,
+        memory: Memory,
+        table: Arc<Table>,
+    ) -> Port {
+        Port {
+            device,
+            cq,
+            srq,
+            receives,
+            memory,
+            table,
+            seen: u64::MAX,
+            keys: Arc::default(),
+            by_number: HashMap::new(),
+            taken: vec![Completion::default(); TAKEN].into_boxed_slice(),
+            taken_len: 0,
+            strange: Vec::new(),
+            armed: false,
+            watched: false,
+            retired: false,
+            failed: false,
+            wrs: Vec::new(),
+        }
+    }
+
+    /// Sees what was registered meanwhile.
+    #[inline]
+    pub(crate) fn renew(&mut self) {
+        let changes = self.table.changes.load(Ordering::Acquire);
+        if changes != self.seen {
+            self.seen = changes;
+            self.keys = Arc::clone(&self.table.current.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Whether completions are there to be looked at; asks the device, without a system call.
+    #[inline]
+    pub(crate) fn ready(&mut self) -> bool {
+        if self.taken_len == 0 && self.strange.is_empty() && !self.failed {
+            match self.cq.poll(&mut self.taken) {
+                Ok(n) => self.taken_len = n,
+                Err(error) => {
+                    self.failed = true;
+                    tracing::error!(%error, "an RDMA completion queue failed: its connections end by their time-outs");
+                }
+            }
+        }
+        self.taken_len > 0 || !self.strange.is_empty()
+    }
+
+    /// The completions that are there, at most [`TAKEN`], into `into`.
+    #[inline]
+    pub(crate) fn take(&mut self, into: &mut Vec<Completion>) -> usize {
+        self.ready();
+        into.extend_from_slice(&self.taken[..self.taken_len]);
+        std::mem::take(&mut self.taken_len)
+    }
+
+    /// Posts what receives there are buffers for.
+    pub(crate) fn refill(&mut self, scratch: &mut Scratch) {
+        if self.receives.posted() == self.receives.len() || self.retired {
+            return;
+        }
+        self.wrs.clear();
+        let keys: &dyn Keys = &*self.keys;
+        self.receives.fill(keys, POSTED, &mut self.wrs);
+        // SAFETY: the lists name buffers that `receives` keeps to itself until their completion, in pools that stay
+        // registered for as long as the device is used (`devices`).
+        let posted = unsafe { self.srq.post(&self.wrs, scratch) };
+        if let Err(refused) = posted {
+            let first = self.wrs.len() - refused.requests;
+            self.wrs[first..].iter().for_each(|w| self.receives.give_back(w.id));
+            tracing::debug!(errno = refused.errno, "the device takes no more receives");
+        }
+    }
+
+    /// Arms the completion queue and has its channel watched. `false` when something is there to be looked at instead.
+    pub(crate) fn sleep(&mut self, watch: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+        if self.failed || self.retired {
+            return true;
+        }
+        if self.armed && self.cq.silence() {
+            (self.armed, self.watched) = (false, false);
+        }
+        if !self.armed {
+            if self.cq.arm().is_err() {
+                return true;
+            }
+            self.armed = true;
+            // What came between the last look and the arming is not told.
+            if self.ready() {
+                return false;
+            }
+        }
+        if !self.watched {
+            self.watched = true;
+            watch(self.cq.as_fd());
+        }
+        self.taken_len == 0
+    }
+}

@@ -1,0 +1,446 @@
+//! The connection manager: listening, requests, queue pairs, and the end of connections.
+
+use crate::device::Device;
+use crate::ffi::{self, Functions, rdma_cm_id, rdma_event_channel};
+use crate::load::{Unavailable, functions};
+use crate::queue::{CompletionQueue, ReceiveQueue, Refused, Scratch, post_sends};
+use crate::{checked, errno, make_nonblocking};
+use caisson_rdma::Batch;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::RawFd;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+
+/// Where the connection manager tells what happens.
+pub struct Channel {
+    functions: &'static Functions,
+    channel: NonNull<rdma_event_channel>,
+}
+
+// SAFETY: the connection manager may be called from any thread; the pointer is only changed by `drop`.
+unsafe impl Send for Channel {}
+// SAFETY: as above.
+unsafe impl Sync for Channel {}
+
+impl Channel {
+    /// A channel; loads rdma-core where that was not done.
+    ///
+    /// # Errors
+    /// rdma-core or the kernel's part is not there.
+    pub fn new() -> Result<Arc<Channel>, Unavailable> {
+        let functions = functions()?;
+        // SAFETY: takes nothing.
+        let channel = unsafe { (functions.rdma_create_event_channel)() };
+        let channel = NonNull::new(channel).ok_or_else(|| Unavailable::NoKernel { errno: errno() })?;
+        let this = Channel { functions, channel };
+        make_nonblocking(this.fd())
+            .map_err(|e| Unavailable::NoKernel { errno: e.raw_os_error().unwrap_or(libc::EIO) })?;
+        Ok(Arc::new(this))
+    }
+
+    /// What becomes readable when something happened.
+    pub fn fd(&self) -> RawFd {
+        // SAFETY: a channel that is there.
+        unsafe { self.channel.as_ref() }.fd
+    }
+
+    /// What happened next, if anything did.
+    pub fn event(self: &Arc<Channel>) -> Option<CmEvent> {
+        let mut event = null_mut();
+        // SAFETY: a channel that is there and does not block, and room for the pointer.
+        if unsafe { (self.functions.rdma_get_cm_event)(self.channel.as_ptr(), &mut event) } != 0 {
+            return None;
+        }
+        // SAFETY: filled by the call, and there until it is acknowledged below.
+        let told = unsafe { self.read(&*event) };
+        // SAFETY: taken above, acknowledged once; what was of use is copied.
+        unsafe { (self.functions.rdma_ack_cm_event)(event) };
+        Some(told)
+    }
+
+    /// # Safety
+    /// An event that was not acknowledged.
+    unsafe fn read(self: &Arc<Channel>, event: &ffi::rdma_cm_event) -> CmEvent {
+        let id = event.id.addr();
+        let kind = match event.event {
+            4 => {
+                let conn = &event.conn;
+                let private = if conn.private_data.is_null() {
+                    Vec::new()
+                } else {
+                    // SAFETY: as long as the event says, and there until it is acknowledged.
+                    unsafe {
+                        std::slice::from_raw_parts(
+                            conn.private_data.cast::<u8>(),
+                            usize::from(conn.private_data_len),
+                        )
+                    }
+                    .to_vec()
+                };
+                match NonNull::new(event.id) {
+                    Some(id) => CmKind::Request(Incoming {
+                        id: Id { channel: Arc::clone(self), id },
+                        listener: event.listen_id.addr(),
+                        private,
+                        reads: conn.initiator_depth,
+                    }),
+                    None => CmKind::Other(event.event),
+                }
+            }
+            5..=8 => CmKind::Failed,
+            9 => CmKind::Established,
+            10 => CmKind::Disconnected,
+            11 => CmKind::DeviceRemoved,
+            14 => CmKind::AddressChanged,
+            other => CmKind::Other(other),
+        };
+        CmEvent { id, kind, status: event.status }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // SAFETY: identifiers hold the channel, so none is left; once.
+        unsafe { (self.functions.rdma_destroy_event_channel)(self.channel.as_ptr()) };
+    }
+}
+
+/// Something that happened.
+pub struct CmEvent {
+    /// [`Listener::key`] or [`Connection::key`] of whom it happened to; of a request, that of the connection to be.
+    pub id: usize,
+    /// What.
+    pub kind: CmKind,
+    /// An errno or a reason, where something failed.
+    pub status: i32,
+}
+
+/// What happened (`enum rdma_cm_event_type`).
+pub enum CmKind {
+    /// A host wants a connection.
+    Request(Incoming),
+    /// A connection did not come about: connect error, unreachable, rejected.
+    Failed,
+    /// A connection stands.
+    Established,
+    /// A connection was ended by the other side, or its end was confirmed.
+    Disconnected,
+    /// The device goes; what hangs on it is to be destroyed.
+    DeviceRemoved,
+    /// The address went to another device.
+    AddressChanged,
+    /// Something that needs nothing done.
+    Other(i32),
+}
+
+/// An identifier, destroyed when dropped.
+struct Id {
+    channel: Arc<Channel>,
+    id: NonNull<rdma_cm_id>,
+}
+
+// SAFETY: as for `Channel`.
+unsafe impl Send for Id {}
+// SAFETY: as above.
+unsafe impl Sync for Id {}
+
+impl Id {
+    fn f(&self) -> &'static Functions {
+        self.channel.functions
+    }
+
+    fn key(&self) -> usize {
+        self.id.as_ptr().addr()
+    }
+
+    /// Our address, and the other side's.
+    fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        // SAFETY: an identifier that is there; its addresses do not change once a connection is on its way.
+        unsafe {
+            let id = self.id.as_ref();
+            (address(&id.src_addr), address(&id.dst_addr))
+        }
+    }
+}
+
+impl Drop for Id {
+    fn drop(&mut self) {
+        // SAFETY: made by or handed over from the connection manager, destroyed once; its events are acknowledged as they are
+        // taken, so this does not wait for anybody.
+        unsafe { (self.f().rdma_destroy_id)(self.id.as_ptr()) };
+    }
+}
+
+/// A listener.
+pub struct Listener(Id);
+
+impl Listener {
+    /// Listens on `at`.
+    ///
+    /// # Errors
+    /// The system's: no RDMA device has the address (ENODEV), or it is in use.
+    pub fn new(channel: &Arc<Channel>, at: SocketAddr, backlog: i32) -> io::Result<Listener> {
+        let f = channel.functions;
+        let mut id = null_mut();
+        // SAFETY: a channel that is there, and room for the pointer.
+        checked(unsafe {
+            (f.rdma_create_id)(channel.channel.as_ptr(), &mut id, null_mut(), ffi::RDMA_PS_TCP)
+        })?;
+        let id = NonNull::new(id).ok_or(io::ErrorKind::OutOfMemory)?;
+        let this = Listener(Id { channel: Arc::clone(channel), id });
+        let mut yes: libc::c_int = 1;
+        // A target that is started again must not wait for connections of the one before. Best effort.
+        // SAFETY: an identifier that is there, and an option of the length that is said.
+        unsafe {
+            (f.rdma_set_option)(
+                id.as_ptr(),
+                ffi::RDMA_OPTION_ID,
+                ffi::RDMA_OPTION_ID_REUSEADDR,
+                (&raw mut yes).cast(),
+                size_of::<libc::c_int>(),
+            )
+        };
+        let mut raw = raw_address(at);
+        // SAFETY: an identifier that is there, and an address that says its family.
+        checked(unsafe { (f.rdma_bind_addr)(id.as_ptr(), (&raw mut raw).cast()) })?;
+        // SAFETY: an identifier that is bound.
+        checked(unsafe { (f.rdma_listen)(id.as_ptr(), backlog) })?;
+        Ok(this)
+    }
+
+    /// What events say of it.
+    pub fn key(&self) -> usize {
+        self.0.key()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.addresses().0
+    }
+}
+
+/// A host that wants a connection. Dropped, it is not answered.
+pub struct Incoming {
+    id: Id,
+    /// [`Listener::key`] of where it came in.
+    pub listener: usize,
+    /// Its private data.
+    pub private: Vec<u8>,
+    /// RDMA READs that it takes at once.
+    pub reads: u8,
+}
+
+/// What a queue pair is to have.
+#[derive(Clone, Copy, Debug)]
+pub struct QueuePair {
+    /// Work requests of its send queue.
+    pub send_wrs: u32,
+    /// List entries of its sends.
+    pub send_sges: u32,
+    /// Bytes that it sends inline.
+    pub inline: u32,
+}
+
+impl Incoming {
+    /// The device that it came by; one and the same for all of a device's.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn device(&self, known: impl Fn(usize) -> Option<Arc<Device>>) -> io::Result<Arc<Device>> {
+        // SAFETY: a request's identifier is bound to a device.
+        let context = unsafe { self.id.id.as_ref() }.verbs;
+        if context.is_null() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match known(context.addr()) {
+            Some(device) => Ok(device),
+            None => Device::open(self.id.f(), context),
+        }
+    }
+
+    /// Our address, and the host's.
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        self.id.addresses()
+    }
+
+    /// Refuses it.
+    pub fn reject(self, private: &[u8]) {
+        // SAFETY: an identifier that is there, and data that is copied. Where it fails, the host is gone.
+        unsafe {
+            (self.id.f().rdma_reject)(
+                self.id.id.as_ptr(),
+                private.as_ptr().cast(),
+                private.len().min(148) as u8,
+            )
+        };
+    }
+
+    /// Makes its queue pair. `want` says what it came to afterwards. The connection is not accepted yet.
+    ///
+    /// # Errors
+    /// The system's, with the request given back to be rejected.
+    pub fn prepare(
+        self,
+        cq: &Arc<CompletionQueue>,
+        srq: &Arc<ReceiveQueue>,
+        want: &mut QueuePair,
+    ) -> Result<Connection, (Incoming, io::Error)> {
+        let device = Arc::clone(&cq.device);
+        let mut attr = ffi::ibv_qp_init_attr {
+            qp_context: null_mut(),
+            send_cq: cq.cq.as_ptr(),
+            recv_cq: cq.cq.as_ptr(),
+            srq: srq.srq.as_ptr(),
+            cap: ffi::ibv_qp_cap {
+                max_send_wr: want.send_wrs,
+                max_recv_wr: 0,
+                max_send_sge: want.send_sges,
+                max_recv_sge: 0,
+                max_inline_data: want.inline,
+            },
+            qp_type: ffi::IBV_QPT_RC,
+            sq_sig_all: 0,
+        };
+        // SAFETY: an identifier that is bound to the device that all of the others belong to.
+        let made =
+            checked(unsafe { (self.id.f().rdma_create_qp)(self.id.id.as_ptr(), device.pd, &mut attr) });
+        if let Err(e) = made {
+            return Err((self, e));
+        }
+        want.inline = attr.cap.max_inline_data;
+        // SAFETY: made by the call above.
+        let number = unsafe { (*self.id.id.as_ref().qp).qp_num };
+        let Incoming { id, .. } = self;
+        Ok(Connection { id, number, _cq: Arc::clone(cq), _srq: Arc::clone(srq), _device: device })
+    }
+}
+
+/// A connection with its queue pair. Dropped, both are destroyed: the device then reaches nothing through it any more.
+pub struct Connection {
+    id: Id,
+    number: u32,
+    // What the queue pair hangs on, given back after it.
+    _cq: Arc<CompletionQueue>,
+    _srq: Arc<ReceiveQueue>,
+    _device: Arc<Device>,
+}
+
+impl Connection {
+    /// What events say of it.
+    pub fn key(&self) -> usize {
+        self.id.key()
+    }
+
+    /// The number of its queue pair.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Accepts it, having RDMA READs of ours on their way, as many as `reads`. Nobody reads from us.
+    ///
+    /// # Errors
+    /// The system's: the host is gone.
+    pub fn accept(&self, private: &[u8], reads: u8) -> io::Result<()> {
+        let mut param = ffi::rdma_conn_param {
+            private_data: private.as_ptr().cast(),
+            private_data_len: private.len().min(196) as u8,
+            responder_resources: 0,
+            initiator_depth: reads,
+            flow_control: 1,
+            retry_count: 7,
+            // For ever: a host that keeps to its queue's size always posts a receive.
+            rnr_retry_count: 7,
+            srq: 1,
+            qp_num: self.number,
+        };
+        // SAFETY: an identifier with a queue pair, and data that is copied.
+        checked(unsafe { (self.id.f().rdma_accept)(self.id.id.as_ptr(), &mut param) })
+    }
+
+    /// Ends it: what is posted is flushed, and the host is told.
+    pub fn disconnect(&self) {
+        // SAFETY: an identifier with a queue pair. Where it fails, the connection has ended already.
+        unsafe { (self.id.f().rdma_disconnect)(self.id.id.as_ptr()) };
+    }
+
+    /// Posts a batch.
+    ///
+    /// # Errors
+    /// The device's, and which requests it did not take.
+    ///
+    /// # Safety
+    /// What the lists name is registered and stays there and as the requests need it (not written while it is read, not
+    /// touched while it is written) until the completion that covers the request, or until this connection is dropped.
+    #[inline]
+    pub unsafe fn post(&self, batch: &Batch, scratch: &mut Scratch) -> Result<(), Refused> {
+        // SAFETY: the queue pair is there for as long as this is; the rest is the caller's promise.
+        unsafe { post_sends(self.id.id.as_ref().qp, batch, scratch) }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: made by `prepare`, destroyed once, before its identifier.
+        unsafe { (self.id.f().rdma_destroy_qp)(self.id.id.as_ptr()) };
+    }
+}
+
+/// The address in a socket address of the system's.
+fn address(raw: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let at = std::ptr::from_ref(raw);
+    match libc::c_int::from(raw.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says what it is, and the storage holds and aligns each.
+            let a = unsafe { &*at.cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr));
+            Some(SocketAddr::new(IpAddr::V4(ip), u16::from_be(a.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let a = unsafe { &*at.cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(a.sin6_addr.s6_addr);
+            Some(SocketAddr::new(IpAddr::V6(ip), u16::from_be(a.sin6_port)))
+        }
+        _ => None,
+    }
+}
+
+/// The other way round.
+fn raw_address(at: SocketAddr) -> libc::sockaddr_storage {
+    // SAFETY: plain data for which all zeroes is a value.
+    let mut raw: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let to = &raw mut raw;
+    match at {
+        SocketAddr::V4(a) => {
+            // SAFETY: the storage holds and aligns each kind of address.
+            let out = unsafe { &mut *to.cast::<libc::sockaddr_in>() };
+            out.sin_family = libc::AF_INET as libc::sa_family_t;
+            out.sin_port = a.port().to_be();
+            out.sin_addr.s_addr = u32::from(*a.ip()).to_be();
+        }
+        SocketAddr::V6(a) => {
+            // SAFETY: as above.
+            let out = unsafe { &mut *to.cast::<libc::sockaddr_in6>() };
+            out.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            out.sin6_port = a.port().to_be();
+            out.sin6_scope_id = a.scope_id();
+            out.sin6_addr.s6_addr = a.ip().octets();
+        }
+    }
+    raw
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_there_and_back() {
+        for text in ["192.0.2.7:4420", "[2001:db8::7]:8009", "0.0.0.0:1"] {
+            let at: SocketAddr = text.parse().unwrap();
+            assert_eq!(address(&raw_address(at)), Some(at));
+        }
+        assert_eq!(address(&raw_address("0.0.0.0:0".parse().unwrap())).unwrap().port(), 0);
+    }
+}

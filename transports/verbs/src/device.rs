@@ -1,0 +1,211 @@
+//! A device: its limits, its protection domain, the memory that is registered with it, and what it reports by itself.
+
+use crate::ffi::{self, Functions, ibv_context, ibv_mr, ibv_pd};
+use crate::make_nonblocking;
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// What a device can do, as far as it is asked.
+#[derive(Clone, Debug)]
+pub struct Attributes {
+    /// Its name, as `rdma link` has it.
+    pub name: String,
+    /// Work requests of a queue.
+    pub queue_wrs: u32,
+    /// List entries of a SEND or RDMA WRITE.
+    pub sges: u32,
+    /// List entries of an RDMA READ.
+    pub read_sges: u32,
+    /// Entries of a completion queue.
+    pub completions: u32,
+    /// Work requests of a shared receive queue.
+    pub receives: u32,
+    /// RDMA READs on their way on one queue pair.
+    pub reads: u8,
+    /// Whether it sends with invalidate.
+    pub invalidate: bool,
+    /// Whether it is iWARP, whose RDMA READs want their sink open to remote writes.
+    pub iwarp: bool,
+}
+
+/// A device with a protection domain of ours.
+pub struct Device {
+    pub(crate) functions: &'static Functions,
+    pub(crate) context: *mut ibv_context,
+    pub(crate) pd: *mut ibv_pd,
+    attributes: Attributes,
+}
+
+// SAFETY: verbs may be called from any thread on any object; the pointers are only changed by `drop`.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// The device behind `context`, which the connection manager has opened and keeps open for the life of the process.
+    pub(crate) fn open(functions: &'static Functions, context: *mut ibv_context) -> io::Result<Arc<Device>> {
+        let mut attr = MaybeUninit::<ffi::ibv_device_attr>::zeroed();
+        // SAFETY: an open context, and room for the attributes.
+        let result = unsafe { (functions.ibv_query_device)(context, attr.as_mut_ptr()) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        // SAFETY: all zeroes is a value of it, and the call has filled it.
+        let attr = unsafe { attr.assume_init() };
+        // SAFETY: an open context has a device, whose name ends in NUL.
+        let (name, transport) = unsafe {
+            let device = (*context).device;
+            let name = CStr::from_ptr((functions.ibv_get_device_name)(device));
+            (name.to_string_lossy().into_owned(), (*device).transport_type)
+        };
+        let count = |n: i32| u32::try_from(n).unwrap_or(0);
+        let attributes = Attributes {
+            name,
+            queue_wrs: count(attr.max_qp_wr),
+            sges: count(attr.max_sge),
+            read_sges: count(attr.max_sge_rd),
+            completions: count(attr.max_cqe),
+            receives: count(attr.max_srq_wr),
+            reads: u8::try_from(attr.max_qp_init_rd_atom).unwrap_or(u8::MAX),
+            invalidate: attr.device_cap_flags & ffi::IBV_DEVICE_MEM_MGT_EXTENSIONS != 0,
+            iwarp: transport == ffi::IBV_TRANSPORT_IWARP,
+        };
+        // SAFETY: an open context.
+        make_nonblocking(unsafe { (*context).async_fd })?;
+        // SAFETY: as above.
+        let pd = unsafe { (functions.ibv_alloc_pd)(context) };
+        if pd.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Arc::new(Device { functions, context, pd, attributes }))
+    }
+
+    /// What it can do.
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// Which device this is among those that the connection manager opened.
+    pub fn key(&self) -> usize {
+        self.context.addr()
+    }
+
+    /// What becomes readable when it has something to report.
+    pub fn event_fd(&self) -> RawFd {
+        // SAFETY: the context is open for the life of the process.
+        unsafe { (*self.context).async_fd }
+    }
+
+    /// The next report, if there is one.
+    pub fn event(&self) -> Option<DeviceEvent> {
+        let mut event = ffi::ibv_async_event { element: std::ptr::null_mut(), event_type: 0 };
+        // SAFETY: an open context, and room for the event; the descriptor does not block.
+        if unsafe { (self.functions.ibv_get_async_event)(self.context, &mut event) } != 0 {
+            return None;
+        }
+        // SAFETY: for these events the element is a queue pair, which cannot be destroyed before they are acknowledged.
+        let number = || unsafe { (*event.element).qp_num };
+        let told = match event.event_type {
+            ffi::IBV_EVENT_QP_LAST_WQE_REACHED => DeviceEvent::LastReceive { queue_pair: number() },
+            ffi::IBV_EVENT_QP_FATAL | ffi::IBV_EVENT_QP_ACCESS_ERR => {
+                DeviceEvent::QueuePairFailed { queue_pair: number() }
+            }
+            ffi::IBV_EVENT_DEVICE_FATAL => DeviceEvent::Fatal,
+            ffi::IBV_EVENT_PORT_ACTIVE => DeviceEvent::PortUp,
+            ffi::IBV_EVENT_PORT_ERR => DeviceEvent::PortDown,
+            other => DeviceEvent::Other(other),
+        };
+        // SAFETY: the event that was just taken, once.
+        unsafe { (self.functions.ibv_ack_async_event)(&mut event) };
+        Some(told)
+    }
+
+    /// Registers `len` bytes from `at` on, for the device to read and, if `writable`, to write.
+    ///
+    /// # Errors
+    /// The system's: ENOMEM where the limit of locked memory is reached.
+    ///
+    /// # Safety
+    /// The memory stays mapped, and its pages in place, until the region is dropped.
+    pub unsafe fn register(
+        self: &Arc<Device>,
+        at: *const u8,
+        len: usize,
+        writable: bool,
+    ) -> io::Result<Region> {
+        let mut access = 0;
+        if writable {
+            access |= ffi::IBV_ACCESS_LOCAL_WRITE;
+            if self.attributes.iwarp {
+                access |= ffi::IBV_ACCESS_REMOTE_WRITE;
+            }
+        }
+        // SAFETY: a protection domain that is there, and memory as the caller promises.
+        let mr = unsafe { (self.functions.ibv_reg_mr)(self.pd, at.cast_mut().cast(), len, access) };
+        if mr.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Region { device: Arc::clone(self), mr })
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: all that was made in the domain holds the device, so it is empty; freed once.
+        unsafe { (self.functions.ibv_dealloc_pd)(self.pd) };
+    }
+}
+
+/// What a device reports by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// A queue pair that failed or was closed takes no receive from the shared queue any more, and has completed those that
+    /// it took.
+    LastReceive {
+        /// Its number.
+        queue_pair: u32,
+    },
+    /// A queue pair failed.
+    QueuePairFailed {
+        /// Its number.
+        queue_pair: u32,
+    },
+    /// The device failed.
+    Fatal,
+    /// A port has come up.
+    PortUp,
+    /// A port has gone down.
+    PortDown,
+    /// Something else.
+    Other(i32),
+}
+
+/// Registered memory.
+pub struct Region {
+    device: Arc<Device>,
+    mr: *mut ibv_mr,
+}
+
+// SAFETY: as for `Device`.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// First address, bytes, local key.
+    pub fn place(&self) -> (usize, usize, u32) {
+        // SAFETY: a region that is registered.
+        let mr = unsafe { &*self.mr };
+        (mr.addr.addr(), mr.length, mr.lkey)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: registered by `register`, given back once. It fails only for regions with memory windows.
+        unsafe { (self.device.functions.ibv_dereg_mr)(self.mr) };
+    }
+}
