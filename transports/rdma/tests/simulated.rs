@@ -32,6 +32,7 @@ struct Pair {
     awaited: HashMap<u16, Awaited>,
     next_cid: u16,
     depth: u16,
+    responses: usize,
     /// Commands that the target works on: slot, command, reply data for reads.
     work: Vec<(u32, Sqe)>,
     over: bool,
@@ -69,9 +70,11 @@ impl World {
             let (at, len) = p.memory();
             (at.addr(), len, 100 + n as u32)
         }));
-        let pairs = (0..3).map(|n| Pair::new(&mut rng, n)).collect();
+        let pairs: Vec<Pair> = (0..3).map(|n| Pair::new(&mut rng, n)).collect();
+        let mut device = Device::new(3, rng.next());
+        device.room = pairs.iter().map(|p| p.responses).collect();
         World {
-            device: Device::new(3, rng.next()),
+            device,
             rng,
             memory,
             store,
@@ -340,7 +343,16 @@ impl Pair {
             invalidate: n != 2,
         };
         let session = Session::new(config);
-        Pair { session, awaited: HashMap::new(), next_cid: 0, depth, work: Vec::new(), over: false }
+        let responses = usize::from(config.responses);
+        Pair {
+            session,
+            responses,
+            awaited: HashMap::new(),
+            next_cid: 0,
+            depth,
+            work: Vec::new(),
+            over: false,
+        }
     }
 }
 

@@ -70,6 +70,8 @@ struct Region {
 pub struct Device {
     rng: Rng,
     pub faulty: bool,
+    /// Receives of each host: responses that may be on their way to it.
+    pub room: Vec<usize>,
     qps: Vec<Qp>,
     receives: Vec<RecvWr>,
     done: Vec<Wc>,
@@ -106,6 +108,7 @@ impl Device {
         Device {
             rng: Rng(seed),
             faulty: false,
+            room: vec![usize::MAX; pairs],
             qps: (0..pairs).map(|_| Qp::default()).collect(),
             receives: Vec::new(),
             done: Vec::new(),
@@ -150,6 +153,8 @@ impl Device {
             let before = if matches!(wr.op, Op::Read { .. }) { Vec::new() } else { read(&list) };
             self.qps[pair].posted.push_back(Posted { wr: *wr, list, before });
         }
+        let sends = self.qps[pair].posted.iter().filter(|p| matches!(p.wr.op, Op::Send { .. })).count();
+        assert!(sends <= self.room[pair], "more responses than the host has receives for");
         refused
     }
 
