@@ -113,13 +113,13 @@ impl Session {
         let item = structure(tag::BATCH_ITEM, [enumeration(tag::OPERATION, operation), payload]);
         let request = structure(tag::REQUEST_MESSAGE, [header, item]).encode();
         let sent = self.stream.write_all(&request).and_then(|()| self.stream.flush());
-        sent.map_err(|e| of_io(&self.server, &e))?;
+        sent.map_err(|e| self.stream.fault(&self.server, &e))?;
         self.answer(operation)
     }
 
     fn answer(&mut self, operation: u32) -> Result<Item, Fault> {
         let mut head = [0; HEADER];
-        self.stream.read_exact(&mut head).map_err(|e| of_io(&self.server, &e))?;
+        self.stream.read_exact(&mut head).map_err(|e| self.stream.fault(&self.server, &e))?;
         let len = ttlv::message_len(&head, tag::RESPONSE_MESSAGE)
             .ok_or_else(|| away(&self.server, "its answer is no KMIP message"))?;
         let mut bytes = Zeroizing::new(vec![0; len]);

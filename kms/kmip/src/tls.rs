@@ -123,6 +123,22 @@ impl Write for Timed {
     }
 }
 
+impl Stream {
+    /// What an error means. A server that ends a connection says why before it does: where writing failed, that is still to be
+    /// read.
+    pub fn fault(&mut self, server: &str, e: &io::Error) -> Fault {
+        if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            let StreamOwned { conn, sock } = &mut self.0;
+            while conn.read_tls(sock).is_ok_and(|n| n > 0) {
+                if let Err(said) = conn.process_new_packets() {
+                    return of_tls(server, &said);
+                }
+            }
+        }
+        of_io(server, e)
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read(buf)
@@ -179,11 +195,15 @@ pub fn connect(server: &str, identity: &Identity, time: Duration) -> Result<Stre
             Ok(socket) => {
                 let _ = socket.set_nodelay(true);
                 let tls = ClientConnection::new(Arc::new(config), name).map_err(|e| of_tls(server, &e))?;
-                let mut stream = StreamOwned::new(tls, Timed { socket, end });
-                while stream.conn.is_handshaking() {
-                    stream.conn.complete_io(&mut stream.sock).map_err(|e| of_io(server, &e))?;
+                let stream = StreamOwned::new(tls, Timed { socket, end });
+                let mut stream = Stream(stream);
+                while stream.0.conn.is_handshaking() {
+                    let StreamOwned { conn, sock } = &mut stream.0;
+                    if let Err(e) = conn.complete_io(sock) {
+                        return Err(stream.fault(server, &e));
+                    }
                 }
-                return Ok(Stream(stream));
+                return Ok(stream);
             }
             Err(e) => last = of_io(server, &e),
         }

@@ -97,8 +97,7 @@ fn keeps_the_contract_of_providers_and_rotates() {
             assert!(unlock(&[&token], [3; 16], slots).unwrap().epochs().eq(made.epochs()));
         }
         // A key that is named by its id is the only one.
-        let id: String = first["root:".len()..]
-            .as_bytes()
+        let id: String = first.as_bytes()["root:".len()..]
             .chunks(2)
             .fold(String::new(), |all, byte| all + "%" + std::str::from_utf8(byte).unwrap());
         let mut pinned = open(&format!("token=Caisson;object=root;id={id}"));

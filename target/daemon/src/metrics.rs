@@ -268,6 +268,16 @@ fn pools(g: &mut Gather, d: &Daemon) {
     for (name, help, pick) in gauges {
         g.gauge(name, help, |put| all.iter().for_each(|(pool, p)| put(&[("pool", pool)], pick(p))));
     }
+    let waiting = d.waiting();
+    g.gauge(
+        "caisson_pool_waiting",
+        "1 while a pool waits for its keys, and nothing of it is exported.",
+        |put| {
+            let mut one = |pool: &str, waits: bool| put(&[("pool", pool)], f64::from(u8::from(waits)));
+            all.keys().for_each(|pool| one(pool, false));
+            waiting.keys().for_each(|pool| one(pool, true));
+        },
+    );
     type Count = fn(&P) -> u64;
     let counters: [(&str, &str, Count); 10] = [
         ("caisson_pool_written_blocks_total", "Blocks of 4 KiB that hosts wrote.", |p| {

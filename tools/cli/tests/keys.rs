@@ -314,6 +314,7 @@ fn a_pool_waits_for_its_key_manager() {
     for word in ["WAITS FOR ITS KEYS", "does not answer", "by itself", "127.0.0.1"] {
         assert!(status.contains(word), "{word} is not in: {status}");
     }
+    assert!(s.ask(&["metrics"]).contains("caisson_pool_waiting{pool=\"main\"} 1"));
     assert!(s.ask(&["pool", "list"]).contains("WAITS"));
     assert!(s.ask(&["pool", "status", "main"]).contains("nothing of it is exported"));
     let identify =
