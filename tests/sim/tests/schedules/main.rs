@@ -84,8 +84,11 @@ fn config() -> Config {
     config
 }
 
-/// Segments that are free when the races begin: so few that the cleaner goes to work.
-const FREE: u64 = 5;
+/// Segments that are free when the stage is set, beside those that the log has been given: what is kept for checkpoints and the
+/// cleaner, and one.
+const FREE: u64 = 8;
+/// Blocks that are written after that, each in a batch of its own, so that the cleaner goes to work soon in the races.
+const MORE: u64 = 16;
 /// Blocks of the volume that others' content stands in beforehand.
 const STOCK: u64 = 64;
 
@@ -137,6 +140,7 @@ fn stock(pool: &Pool, main: &mut Turns) {
             main.run(|port| async move { own.checkpoint(&port).await }).unwrap();
         }
     }
+    (0..MORE).for_each(|i| write(main, &waste, i, (2 << 50) + i));
 }
 
 /// One schedule, from the stage to the count.
