@@ -170,7 +170,12 @@ impl FromStr for KeyUri {
             attributes(text, path, ';', of_path)?
         };
         let query = attributes(text, query, '&', of_query)?;
-        Ok(KeyUri { scheme, path, query })
+        let uri = KeyUri { scheme, path, query };
+        // Written out, what has to be escaped is longer; it must be possible to read that again.
+        if uri.to_string().len() > MAX {
+            return Err(bad(text, format!("more than {MAX} bytes when it is written out"), FORMS));
+        }
+        Ok(uri)
     }
 }
 
@@ -310,6 +315,8 @@ mod tests {
             assert!(!error.to_string().contains("hunter2") && !error.remedy().is_empty());
         }
         assert!("x".repeat(MAX + 1).parse::<KeyUri>().is_err());
+        let escaped = format!("kmip:object={}", "{".repeat(MAX / 2));
+        assert!(escaped.parse::<KeyUri>().is_err(), "too long when it is written out");
     }
 
     #[test]
