@@ -133,7 +133,7 @@ pub struct IoOp {
     pub offset: u64,
     /// The buffers, aligned as the file needs.
     pub bufs: BufList,
-    /// The file's bytes are in memory, so that a small read waits for nothing and may be done where it comes up.
+    /// The file's bytes are in memory, so that reads and writes wait for nothing and may be done where they come up.
     pub in_memory: bool,
     /// Whatever the owner wants to find its state by.
     pub token: u64,

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 /// Bytes of operations over [`SMALL`] that go between two looks, or one operation of any length.
 const BYTES: usize = 128 << 10;
 /// Operations of no more bytes wait for none.
-pub(super) const SMALL: usize = 16 << 10;
+const SMALL: usize = 16 << 10;
 
 /// One operation in flight and the list that the kernel reads it from.
 #[derive(Default)]
@@ -105,6 +105,17 @@ impl DeviceOps {
                 .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
                 .build(),
         })
+    }
+
+    /// Does operation `index` here, where it only copies in memory: the kernel would hand it to a thread of its own, which
+    /// takes longer to wake than the copy takes, and takes this thread's core from it. Gives its end.
+    pub(crate) fn at_once(&mut self, index: u32) -> Option<Event> {
+        let op = &mut self.slots.get_mut(index as usize)?.op;
+        let copies = |op: &IoOp| op.in_memory && matches!(op.kind, IoKind::Read | IoKind::Write { .. });
+        let mut op = op.take_if(|op| copies(op))?;
+        self.free.push(index);
+        let result = caisson_device::execute(&mut op);
+        Some(Event::Device { op, result })
     }
 
     /// Operation `index` is over.

@@ -14,7 +14,7 @@ use super::device::DeviceOps;
 use super::driver::{ACCEPT_REST, Driver, DriverStats, Event, Iov, RX_BUF, Wait, copy_out, empty_list};
 use super::mailbox::Mailbox;
 use super::shared::clock;
-use caisson_block::{BufMut, IoKind, IoOp, Mono, Ring};
+use caisson_block::{BufMut, IoOp, Mono, Ring};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
@@ -387,6 +387,10 @@ impl Uring {
     }
 
     fn push_device(&mut self, index: u32) {
+        if let Some(event) = self.device.at_once(index) {
+            self.told.push(event);
+            return;
+        }
         if let Some(entry) = self.device.entry(index) {
             self.push(entry.user_data(tagged::DEVICE | u64::from(index)));
         }
@@ -674,13 +678,7 @@ impl Driver for Uring {
 }
 
 impl Ring for Uring {
-    fn submit(&mut self, mut op: IoOp) -> Result<(), IoOp> {
-        // The kernel would hand it to a thread of its own, which takes longer to wake than the read takes.
-        if op.in_memory && op.kind == IoKind::Read && op.bufs.len() <= super::device::SMALL {
-            let result = caisson_device::execute(&mut op);
-            self.told.push(Event::Device { op, result });
-            return Ok(());
-        }
+    fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
         if let Some(index) = self.device.take(op)? {
             self.push_device(index);
         }
