@@ -8,7 +8,7 @@
 //! file:/etc/caisson/pool.key?passphrase-file=/etc/caisson/pool.passphrase
 //! pkcs11:token=Caisson;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/caisson/pin
 //! kmip:object=caisson?server=kms1.example:5696&server=kms2.example:5696&ca=ca.pem&cert=client.pem&key=client.key
-//! tpm2:pcrs=sha256+7?tcti=device:/dev/tpmrm0
+//! tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key
 //! ```
 
 use crate::KeyError;
@@ -51,7 +51,7 @@ impl Scheme {
                 &["module-path", "pin-source"],
             ),
             Scheme::Kmip => (&["object"], &["server", "ca", "cert", "key", "timeout"]),
-            Scheme::Tpm2 => (&["pcrs"], &["tcti"]),
+            Scheme::Tpm2 => (&["pcrs", "auth"], &["file", "tcti", "passphrase-file", "pin-source"]),
         }
     }
 
@@ -131,7 +131,7 @@ impl KeyUri {
         if self.scheme == Scheme::File {
             self.path.iter_mut().for_each(|(_, v)| change(v));
         }
-        let names = ["passphrase-file", "module-path", "pin-source", "ca", "cert", "key"];
+        let names = ["file", "passphrase-file", "module-path", "pin-source", "ca", "cert", "key"];
         self.query.iter_mut().filter(|(n, _)| names.contains(&&n[..])).for_each(|(_, v)| change(v));
     }
 }
@@ -143,7 +143,7 @@ fn bad(text: &str, cause: String, remedy: &str) -> KeyError {
     KeyError::BadUri { uri, cause, remedy: remedy.into() }
 }
 
-const FORMS: &str = "write file:PATH, pkcs11:token=LABEL;object=LABEL?module-path=PATH, kmip:object=NAME?server=HOST:PORT&..., or tpm2:...";
+const FORMS: &str = "write file:PATH, pkcs11:token=LABEL;object=LABEL?module-path=PATH, kmip:object=NAME?server=HOST:PORT&..., or tpm2:pcrs=sha256+7?file=PATH";
 
 impl FromStr for KeyUri {
     type Err = KeyError;
@@ -277,8 +277,8 @@ mod tests {
             "pkcs11:token=Caisson;object=root?module-path=/usr/lib/x.so&pin-source=file:/pin",
             "pkcs11:token=two%20words;id=%00%FF",
             "kmip:object=caisson?server=a:5696&server=[::1]:5696&ca=ca.pem&cert=c.pem&key=k.pem",
-            "tpm2:pcrs=sha256+0,7?tcti=device:/dev/tpmrm0",
-            "tpm2:",
+            "tpm2:pcrs=sha256+0,7?file=/etc/caisson/tpm.key&tcti=device:/dev/tpmrm0",
+            "tpm2:auth=pin?file=k",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
