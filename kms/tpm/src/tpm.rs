@@ -387,14 +387,8 @@ impl Tpm {
         seal: &Seal,
         pin: impl FnOnce(&str) -> Result<Secret, KeyError>,
     ) -> Result<Secret, KeyError> {
-        if seal.pin {
-            self.may_try()?;
-        }
         // Said in words, and before anybody is asked for a PIN. The TPM judges by its own.
-        let changed = self.changed(seal)?;
-        if !changed.is_empty() {
-            return Err(self.state_changed(&changed));
-        }
+        self.examine(seal)?;
         let parent = self.parent()?;
         let opened = self.unseal_under(&parent, seal, pin);
         self.flush(parent.handle);
@@ -406,6 +400,18 @@ impl Tpm {
             }
             opened => opened,
         }
+    }
+
+    /// Whether it would be unsealed now, as far as that is seen without trying.
+    ///
+    /// # Errors
+    /// [`KeyError::StateChanged`], [`KeyError::LockedOut`]; the way's.
+    pub fn examine(&mut self, seal: &Seal) -> Result<(), KeyError> {
+        let changed = self.changed(seal)?;
+        if !changed.is_empty() {
+            return Err(self.state_changed(&changed));
+        }
+        if seal.pin { self.may_try() } else { Ok(()) }
     }
 
     fn state_changed(&self, registers: &[u32]) -> KeyError {

@@ -13,7 +13,7 @@ use caisson_daemon::manage::keys::{Keys, Shares};
 use caisson_daemon::manage::view::Status;
 use caisson_daemon::pools::offline;
 use caisson_keys::{KeyError, KeyUri, Scheme};
-use caisson_providers::{How, Share, open};
+use caisson_providers::{How, Share, open, reseal};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,12 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
     let path = |pool: &str, rest: &str| format!("/v1/pools/{}/keys{rest}", segment(pool));
     match command {
         KeyCommand::Create { at } => create(&uri(&at)),
+        KeyCommand::Reseal { key } => {
+            reseal(&key, true).map_err(|e| of(&e))?;
+            line(format!("sealed to this machine as it is now: {key}"));
+            line("a pool that waits for it opens with `caisson key retry POOL`, or when its target starts");
+            Ok(())
+        }
         KeyCommand::List { pool, output } => list(&client().get(&path(&pool, ""))?, output),
         KeyCommand::Status { pool, output } => {
             let all: Vec<Keys> = match &pool {
@@ -104,6 +110,17 @@ fn create(uri: &KeyUri) -> Result<(), Failure> {
             true => crate::pools::key_file_made(&path),
             false => format!("the key file {} is there, and opens", path.display()),
         });
+        return Ok(());
+    }
+    if uri.scheme() == Scheme::Tpm2 && opened.made {
+        line(format!(
+            "made {}, which this machine's TPM opens by itself",
+            uri.query("file").unwrap_or_default()
+        ));
+        line(
+            "its passphrase is the recovery passphrase: after a firmware update, or with another machine, nothing else opens it. Keep \
+             the passphrase and a copy of the file somewhere else (caisson key reseal)",
+        );
         return Ok(());
     }
     let root = match opened.made {

@@ -26,6 +26,7 @@ pub enum KeyCommand {
     #[command(after_help = "\
 Examples:
   caisson key create --key 'pkcs11:token=Caisson;object=main?module-path=/usr/lib/softhsm/libsofthsm2.so'
+  caisson key create --key 'tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key'
   caisson key create --key-file /etc/caisson/main.key
 
 A token or server that has such a key already gets another, which wraps from then on. A PIN or passphrase is asked for, where no
@@ -33,6 +34,19 @@ file, systemd credential or variable gives it.")]
     Create {
         #[command(flatten)]
         at: OneKey,
+    },
+    /// Seal a key file to this machine's TPM anew, with its recovery passphrase; no target is needed
+    #[command(after_help = "\
+Example:
+  caisson key reseal --key 'tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key'
+  caisson key retry main
+
+For when the machine's measured state changed on purpose (firmware, boot loader, their settings), the TPM was cleared or is another
+one, or other registers are wanted. The recovery passphrase is asked for where no file, systemd credential or variable gives it.")]
+    Reseal {
+        /// The key file and the TPM: 'tpm2:pcrs=sha256+N,N?file=PATH'
+        #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+        key: caisson_keys::KeyUri,
     },
     /// List the wrapped keys of a pool
     List {
