@@ -42,6 +42,7 @@ pub fn open(uri: &KeyUri, how: How) -> Result<Opened, KeyError> {
         }
         Scheme::Kmip => with_root(Box::new(caisson_kmip::Kmip::open(uri)?), how),
         Scheme::Tpm2 => tpm::open(uri, how),
+        Scheme::Kms => with_root(Box::new(caisson_service::Remote::open(uri)?), how),
     }
 }
 
@@ -54,6 +55,7 @@ pub fn examine(uri: &KeyUri) -> ProviderStatus {
         Scheme::Pkcs11 => caisson_pkcs11::Token::examine(uri),
         Scheme::Kmip => caisson_kmip::Kmip::open(uri).map(|kmip| kmip.status()),
         Scheme::Tpm2 => tpm::examine(uri),
+        Scheme::Kms => caisson_service::Remote::open(uri).map(|remote| remote.status()),
     };
     status.unwrap_or_else(|e| match e.may_pass() {
         true => ProviderStatus::Unavailable { cause: e.to_string() },

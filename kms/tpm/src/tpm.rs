@@ -7,7 +7,7 @@ use crate::codes;
 use crate::pcr::{Pcrs, SHA256};
 use crate::seal::Seal;
 use crate::session::{DECRYPT, ENCRYPT, LEN, Nonces, Point, Session, salt};
-use crate::transport::{Transport, connect, patiently};
+use crate::transport::{Transport, connect};
 use crate::wire::{HEADER, NO_SESSIONS, Params, Reader, SESSIONS, response};
 use aws_lc_rs::rand;
 use caisson_keys::{KeyError, Secret};
@@ -172,7 +172,7 @@ impl Tpm {
         let body = body.raw(&params).0;
         let len = (HEADER + body.len()) as u32;
         let command = Zeroizing::new(Params::default().u16(tag).u32(len).u32(what.0).raw(&body).0);
-        let bytes = patiently(self.way.as_mut(), &command).map_err(|e| match e.kind() {
+        let bytes = self.way.exchange(&command).map_err(|e| match e.kind() {
             ErrorKind::InvalidData => self.odd(&what),
             _ => KeyError::Unavailable { provider: self.called.clone(), cause: format!("{}: {e}", what.1) },
         })?;

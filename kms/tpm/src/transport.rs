@@ -102,7 +102,7 @@ pub fn connect(tcti: Option<&str>) -> Result<(String, Box<dyn Transport>), KeyEr
         }
         _ => return Err(bad()),
     };
-    Ok((called, way))
+    Ok((called, Box::new(Patient(way))))
 }
 
 fn cannot_open(called: &str, e: &io::Error) -> KeyError {
@@ -126,9 +126,17 @@ fn cannot_open(called: &str, e: &io::Error) -> KeyError {
     }
 }
 
-/// An exchange with a TPM that may put the command off: tried again a bounded number of times, with pauses. Anything else is given
-/// as it is, a refusal too.
-pub(crate) fn patiently(way: &mut dyn Transport, command: &[u8]) -> io::Result<Vec<u8>> {
+/// A way to a TPM that may put a command off: it is sent again a bounded number of times, with pauses. Anything else is given as it
+/// is, a refusal too.
+struct Patient(Box<dyn Transport>);
+
+impl Transport for Patient {
+    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        patiently(self.0.as_mut(), command)
+    }
+}
+
+fn patiently(way: &mut dyn Transport, command: &[u8]) -> io::Result<Vec<u8>> {
     for pause in PAUSES_MS {
         let answer = way.exchange(command)?;
         let code = wire::response(&answer, false).map(|r| codes::plain(r.code));

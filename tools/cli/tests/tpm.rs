@@ -91,6 +91,7 @@ fn a_machine_opens_its_pool_and_a_changed_one_takes_the_recovery_passphrase() {
     drop(t);
     // Another TPM, as with another board.
     c.m.replace();
+    c.m.measure(7);
     c.starts_not(5, &["did not make the seal", "caisson key reseal"]);
     c.s.ask(&["key", "reseal", "--key", &c.with_passphrase()]);
     let t = c.s.serve();

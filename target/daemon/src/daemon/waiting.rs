@@ -192,7 +192,7 @@ impl World {
         self.wanted = model::Lookup::volumes(&objects)
             .filter_map(|v| Some((v.pool()?.to_string(), v.name.clone())))
             .collect();
-        self.had = had;
+        self.had = had.map(open::Keys::Had);
         self.starting = true;
         let turned = change::turn_all(self, turns);
         self.starting = false;

@@ -169,3 +169,48 @@ the public key and the last hash elsewhere: with them it is seen, too, whether t
         output: Output,
     },
 }
+
+/// `kms ...`.
+#[derive(Subcommand, Debug)]
+pub enum KmsCommand {
+    /// Run the key service: key providers in a process of their own, for a target on this machine
+    #[command(after_help = "\
+Example:
+  caisson kms serve --at /run/caisson-kms/kms.sock --allow-uid $(id -u caisson) --audit /var/lib/caisson-kms \\
+    --key 'main=file:/etc/caisson-kms/main.key?passphrase-file=/etc/caisson-kms/main.passphrase'
+and for the target
+  keys = [\"kms:key=main?socket=/run/caisson-kms/kms.sock\"]
+
+Root keys, passphrases and PINs are in this process alone, best as a user of its own; the target asks it to wrap and unwrap. A target
+goes on serving while it is away, and finds it again when it is back. Key files are made before, with `caisson key create`.")]
+    Serve {
+        /// Where it listens; the socket can be opened by the first of the users that are allowed, and nobody else
+        #[arg(long, value_name = "PATH")]
+        at: PathBuf,
+        /// A provider and the name under which it is asked for; may be given several times
+        #[arg(long, value_name = "NAME=URI", required = true, value_parser = named_key)]
+        key: Vec<NamedKey>,
+        /// A user that may ask, by number; may be given several times. Without it, the user that runs this
+        #[arg(long, value_name = "UID")]
+        allow_uid: Vec<u32>,
+        /// The folder of its audit log, audit.log, and of the key that signs it
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
+        #[command(flatten)]
+        log: super::LogArgs,
+    },
+}
+
+/// A provider and its name.
+#[derive(Clone, Debug)]
+pub struct NamedKey(pub String, pub caisson_keys::KeyUri);
+
+fn named_key(text: &str) -> Result<NamedKey, String> {
+    let (name, uri) = text.split_once('=').ok_or("write NAME=URI")?;
+    let sound = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !sound {
+        return Err("a name is 1 to 64 letters, digits, dashes, underscores and dots".into());
+    }
+    Ok(NamedKey(name.into(), super::key_uri(uri)?))
+}
