@@ -20,8 +20,10 @@ impl Scene {
     fn new(name: &str) -> Scene {
         let s = Stage::new(&format!("kms-{name}"));
         let (file, pass) = (s.dir.path("root"), s.dir.path("pass"));
-        good(&["key", "create", "--key-file", &file, "--passphrase-file", &pass]);
-        std::fs::create_dir(s.dir.path("kms")).unwrap();
+        let audit = s.dir.path("kms");
+        std::fs::create_dir(&audit).unwrap();
+        // In the log that the service goes on with.
+        good(&["key", "create", "--key-file", &file, "--passphrase-file", &pass, "--audit", &audit]);
         Scene { s }
     }
 
@@ -127,7 +129,7 @@ fn the_target_holds_no_root_key_and_either_may_go_and_come_back() {
     drop(service);
     let log = c.s.dir.path("kms/audit.log");
     let said = c.s.ask(&["key", "audit", &log]);
-    for word in ["wrap", "unwrap", "add-root", "begins: main, for user", "whole and signed"] {
+    for word in ["create", "wrap", "unwrap", "add-root", "begins: main, for user", "whole and signed"] {
         assert!(said.contains(word), "{word} is not in: {said}");
     }
 }

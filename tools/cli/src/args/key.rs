@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 /// One key provider.
 #[derive(Args, Clone, Debug)]
-#[group(id = "provider", required = true, multiple = false, args = ["key", "key_file"])]
+#[group(skip)]
 pub struct OneKey {
     /// The key provider, such as 'pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE'
-    #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+    #[arg(long, value_name = "URI", value_parser = super::key_uri, required_unless_present = "key_file", conflicts_with = "key_file")]
     pub key: Option<caisson_keys::KeyUri>,
     /// A sealed key file
     #[arg(long, value_name = "FILE")]
@@ -34,6 +34,9 @@ file, systemd credential or variable gives it.")]
     Create {
         #[command(flatten)]
         at: OneKey,
+        /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
     },
     /// Seal a key file to this machine's TPM anew, with its recovery passphrase; no target is needed
     #[command(after_help = "\
@@ -47,6 +50,9 @@ one, or other registers are wanted. The recovery passphrase is asked for where n
         /// The key file and the TPM: 'tpm2:pcrs=sha256+N,N?file=PATH'
         #[arg(long, value_name = "URI", value_parser = super::key_uri)]
         key: caisson_keys::KeyUri,
+        /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
     },
     /// List the wrapped keys of a pool
     List {
@@ -143,6 +149,9 @@ Example:
         share: Vec<PathBuf>,
         #[command(flatten)]
         keys: KeyArgs,
+        /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
     },
     /// Show the record of operations on keys, and whether it is whole
     #[command(after_help = "\
