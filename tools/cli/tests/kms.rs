@@ -274,3 +274,23 @@ fn hostile_bytes_end_their_own_connection() {
     roots();
     drop(service);
 }
+
+/// A pool that was never there yet, and whose keys nobody can make now: said, nothing half made, and made when they can be.
+#[test]
+fn a_first_creation_waits_for_the_service_or_says_that_it_is_away() {
+    let c = Scene::new("first");
+    c.config();
+    let t = c.s.serve();
+    let status = c.s.ask(&["key", "status", "main"]);
+    assert!(status.contains("WAITS FOR ITS KEYS") && status.contains("does not answer"), "{status}");
+    let other = c.s.dir.path("p2");
+    let make = ["pool", "create", "other", "--device", &other, "--size", "256M", "--key"];
+    c.s.fails(&c.s.own(&[&make[..], &[&c.key()]].concat()), 4, &["does not answer", "tries again"]);
+    for file in ["p", "p2"] {
+        assert!(!c.s.dir.0.join(file).exists(), "nothing of {file} is left");
+    }
+    let _service = c.service(&[]);
+    c.await_keys();
+    c.s.perf(&t, "write");
+    assert!(c.s.ask(&[&make[..], &[&c.key()]].concat()).contains("pool other made"));
+}
