@@ -6,7 +6,7 @@
 use crate::{BEGIN, MAX_LINE, Record, SIG, hash, hex, signed, split};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -75,16 +75,19 @@ impl Log {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o600));
         let file = File::from(fd.map_err(|e| io(path, "open it", e))?);
+        // One that is made at the same time by another process has its first record, or is made here.
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| io(path, "lock it", e))?;
         let new = file.metadata().map_err(|e| io(path, "look at it", e))?.len() == 0;
         let key = signing_key(key)?;
         let mut log = Log { path: path.into(), file, key, n: 0, len: 0, last: "0".repeat(64) };
         if new {
             let public = hex(log.key.public_key().as_ref());
-            log.write(BEGIN, "", &public, true)?;
+            log.write_alone(BEGIN, "", &public, true)?;
             sync_folder(path)?;
         } else {
             log.go_on()?;
         }
+        rustix::fs::flock(&log.file, FlockOperation::Unlock).map_err(|e| io(path, "unlock it", e))?;
         Ok(log)
     }
 
@@ -124,6 +127,19 @@ impl Log {
     /// # Errors
     /// Each [`AuditError`]; nothing counts as recorded then.
     pub fn write(&mut self, op: &str, pool: &str, what: &str, done: bool) -> Result<(), AuditError> {
+        // A command beside the target may write the same log: each goes on behind the other.
+        let lock = |how| rustix::fs::flock(&self.file, how).map_err(|e| io(&self.path, "lock it", e));
+        lock(FlockOperation::LockExclusive)?;
+        let written = self.write_alone(op, pool, what, done);
+        let unlocked = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        written.and(unlocked.map_err(|e| io(&self.path, "unlock it", e)))
+    }
+
+    fn write_alone(&mut self, op: &str, pool: &str, what: &str, done: bool) -> Result<(), AuditError> {
+        let len = self.file.metadata().map_err(|e| io(&self.path, "look at it", e))?.len();
+        if len != self.len {
+            self.go_on()?;
+        }
         // A clock before 1970 is no reason to record nothing.
         let time = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(400).collect::<String>();

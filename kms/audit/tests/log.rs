@@ -115,3 +115,29 @@ fn what_is_no_log_or_no_key_is_refused() {
     std::fs::write(&key, "no key").unwrap();
     assert!(Log::open(&log, &key).is_err());
 }
+
+/// A command beside a running target, on the same log: one chain.
+#[test]
+fn two_who_write_go_on_behind_each_other() {
+    let dir = std::env::temp_dir().join(format!("caisson-audit-two-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let open = || Log::open(&dir.join("audit.log"), &dir.join("audit.key")).unwrap();
+    let (mut one, mut two) = (open(), open());
+    one.write("create", "main", "by one", true).unwrap();
+    two.write("rotate", "main", "by two", true).unwrap();
+    two.write("rotate", "main", "by two again", true).unwrap();
+    one.write("remove", "main", "by one again", true).unwrap();
+    let threads: Vec<_> = (0..4)
+        .map(|n| {
+            let mut log = open();
+            std::thread::spawn(move || {
+                (0..20).for_each(|i| log.write("op", "p", &format!("{n} {i}"), true).unwrap())
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    let text = std::fs::read_to_string(dir.join("audit.log")).unwrap();
+    let found = caisson_audit::verify(&text, None).unwrap();
+    assert_eq!(found.records.len(), 85);
+    std::fs::remove_dir_all(&dir).unwrap();
+}

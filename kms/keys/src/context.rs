@@ -62,6 +62,15 @@ impl Context {
         out[32..].copy_from_slice(&self.epoch.to_le_bytes());
         out
     }
+
+    /// The context that encodes so; `None` where none does.
+    pub fn decode(bytes: &[u8; CONTEXT_LEN]) -> Option<Context> {
+        let number = |at: usize| bytes[at..].first_chunk().map(|b| u64::from_le_bytes(*b));
+        let purpose = Purpose::from_stored(bytes[5])?;
+        let pool = *bytes[8..].first_chunk()?;
+        let context = Context { purpose, pool, domain: number(24)?, epoch: number(32)? };
+        (context.encode() == *bytes).then_some(context)
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +89,12 @@ mod tests {
         want.extend(0xa0..=0xaf);
         want.extend([8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(context.encode()[..], want[..]);
+        assert_eq!(Context::decode(&context.encode()), Some(context));
+        for at in [0, 4, 5, 6, 7] {
+            let mut other = context.encode();
+            other[at] ^= 0x80;
+            assert_eq!(Context::decode(&other), None, "byte {at}");
+        }
     }
 
     #[test]

@@ -44,6 +44,17 @@ pub enum KeyError {
         /// What to do about it.
         remedy: String,
     },
+    /// Too many wrong secrets were tried, by whomever, and the provider takes none for a while, or would lock with one more. None
+    /// was tried.
+    #[error("key provider {provider} is locked out: {cause}")]
+    LockedOut {
+        /// The provider's name.
+        provider: String,
+        /// What was seen.
+        cause: String,
+        /// Seconds before which it must not be asked again.
+        seconds: u32,
+    },
     /// The provider does not let this client in, or do this: a certificate or right that it does not accept.
     #[error("key provider {provider} refuses: {cause}")]
     Refused {
@@ -183,6 +194,10 @@ impl KeyError {
                     "see that {provider} runs and can be reached from here; Caisson tries again by itself"
                 )
             }
+            KeyError::LockedOut { seconds, .. } => format!(
+                "wait: it is asked again by itself, in {seconds} s at the earliest; or take the lockout away as its owner \
+                 (tpm2_dictionarylockout --clear-lockout), and find out who tried wrong values"
+            ),
             KeyError::NotInstalled { remedy, .. }
             | KeyError::WrongSecret { remedy, .. }
             | KeyError::Locked { remedy, .. }
@@ -210,8 +225,8 @@ impl KeyError {
                     .into()
             }
             KeyError::StateChanged { .. } => {
-                "if firmware or boot loader were updated on purpose, open the pool with another of its key slots or with its \
-                 recovery shares, and wrap its keys anew (caisson key rotate); if not, find out what was changed"
+                "if firmware, boot loader or their settings were changed on purpose, seal it anew with the recovery passphrase (caisson key \
+                 reseal --key URI), then start the target or `caisson key retry POOL`; if not, find out what was changed"
                     .into()
             }
             KeyError::NotAuthentic => {
@@ -238,7 +253,15 @@ impl KeyError {
 
     /// Whether the same call may succeed later with nobody doing anything: then, and only then, try again with back-off.
     pub fn may_pass(&self) -> bool {
-        matches!(self, KeyError::Unavailable { .. })
+        matches!(self, KeyError::Unavailable { .. } | KeyError::LockedOut { .. })
+    }
+
+    /// Before how many seconds it must not be tried again, where the provider says so: a lockout would only last longer.
+    pub fn wait_s(&self) -> Option<u32> {
+        match self {
+            KeyError::LockedOut { seconds, .. } => Some(*seconds),
+            _ => None,
+        }
     }
 
     /// How much it says, where several providers failed: the highest is told first. What passes by itself comes before what
@@ -247,7 +270,7 @@ impl KeyError {
         match self {
             KeyError::NoProvider { .. } | KeyError::NoSlot { .. } => 0,
             KeyError::NoSuchKey { .. } => 1,
-            KeyError::Unavailable { .. } => 3,
+            KeyError::Unavailable { .. } | KeyError::LockedOut { .. } => 3,
             _ => 2,
         }
     }

@@ -5,13 +5,14 @@
 //! provider; what passes here are the pool's and the domains' secrets, which it wraps and unwraps.
 //!
 //! It must never write a secret anywhere, print one, or know which key manager is behind the trait. It does no I/O: random
-//! bytes are handed in.
+//! bytes are handed in. What it asks of the system is memory for secrets that is not swapped out.
 
 mod context;
 pub mod contract;
 mod derive;
 mod error;
 mod hierarchy;
+mod locked;
 mod provider;
 pub mod seal;
 mod secret;
@@ -24,6 +25,7 @@ pub use error::KeyError;
 pub use hierarchy::{
     DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_pool_keys,
 };
+pub use locked::{LockedMemory, locked_memory};
 pub use provider::{KeyProvider, ProviderStatus, Wrapped};
 pub use secret::Secret;
 pub use slot::KeySlot;

@@ -1,21 +1,23 @@
 //! Secret bytes.
 //!
-//! Owns one allocation that is erased when dropped. It must never be cloned, printed or compared in a time that
+//! Owns bytes in [locked memory](crate::locked), which are erased when dropped. It must never be cloned, printed or compared in a time that
 //! depends on its content.
 
+use crate::locked::Bytes;
 use std::fmt;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroize;
 
 /// Bytes that must not be seen: erased when dropped, without `Clone`, with a `Debug` that shows only the length, and a
-/// comparison that takes the same time wherever the bytes differ (their length is no secret).
-#[derive(ZeroizeOnDrop)]
-pub struct Secret(Box<[u8]>);
+/// comparison that takes the same time wherever the bytes differ (their length is no secret). They lie in memory that is not swapped
+/// out, as far as the system allows, and in no core dump.
+pub struct Secret(Bytes);
 
 impl Secret {
     /// Takes the secret out of `bytes`, which is left zeroed.
     pub fn take(bytes: &mut [u8]) -> Secret {
-        let secret = Secret(Box::from(&*bytes));
+        let mut secret = Secret(Bytes::zeroes(bytes.len()));
+        secret.0.copy_from_slice(bytes);
         bytes.zeroize();
         secret
     }
@@ -23,7 +25,7 @@ impl Secret {
     /// A secret of `len` bytes that `fill` writes in place: from a random generator, a derivation, or a provider's answer.
     /// Where `fill` fails, what it wrote is erased.
     pub fn filled<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Secret, E> {
-        let mut secret = Secret(vec![0; len].into_boxed_slice());
+        let mut secret = Secret(Bytes::zeroes(len));
         fill(&mut secret.0)?;
         Ok(secret)
     }

@@ -8,7 +8,8 @@
 //! file:/etc/caisson/pool.key?passphrase-file=/etc/caisson/pool.passphrase
 //! pkcs11:token=Caisson;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/caisson/pin
 //! kmip:object=caisson?server=kms1.example:5696&server=kms2.example:5696&ca=ca.pem&cert=client.pem&key=client.key
-//! tpm2:pcrs=sha256+7?tcti=device:/dev/tpmrm0
+//! tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key
+//! kms:key=main?socket=/run/caisson-kms/kms.sock
 //! ```
 
 use crate::KeyError;
@@ -29,6 +30,8 @@ pub enum Scheme {
     Kmip,
     /// A TPM 2.0.
     Tpm2,
+    /// A key service in a process of its own.
+    Kms,
 }
 
 impl Scheme {
@@ -39,6 +42,7 @@ impl Scheme {
             Scheme::Pkcs11 => "pkcs11",
             Scheme::Kmip => "kmip",
             Scheme::Tpm2 => "tpm2",
+            Scheme::Kms => "kms",
         }
     }
 
@@ -51,11 +55,12 @@ impl Scheme {
                 &["module-path", "pin-source"],
             ),
             Scheme::Kmip => (&["object"], &["server", "ca", "cert", "key", "timeout"]),
-            Scheme::Tpm2 => (&["pcrs"], &["tcti"]),
+            Scheme::Tpm2 => (&["pcrs", "auth"], &["file", "tcti", "passphrase-file", "pin-source"]),
+            Scheme::Kms => (&["key"], &["socket", "uid"]),
         }
     }
 
-    const ALL: [Scheme; 4] = [Scheme::File, Scheme::Pkcs11, Scheme::Kmip, Scheme::Tpm2];
+    const ALL: [Scheme; 5] = [Scheme::File, Scheme::Pkcs11, Scheme::Kmip, Scheme::Tpm2, Scheme::Kms];
 }
 
 /// What names a provider and a root key in it. Holds no secret.
@@ -131,7 +136,7 @@ impl KeyUri {
         if self.scheme == Scheme::File {
             self.path.iter_mut().for_each(|(_, v)| change(v));
         }
-        let names = ["passphrase-file", "module-path", "pin-source", "ca", "cert", "key"];
+        let names = ["file", "socket", "passphrase-file", "module-path", "pin-source", "ca", "cert", "key"];
         self.query.iter_mut().filter(|(n, _)| names.contains(&&n[..])).for_each(|(_, v)| change(v));
     }
 }
@@ -143,7 +148,7 @@ fn bad(text: &str, cause: String, remedy: &str) -> KeyError {
     KeyError::BadUri { uri, cause, remedy: remedy.into() }
 }
 
-const FORMS: &str = "write file:PATH, pkcs11:token=LABEL;object=LABEL?module-path=PATH, kmip:object=NAME?server=HOST:PORT&..., or tpm2:...";
+const FORMS: &str = "write file:PATH, pkcs11:token=LABEL;object=LABEL?module-path=PATH, kmip:object=NAME?server=HOST:PORT&..., tpm2:pcrs=sha256+7?file=PATH, or kms:key=NAME?socket=PATH";
 
 impl FromStr for KeyUri {
     type Err = KeyError;
@@ -277,8 +282,9 @@ mod tests {
             "pkcs11:token=Caisson;object=root?module-path=/usr/lib/x.so&pin-source=file:/pin",
             "pkcs11:token=two%20words;id=%00%FF",
             "kmip:object=caisson?server=a:5696&server=[::1]:5696&ca=ca.pem&cert=c.pem&key=k.pem",
-            "tpm2:pcrs=sha256+0,7?tcti=device:/dev/tpmrm0",
-            "tpm2:",
+            "tpm2:pcrs=sha256+0,7?file=/etc/caisson/tpm.key&tcti=device:/dev/tpmrm0",
+            "tpm2:auth=pin?file=k",
+            "kms:key=main?socket=/run/kms.sock&uid=7",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }

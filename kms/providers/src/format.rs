@@ -167,6 +167,11 @@ impl Opener {
         Ok(Opener { cost, salt, stretched: seal::stretch(passphrase, &salt, cost)? })
     }
 
+    /// The stretched passphrase, which opens the file as the passphrase does.
+    pub(crate) fn stretched(&self) -> &Secret {
+        &self.stretched
+    }
+
     fn check(&self, header: &[u8]) -> Secret {
         seal::expand(&self.stretched, &[b"caisson key file v1 check", header])
     }
@@ -217,6 +222,15 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, FormatError> {
 pub fn decode(bytes: &[u8], passphrase: &Secret) -> Result<(Header, Vec<Root>, Opener), FormatError> {
     let header = decode_header(bytes)?;
     let stretched = seal::stretch(passphrase, &header.salt, header.cost)?;
+    decode_stretched(bytes, header, stretched)
+}
+
+/// The same with the stretched passphrase, as a TPM keeps it. Where it is another, the error is of a wrong passphrase.
+pub(crate) fn decode_stretched(
+    bytes: &[u8],
+    header: Header,
+    stretched: Secret,
+) -> Result<(Header, Vec<Root>, Opener), FormatError> {
     let opener = Opener { cost: header.cost, salt: header.salt, stretched };
     let check: [u8; 32] = take(bytes, CHECK).unwrap_or_default();
     if !bool::from(opener.check(&bytes[..CHECK]).expose().ct_eq(&check)) {

@@ -2,7 +2,8 @@
 //!
 //! Owns the sealed key file ([`SealedFile`]), its form on disk ([`mod@format`]), where passphrases and PINs come from
 //! ([`PassphraseSource`]), and opening whatever provider a [`KeyUri`](caisson_keys::KeyUri) names ([`open()`]). PKCS#11 is a crate
-//! of its own (`kms/pkcs11`), and so is KMIP (`kms/kmip`); [`Recovery`] is a key that exists only in shares.
+//! of its own (`kms/pkcs11`), and so are KMIP (`kms/kmip`) and a TPM's commands (`kms/tpm`); [`TpmFile`] is a key file that a TPM opens, and
+//! [`Recovery`] a key that exists only in shares.
 //!
 //! It must never write a root key or a passphrase anywhere in the clear, and never ask a provider in a loop: a wrong passphrase
 //! is an answer, not a reason to try again.
@@ -15,6 +16,7 @@ mod recovery;
 mod seal;
 mod sealed;
 mod store;
+mod tpm;
 mod tty;
 
 pub use format::{Argon2Cost, FormatError};
@@ -24,3 +26,4 @@ pub use random::os_random;
 pub use recovery::{RECOVERY, Recovery, Share};
 pub use sealed::{NAME, ROOT_LABEL, SealedFile};
 pub use store::KeyFileError;
+pub use tpm::{TpmFile, reseal};

@@ -4,7 +4,7 @@
 //! a person: a file says the same the next time, and tokens count.
 
 use crate::{
-    Argon2Cost, Ask, KeyFileError, PassphraseError, PassphraseSource, ROOT_LABEL, SealedFile, Wanted,
+    Argon2Cost, Ask, KeyFileError, PassphraseError, PassphraseSource, ROOT_LABEL, SealedFile, Wanted, tpm,
 };
 use caisson_keys::{KeyError, KeyProvider, KeyUri, ProviderStatus, Scheme, Secret};
 use std::path::Path;
@@ -41,11 +41,8 @@ pub fn open(uri: &KeyUri, how: How) -> Result<Opened, KeyError> {
             with_root(Box::new(token), how)
         }
         Scheme::Kmip => with_root(Box::new(caisson_kmip::Kmip::open(uri)?), how),
-        Scheme::Tpm2 => Err(KeyError::NotInstalled {
-            provider: uri.scheme().name().into(),
-            cause: "this program was built without it".into(),
-            remedy: "use a key file, a PKCS#11 token or a KMIP server".into(),
-        }),
+        Scheme::Tpm2 => tpm::open(uri, how),
+        Scheme::Kms => with_root(Box::new(caisson_service::Remote::open(uri)?), how),
     }
 }
 
@@ -57,7 +54,8 @@ pub fn examine(uri: &KeyUri) -> ProviderStatus {
             .map_err(KeyFileError::into_key),
         Scheme::Pkcs11 => caisson_pkcs11::Token::examine(uri),
         Scheme::Kmip => caisson_kmip::Kmip::open(uri).map(|kmip| kmip.status()),
-        Scheme::Tpm2 => open(uri, How::default()).map(|o| o.provider.status()),
+        Scheme::Tpm2 => tpm::examine(uri),
+        Scheme::Kms => caisson_service::Remote::open(uri).map(|remote| remote.status()),
     };
     status.unwrap_or_else(|e| match e.may_pass() {
         true => ProviderStatus::Unavailable { cause: e.to_string() },
@@ -74,36 +72,44 @@ fn with_root(mut provider: Box<dyn KeyProvider>, how: How) -> Result<Opened, Key
     Ok(Opened { provider, made })
 }
 
-fn local(uri: &KeyUri, e: &PassphraseError) -> KeyError {
+pub(crate) fn local(uri: &KeyUri, e: &PassphraseError) -> KeyError {
     KeyError::Local { provider: uri.scheme().name().into(), cause: e.to_string(), remedy: e.remedy() }
 }
 
-fn pin(uri: &KeyUri, called: &str, ask: bool) -> Result<Secret, KeyError> {
+/// The PIN for what is called so, from where `uri` says, or from wherever else one may come.
+pub(crate) fn pin(uri: &KeyUri, called: &str, ask: bool) -> Result<Secret, KeyError> {
     let file = uri.query("pin-source").map(|p| Path::new(p.strip_prefix("file:").unwrap_or(p)));
     let source = PassphraseSource::choose(Wanted::Pin, file, ask);
     source.and_then(|s| s.get(Ask::Pin(called))).map_err(|e| local(uri, &e))
 }
 
+pub(crate) fn passphrase_source(uri: &KeyUri, ask: bool) -> Result<PassphraseSource, KeyError> {
+    let file = uri.query("passphrase-file").map(Path::new);
+    PassphraseSource::choose(Wanted::Passphrase, file, ask).map_err(|e| local(uri, &e))
+}
+
 fn file(uri: &KeyUri, how: How) -> Result<Opened, KeyError> {
     let path = Path::new(uri.path().unwrap_or_default());
-    let source = || {
-        let file = uri.query("passphrase-file").map(Path::new);
-        PassphraseSource::choose(Wanted::Passphrase, file, how.ask).map_err(|e| local(uri, &e))
-    };
     if how.make && path.symlink_metadata().is_err() {
-        let passphrase = source()?.get(Ask::Create(path)).map_err(|e| local(uri, &e))?;
+        let passphrase =
+            passphrase_source(uri, how.ask)?.get(Ask::Create(path)).map_err(|e| local(uri, &e))?;
         let made = SealedFile::create(path, &passphrase, ROOT_LABEL, Argon2Cost::DEFAULT);
         return Ok(Opened { provider: Box::new(made.map_err(KeyFileError::into_key)?), made: true });
     }
+    with_passphrase(uri, path, how.ask).map(|file| Opened { provider: Box::new(file), made: false })
+}
+
+/// Opens the key file at `path` with its passphrase, from where `uri` says or wherever else one may come.
+pub(crate) fn with_passphrase(uri: &KeyUri, path: &Path, ask: bool) -> Result<SealedFile, KeyError> {
     // Before anybody is asked for a passphrase to a file that cannot be opened with any.
     SealedFile::examine(path).map_err(KeyFileError::into_key)?;
-    let source = source()?;
+    let source = passphrase_source(uri, ask)?;
     let tries = if source == PassphraseSource::Prompt { TRIES } else { 1 };
     let mut last = None;
     for _ in 0..tries {
         let passphrase = source.get(Ask::Open(path)).map_err(|e| local(uri, &e))?;
         match SealedFile::open(path, &passphrase) {
-            Ok(file) => return Ok(Opened { provider: Box::new(file), made: false }),
+            Ok(file) => return Ok(file),
             Err(e) if e.is_wrong_passphrase() => last = Some(e.into_key()),
             Err(e) => return Err(e.into_key()),
         }

@@ -67,6 +67,26 @@ impl SealedFile {
         Ok(SealedFile { path: path.into(), bytes, id: header.id, roots, opener })
     }
 
+    /// Unlocks a key file with what its passphrase was stretched to.
+    pub(crate) fn open_stretched(path: &Path, stretched: Secret) -> Result<SealedFile, KeyFileError> {
+        let bytes = store::read(path)?;
+        let contents = |cause: FormatError| KeyFileError::Contents { path: path.into(), cause };
+        let header = format::decode_header(&bytes).map_err(contents)?;
+        let (header, roots, opener) =
+            format::decode_stretched(&bytes, header, stretched).map_err(contents)?;
+        Ok(SealedFile { path: path.into(), bytes, id: header.id, roots, opener })
+    }
+
+    /// Its number, kept for its life.
+    pub(crate) fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// What its passphrase was stretched to.
+    pub(crate) fn stretched(&self) -> &Secret {
+        self.opener.stretched()
+    }
+
     /// Looks at a key file without a passphrase: whether it is there, private, whole and of a known version.
     pub fn examine(path: &Path) -> Result<format::Header, KeyFileError> {
         let bytes = store::read(path)?;
@@ -142,7 +162,7 @@ fn new_root(label: &str, random: Random<'_>) -> Result<Root, KeyFileError> {
     Ok(Root { id, created, label: label.into(), key: Secret::filled(32, random)? })
 }
 
-fn unique(random: Random<'_>) -> Result<String, KeyFileError> {
+pub(crate) fn unique(random: Random<'_>) -> Result<String, KeyFileError> {
     let mut bytes = [0; 8];
     random(&mut bytes)?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))

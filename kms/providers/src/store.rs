@@ -134,6 +134,10 @@ impl KeyFileError {
 /// Permissions that a key file may not give: anything to others, and writing to the group.
 const TOO_OPEN: u32 = 0o027;
 
+/// Bytes that are read at most: of a key file, or of a TPM's seal of one.
+const MAX_READ: usize =
+    if format::MAX_FILE > caisson_tpm::MAX_SEAL { format::MAX_FILE } else { caisson_tpm::MAX_SEAL };
+
 /// All of a key file. Neither its permissions nor its length nor its kind may be out of bounds.
 pub fn read(path: &Path) -> Result<Vec<u8>, KeyFileError> {
     // Without O_NONBLOCK a pipe of that name would hold the program up.
@@ -151,7 +155,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, KeyFileError> {
         return Err(KeyFileError::Open { path: path.into(), mode: meta.mode() & 0o7777 });
     }
     let mut bytes = Vec::new();
-    file.take(format::MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(|e| io(path, "read it", e))?;
+    file.take(MAX_READ as u64 + 1).read_to_end(&mut bytes).map_err(|e| io(path, "read it", e))?;
     Ok(bytes)
 }
 

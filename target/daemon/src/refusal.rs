@@ -32,12 +32,15 @@ pub struct Refusal {
     pub error: String,
     /// What to do about it.
     pub remedy: String,
+    /// Seconds before which it is not tried again by itself, where asking sooner could only make it worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_s: Option<u32>,
 }
 
 impl Refusal {
     /// A refusal of this kind.
     pub fn new(cause: Cause, error: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-        Refusal { cause, error: error.into(), remedy: remedy.into() }
+        Refusal { cause, error: error.into(), remedy: remedy.into(), after_s: None }
     }
 
     /// The request is wrong.

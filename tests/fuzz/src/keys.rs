@@ -3,6 +3,7 @@
 use caisson_keys::{KeyUri, Secret};
 use caisson_kmip::ttlv;
 use caisson_providers::{Share, format};
+use caisson_service::wire::{Answer, Request};
 use sha2::{Digest, Sha256};
 
 /// As they are, and with the checksum and the length set right, so that what is behind them is reached.
@@ -31,6 +32,42 @@ fn open(bytes: &[u8]) {
         if let Ok((_, roots, _)) = opened {
             assert_eq!(roots.len(), header.roots);
         }
+    }
+}
+
+/// A TPM, or what stands in front of it, that answers with these bytes: half of a length, and then so many, again and again.
+struct Owned(Vec<u8>);
+
+impl caisson_tpm::Transport for Owned {
+    fn exchange(&mut self, _: &[u8]) -> std::io::Result<Vec<u8>> {
+        if self.0.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let n = usize::from(self.0.remove(0)) * 2;
+        Ok(self.0.drain(..n.min(self.0.len())).collect())
+    }
+}
+
+/// What a TPM sends, the file that its seal is kept in, and what the key service and those who ask it say to each other.
+pub fn key_frames(data: &[u8]) {
+    for handle in [false, true] {
+        if let Some(r) = caisson_tpm::response(data, handle) {
+            assert!(r.params.len() <= data.len());
+        }
+    }
+    let seal = caisson_tpm::Seal::decode(data);
+    if let Ok(seal) = &seal {
+        assert_eq!(&seal.encode()[..], data);
+    }
+    let mut tpm = caisson_tpm::Tpm::over("fuzz", Box::new(Owned(data.to_vec())));
+    let _ = tpm.lockout();
+    let mut tpm = caisson_tpm::Tpm::over("fuzz", Box::new(Owned(data.to_vec())));
+    assert!(tpm.seal([0; 16], &Secret::take(&mut [1; 32]), caisson_tpm::Pcrs::DEFAULT, None).is_err());
+    if let Some(request) = Request::decode(data) {
+        assert_eq!(&request.encode().expose()[4..], data);
+    }
+    if let Some(answer) = Answer::decode(data) {
+        assert!(Answer::decode(&answer.encode().expose()[4..]).is_some());
     }
 }
 

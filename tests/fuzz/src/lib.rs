@@ -27,7 +27,7 @@ mod wire;
 pub use codec::codec;
 pub use controller::{controller_sequence, controller_stream};
 pub use host::host_stream;
-pub use keys::{key_file, keys_text};
+pub use keys::{key_file, key_frames, keys_text};
 pub use log::log;
 pub use loopback::{loopback, loopback_completed};
 pub use queue::queue;
@@ -40,12 +40,13 @@ use input::Input;
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its target and of its corpus folder.
-pub const BODIES: [(&str, Body); 12] = [
+pub const BODIES: [(&str, Body); 13] = [
     ("codec", codec),
     ("controller_stream", controller_stream),
     ("controller_sequence", controller_sequence),
     ("host_stream", host_stream),
     ("key_file", key_file),
+    ("key_frames", key_frames),
     ("keys_text", keys_text),
     ("log", log),
     ("loopback", loopback),

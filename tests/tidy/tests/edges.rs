@@ -39,6 +39,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kms/keys", &[]),
     ("kms/kmip", &["kms/keys"]),
     ("kms/pkcs11", &["kms/keys"]),
+    ("kms/service", &["kms/keys"]),
+    ("kms/tpm", &["kms/keys"]),
     ("kms/providers", &["kms/"]),
     ("tools/", &["transports/", "target/", "datapath/", "dedupe/", "kms/", "tools/"]),
     ("tests/", &["transports/", "target/", "datapath/", "dedupe/", "kms/", "tools/", "tests/"]),

@@ -51,6 +51,7 @@ const UNSAFE_IN: &[(&str, &str)] = &[
     ("datapath/block/src/pool.rs", "one mapping shared by buffers, given back from any thread"),
     ("datapath/device/src/", "pages swapped under their locks; I/O on raw descriptors and buffers"),
     ("dedupe/index/tests/memory.rs", "an allocator that counts, to hold the index to its budget"),
+    ("kms/keys/src/locked.rs", "memory for secrets that the system does not swap out or dump"),
     ("datapath/volume/tests/", "an allocator that counts, to hold the hot path at none"),
     ("tests/conformance/tests/limits.rs", "reads the CPU clock of a process that can open no file"),
     ("tests/conformance/tests/steady.rs", "an allocator that counts, over the whole target"),

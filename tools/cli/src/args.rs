@@ -11,7 +11,7 @@ use std::time::Duration;
 mod key;
 mod pool;
 
-pub use key::{KeyCommand, OneKey};
+pub use key::{KeyCommand, KmsCommand, NamedKey, OneKey};
 use pool::key_uri;
 pub use pool::{CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
 
@@ -48,6 +48,11 @@ pub struct Cli {
     /// the one in /run (as root) or in $XDG_RUNTIME_DIR, where no other target has it.
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Let the system write core dumps, and this user's debuggers in, to find a fault
+    ///
+    /// A dump of a target holds the keys of its pools. Without this, none is written, whatever `ulimit -c` says.
+    #[arg(long, global = true)]
+    pub allow_core_dumps: bool,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -69,6 +74,9 @@ pub enum Command {
     /// Show where pools' keys are; rotate, add and remove them; recovery shares; the record of what was done
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Run key providers in a process of their own
+    #[command(subcommand)]
+    Kms(KmsCommand),
     /// Create, delete, resize, copy and show volumes of a running target
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -6,20 +6,35 @@ use crate::output::{Table, json, line, print};
 use crate::pools::named;
 use crate::remote::{listed, told};
 use caisson_daemon::Refusal;
-use caisson_daemon::daemon::{AUDIT_FILE, Waits};
+use caisson_daemon::daemon::{AUDIT_FILE, Audit, Waits};
 use caisson_daemon::manage::ask::{Export, KeyAsk, Rotate};
 use caisson_daemon::manage::client::{Client, segment};
 use caisson_daemon::manage::keys::{Keys, Shares};
 use caisson_daemon::manage::view::Status;
 use caisson_daemon::pools::offline;
 use caisson_keys::{KeyError, KeyUri, Scheme};
-use caisson_providers::{How, Share, open};
+use caisson_providers::{How, Share, open, reseal};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-fn of(e: &KeyError) -> Failure {
-    Failure::Here(Refusal::invalid(e.to_string(), e.remedy()))
+fn of(e: &KeyError) -> Refusal {
+    Refusal::invalid(e.to_string(), e.remedy())
+}
+
+/// Does what needs no target, recorded before and after where a folder for that is named.
+fn recorded(
+    dir: Option<PathBuf>,
+    op: &str,
+    what: &str,
+    f: impl FnOnce() -> Result<(), Refusal>,
+) -> Result<(), Failure> {
+    let dir = dir.or_else(|| std::env::var_os("CAISSON_AUDIT").map(PathBuf::from));
+    let audit = Audit::new(dir.as_deref());
+    audit.begins(op, "", what).map_err(Failure::Here)?;
+    let done = f();
+    audit.ended(op, "", what, &done);
+    done.map_err(Failure::Here)
 }
 
 /// The provider, with whole paths: a target may run in another folder.
@@ -41,7 +56,16 @@ fn uri(at: &OneKey) -> KeyUri {
 pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failure> {
     let path = |pool: &str, rest: &str| format!("/v1/pools/{}/keys{rest}", segment(pool));
     match command {
-        KeyCommand::Create { at } => create(&uri(&at)),
+        KeyCommand::Create { at, audit } => {
+            let uri = uri(&at);
+            recorded(audit, "create", &uri.to_string(), || create(&uri))
+        }
+        KeyCommand::Reseal { key, audit } => {
+            recorded(audit, "reseal", &key.to_string(), || reseal(&key, true).map_err(|e| of(&e)))?;
+            line(format!("sealed to this machine as it is now: {key}"));
+            line("a pool that waits for it opens with `caisson key retry POOL`, or when its target starts");
+            Ok(())
+        }
         KeyCommand::List { pool, output } => list(&client().get(&path(&pool, ""))?, output),
         KeyCommand::Status { pool, output } => {
             let all: Vec<Keys> = match &pool {
@@ -85,7 +109,10 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
             let made: Shares = client().send("POST", &path(&pool, "/recovery"), &ask)?;
             export(&pool, &made, needed, &out)
         }
-        KeyCommand::ImportRecovery { paths, share, keys } => import(&paths, &share, &keys),
+        KeyCommand::ImportRecovery { paths, share, keys, audit } => {
+            let names: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+            recorded(audit, "import-recovery", &names.join(", "), || import(&paths, &share, &keys))
+        }
         KeyCommand::Audit { file, verify, public, head, output } => {
             let file = match file {
                 Some(file) => file,
@@ -96,7 +123,7 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
     }
 }
 
-fn create(uri: &KeyUri) -> Result<(), Failure> {
+fn create(uri: &KeyUri) -> Result<(), Refusal> {
     let mut opened = open(uri, How { ask: true, make: true }).map_err(|e| of(&e))?;
     if uri.scheme() == Scheme::File {
         let path = PathBuf::from(uri.path().unwrap_or_default());
@@ -104,6 +131,17 @@ fn create(uri: &KeyUri) -> Result<(), Failure> {
             true => crate::pools::key_file_made(&path),
             false => format!("the key file {} is there, and opens", path.display()),
         });
+        return Ok(());
+    }
+    if uri.scheme() == Scheme::Tpm2 && opened.made {
+        line(format!(
+            "made {}, which this machine's TPM opens by itself",
+            uri.query("file").unwrap_or_default()
+        ));
+        line(
+            "its passphrase is the recovery passphrase: after a firmware update, or with another machine, nothing else opens it. Keep \
+             the passphrase and a copy of the file somewhere else (caisson key reseal)",
+        );
         return Ok(());
     }
     let root = match opened.made {
@@ -195,21 +233,20 @@ fn export(pool: &str, made: &Shares, needed: u8, out: &Path) -> Result<(), Failu
     Ok(())
 }
 
-fn import(paths: &[PathBuf], files: &[PathBuf], keys: &KeyArgs) -> Result<(), Failure> {
+fn import(paths: &[PathBuf], files: &[PathBuf], keys: &KeyArgs) -> Result<(), Refusal> {
     if keys.is_empty() {
-        return Err(Failure::Here(Refusal::invalid(
+        return Err(Refusal::invalid(
             "no key provider is named that is to open the pool from now on",
             "add --key-file FILE, which is made where there is none, or --key URI",
-        )));
+        ));
     }
     let mut shares = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(file).map_err(|e| {
-            Failure::Here(Refusal::system(format!("the share {} cannot be read", file.display()), &e))
-        })?;
-        let share: Share = text.parse().map_err(|e: KeyError| {
-            Failure::Here(Refusal::invalid(format!("{}: {e}", file.display()), e.remedy()))
-        })?;
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Refusal::system(format!("the share {} cannot be read", file.display()), &e))?;
+        let share: Share = text
+            .parse()
+            .map_err(|e: KeyError| Refusal::invalid(format!("{}: {e}", file.display()), e.remedy()))?;
         shares.push(share);
     }
     let roots = offline::recover(&named(paths, keys), &shares)?;

@@ -2,6 +2,7 @@
 
 use crate::args::{ExportArgs, LogArgs, PollMode, Running, ServeArgs, ServicesArgs};
 use crate::failure::Failure;
+use crate::guard;
 use crate::host::{self, Hint};
 use crate::output::line;
 use crate::remote::SOCKET_VARIABLE;
@@ -240,8 +241,9 @@ fn usual_socket() -> Option<PathBuf> {
 }
 
 /// Runs `export`.
-pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
+pub fn export(args: &ExportArgs, socket: Option<PathBuf>, dumps: bool) -> Result<(), Failure> {
     log(&args.running.log, &Log { filter: "warn".into(), json: false })?;
+    guard::report(dumps);
     let (pool, v) = match args.store.strip_prefix("pool:") {
         Some(path) => in_pool(args, path).map(|(pool, v)| (Some(pool), v))?,
         None => (None, volume(args)?),
@@ -302,9 +304,10 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>) -> Result<(), Failure>
 }
 
 /// Runs `serve`.
-pub fn serve(args: &ServeArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
+pub fn serve(args: &ServeArgs, socket: Option<PathBuf>, dumps: bool) -> Result<(), Failure> {
     let file = Config::load(&args.config)?;
     log(&args.log, &file.settings.log)?;
+    guard::report(dumps);
     let mut settings = file.settings.clone();
     if socket.is_some() {
         settings.socket = socket;

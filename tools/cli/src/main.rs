@@ -4,8 +4,10 @@
 
 mod args;
 mod failure;
+mod guard;
 mod host;
 mod keys;
+mod kms;
 mod local;
 mod output;
 mod pools;
@@ -23,6 +25,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before there is any secret, whatever the command: several read passphrases.
+    if let Err(e) = guard::against_dumps(cli.allow_core_dumps) {
+        eprintln!(
+            "core dumps cannot be switched off: {e}\n  remedy: add --allow-core-dumps to go on without that"
+        );
+        return ExitCode::FAILURE;
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -36,14 +45,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let socket = cli.socket;
+    let (socket, dumps) = (cli.socket, cli.allow_core_dumps);
     let client = || remote::client(socket.as_deref());
     match cli.command {
-        Command::Export(a) => local::export(&a, socket),
-        Command::Serve(a) => local::serve(&a, socket),
-        Command::Quickstart(a) => quickstart::run(&a, socket),
+        Command::Export(a) => local::export(&a, socket, dumps),
+        Command::Serve(a) => local::serve(&a, socket, dumps),
+        Command::Quickstart(a) => quickstart::run(&a, socket, dumps),
         Command::Pool(c) => pools::run(&client(), c),
         Command::Key(c) => keys::run(&client, c),
+        Command::Kms(c) => kms::run(c, dumps),
         Command::Check(a) => pools::check(&a),
         Command::Inspect(a) => pools::inspect(&a),
         Command::Volume(c) => remote::volume(&client(), c),

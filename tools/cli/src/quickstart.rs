@@ -101,8 +101,9 @@ fn export(nqn: &str, volume: &str, size: u64, services: bool) -> Vec<Item> {
 }
 
 /// Runs `quickstart`.
-pub fn run(args: &QuickstartArgs, socket: Option<PathBuf>) -> Result<(), Failure> {
+pub fn run(args: &QuickstartArgs, socket: Option<PathBuf>, dumps: bool) -> Result<(), Failure> {
     log(&args.running.log, &Log { filter: "warn".into(), json: false })?;
+    crate::guard::report(dumps);
     let dir = std::path::absolute(&args.data).unwrap_or_else(|_| args.data.clone());
     let mut settings = Settings::in_dir(dir.clone());
     settle(&args.running, socket, &mut settings);

@@ -1,6 +1,6 @@
 //! The record of operations on keys.
 //!
-//! Owns where it is (in the data directory; a target without one keeps none), and that it begins with the first operation. It must
+//! Owns where it is (in the data directory, or in a folder that is named for it), and that it begins with the first operation. It must
 //! never be in the way of serving: what cannot be recorded is refused before it is done where that is possible, and said loudly
 //! where it is not.
 
@@ -26,7 +26,8 @@ fn refused(e: &AuditError) -> Refusal {
 }
 
 impl Audit {
-    pub(super) fn new(dir: Option<&Path>) -> Audit {
+    /// One that is kept in this folder, or nowhere. Nothing is made before something is recorded.
+    pub fn new(dir: Option<&Path>) -> Audit {
         Audit { dir: dir.map(Path::to_path_buf), log: Mutex::new(None) }
     }
 

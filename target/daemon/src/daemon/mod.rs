@@ -18,7 +18,7 @@ mod waiting;
 mod watch;
 mod world;
 
-pub use audit::{AUDIT_FILE, Audit};
+pub use audit::{AUDIT_FILE, AUDIT_KEY, Audit};
 pub use plane::{DataPlane, ThreadCounts};
 pub use reactors::start_reactors;
 pub use waiting::{Waits, still};
@@ -357,6 +357,47 @@ impl Daemon {
         adopt: Option<String>,
         decide: impl FnOnce(&Objects) -> Result<Vec<Change>, Refusal>,
     ) -> Result<Did, Refusal> {
+        self.change_with(adopt, None, decide)
+    }
+
+    /// Makes `pool`, or takes it over, as `decide` puts it into what is configured. Its keys are had before that, without the lock:
+    /// management goes on while a key manager is slow.
+    ///
+    /// # Errors
+    /// As [`Daemon::change`]; the key providers'.
+    pub fn make_pool(
+        &self,
+        pool: &crate::model::Pool,
+        adopt: bool,
+        decide: impl Fn(&Objects) -> Result<Vec<Change>, Refusal>,
+    ) -> Result<Did, Refusal> {
+        let engine = {
+            let mut inner = self.lock();
+            let objects = inner.state.objects();
+            // No provider is asked, and no key file made, for what would be refused anyway.
+            let (after, turns) = change::plan(&objects, &decide(&objects)?);
+            if turns.is_empty() {
+                return Ok(Did::Nothing);
+            }
+            change::judge(&after)?;
+            inner.world.none_waits(&turns)?;
+            Arc::clone(&inner.world.engine)
+        };
+        let keys = crate::pools::open::keys(engine.as_ref(), pool, adopt);
+        if let Err(e) = &keys {
+            let uris: Vec<String> = pool.providers().iter().map(ToString::to_string).collect();
+            self.audit().ended("create", &pool.name, &uris.join(", "), &Err::<(), _>(e.clone()));
+        }
+        let adopt = adopt.then(|| key::pool(&pool.name));
+        self.change_with(adopt, keys?, decide)
+    }
+
+    fn change_with(
+        &self,
+        adopt: Option<String>,
+        had: Option<crate::pools::open::Keys>,
+        decide: impl FnOnce(&Objects) -> Result<Vec<Change>, Refusal>,
+    ) -> Result<Did, Refusal> {
         let mut inner = self.lock();
         let Inner { world, state } = &mut *inner;
         let objects = state.objects();
@@ -379,9 +420,9 @@ impl Daemon {
             }
             return Ok(Did::Changed);
         }
-        world.adopt = adopt;
+        (world.adopt, world.had) = (adopt, had);
         let turned = change::turn_all(world, &turns);
-        world.adopt = None;
+        (world.adopt, world.had) = (None, None);
         turned.map_err(|(_, e)| e)?;
         if let Err(e) = state.commit(&changes) {
             change::turn_back(world, &turns);

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The first pause before another try, and the longest.
+/// The first pause before another try, and the longest; a key manager that names a longer one has that.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A pool that waits for its keys.
@@ -55,6 +55,8 @@ impl Waiting {
             return;
         }
         let pause = PAUSE.0.saturating_mul(1 << self.tries.saturating_sub(1).min(10)).min(PAUSE.1);
+        let least = Duration::from_secs(self.why.after_s.unwrap_or(0).into());
+        let pause = pause.max(least);
         self.next = Some(Instant::now() + pause);
         let after = pause.as_secs();
         tracing::warn!("pool {name} waits for its keys, tried again in {after} s: {}", self.why);
@@ -190,7 +192,7 @@ impl World {
         self.wanted = model::Lookup::volumes(&objects)
             .filter_map(|v| Some((v.pool()?.to_string(), v.name.clone())))
             .collect();
-        self.had = had;
+        self.had = had.map(open::Keys::Had);
         self.starting = true;
         let turned = change::turn_all(self, turns);
         self.starting = false;

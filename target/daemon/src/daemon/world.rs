@@ -16,7 +16,6 @@ use crate::pools::{Engine, LogPool, Made};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
 use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, SubsystemSpec, Target, Transport};
-use caisson_keys::PoolSecrets;
 use caisson_volume::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -68,8 +67,8 @@ pub(super) struct World {
     pub(super) made_before: BTreeSet<String>,
     /// A person at the terminal may be asked for what opens a pool.
     pub(super) ask: bool,
-    /// The secrets of the pool that is opened next, where they were had before.
-    pub(super) had: Option<PoolSecrets>,
+    /// The keys of the pool that is opened or made next, where they were had before.
+    pub(super) had: Option<Keys>,
     /// Pools that wait for their keys, with all that rests on them.
     pub(super) waiting: BTreeMap<String, Waiting>,
     /// The record of operations on keys.
@@ -315,7 +314,7 @@ impl World {
             false => Want::New,
         };
         let keys = match self.had.take() {
-            Some(secrets) => Keys::Had(secrets),
+            Some(keys) => keys,
             None if self.ask => Keys::Ask,
             None => Keys::Quiet,
         };

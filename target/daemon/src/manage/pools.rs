@@ -71,8 +71,8 @@ pub fn create_pool(d: &Daemon, ask: &CreatePool) -> Result<Did> {
         keys: ask.keys.iter().map(|text| key_uri(text)).collect::<Result<_>>()?,
         memory: ask.memory.as_ref().map_or(Ok(0), bytes)?,
     };
-    let adopt = ask.adopt.then(|| key::pool(&ask.name));
-    d.change_adopting(adopt, |o| put(o, Item::Pool(pool), &format!("pool {}", ask.name)))
+    let item = Item::Pool(pool.clone());
+    d.make_pool(&pool, ask.adopt, |o| put(o, item.clone(), &format!("pool {}", ask.name)))
 }
 
 /// Lets a pool go. Its data stays on its devices.

@@ -11,7 +11,7 @@ use caisson_providers::{How, Opened, open, os_random};
 /// The kind of refusal that an error of keys is.
 fn cause(e: &KeyError) -> Cause {
     match e {
-        KeyError::Unavailable { .. } => Cause::Away,
+        KeyError::Unavailable { .. } | KeyError::LockedOut { .. } => Cause::Away,
         KeyError::Local { .. } | KeyError::NoRandom { .. } | KeyError::NotInstalled { .. } => Cause::System,
         KeyError::NoSuchKey { .. } | KeyError::NoSuchToken { .. } => Cause::NotFound,
         KeyError::Revoked { .. } => Cause::Conflict,
@@ -21,7 +21,10 @@ fn cause(e: &KeyError) -> Cause {
 
 /// A key's error, for an operator.
 pub fn of_key(pool: &model::Pool, e: &KeyError) -> Refusal {
-    Refusal::new(cause(e), format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy())
+    let mut refusal =
+        Refusal::new(cause(e), format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy());
+    refusal.after_s = e.wait_s();
+    refusal
 }
 
 /// The errors of all providers that were asked: the one that says most, with its remedy, and the others behind it.

@@ -3,7 +3,7 @@
 use super::{Engine, Found, Plain, PoolHandle, Setup, keys};
 use crate::model::{self, Device};
 use crate::refusal::Refusal;
-use caisson_keys::PoolSecrets;
+use caisson_keys::{KeySlot, PoolSecrets};
 use std::sync::Arc;
 
 /// How a pool may be come by.
@@ -44,6 +44,46 @@ pub enum Keys {
     Quiet,
     /// They were had before.
     Had(PoolSecrets),
+    /// They were made before, for a pool that there is not.
+    New(Box<Fresh>),
+}
+
+/// The keys of a pool that is to be made.
+pub struct Fresh {
+    id: [u8; 16],
+    secrets: PoolSecrets,
+    slots: Vec<KeySlot>,
+    key_file: bool,
+}
+
+impl Fresh {
+    fn make(pool: &model::Pool, ask: bool) -> Result<Fresh, Refusal> {
+        let id = *uuid::Uuid::new_v4().as_bytes();
+        let (secrets, slots, key_file) = keys::create(pool, id, ask)?;
+        Ok(Fresh { id, secrets, slots, key_file })
+    }
+}
+
+/// Has the keys of a pool that is to be made or, with `adopt`, taken over, and nothing else done: it may take as long as its
+/// providers do. None where [`open`] will refuse it for what stands on its devices.
+///
+/// # Errors
+/// The providers'; the system's.
+pub fn keys(engine: &dyn Engine, pool: &model::Pool, adopt: bool) -> Result<Option<Keys>, Refusal> {
+    let found = look(engine, pool)?;
+    let blank = |f: &Found| matches!(f, Found::Missing | Found::Blank);
+    match newest(&found) {
+        Some(_) if adopt => Ok(secrets(engine, pool)?.map(Keys::Had)),
+        None if !adopt && found.iter().all(|(_, f)| blank(f)) && !lacks_size(&found) => {
+            Ok(Some(Keys::New(Box::new(Fresh::make(pool, false)?))))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether one is missing that has no size to make it with.
+fn lacks_size(found: &[(&Device, Found)]) -> bool {
+    found.iter().any(|(device, f)| *f == Found::Missing && device.size == 0)
 }
 
 /// Opens `pool`.
@@ -51,7 +91,6 @@ pub enum Keys {
 /// # Errors
 /// What stands on its devices is not what `want` says, or something else; its keys cannot be had; the engine's.
 pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, keys: Keys) -> Result<Opening, Refusal> {
-    let ask = matches!(keys, Keys::Ask);
     let found = look(engine, pool)?;
     if let Some((device, Found::Other(what))) = found.iter().find(|(_, f)| matches!(f, Found::Other(_))) {
         return Err(Refusal::conflict(
@@ -62,7 +101,7 @@ pub fn open(engine: &dyn Engine, pool: &model::Pool, want: Want, keys: Keys) -> 
     }
     match (newest(&found).cloned(), want) {
         (None, Want::There) => Err(missing(pool, &found)),
-        (None, Want::New | Want::Either) => create(engine, pool, &found, ask),
+        (None, Want::New | Want::Either) => create(engine, pool, &found, keys),
         (Some(_), Want::New) => Err(Refusal::conflict(
             format!("{} holds a pool already", pool.devices[0].path.display()),
             "add --adopt to take it over as it is, with its own key file; or name other devices",
@@ -108,7 +147,7 @@ fn create(
     engine: &dyn Engine,
     pool: &model::Pool,
     found: &[(&Device, Found)],
-    ask: bool,
+    keys: Keys,
 ) -> Result<Opening, Refusal> {
     for (device, found) in found {
         if *found == Found::Missing && device.size == 0 {
@@ -120,11 +159,17 @@ fn create(
     }
     let files: Vec<_> =
         found.iter().filter(|(_, f)| *f == Found::Missing).map(|(d, _)| d.path.clone()).collect();
-    let id = *uuid::Uuid::new_v4().as_bytes();
-    let (secrets, slots, key_file) = keys::create(pool, id, ask)?;
-    let setup = Setup { devices: pool.devices.clone(), secrets, memory: pool.memory };
-    match engine.create(setup, &slots) {
-        Ok(handle) => Ok(Opening { handle, made: Made { pool: true, key_file }, files }),
+    let fresh = match keys {
+        Keys::New(fresh) => *fresh,
+        keys => Fresh::make(pool, matches!(keys, Keys::Ask))?,
+    };
+    debug_assert_eq!(fresh.id, fresh.secrets.pool());
+    let setup = Setup { devices: pool.devices.clone(), secrets: fresh.secrets, memory: pool.memory };
+    match engine.create(setup, &fresh.slots) {
+        Ok(handle) => {
+            let made = Made { pool: true, key_file: fresh.key_file };
+            Ok(Opening { handle, made, files })
+        }
         Err(e) => {
             remove(&files);
             Err(e)

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 /// One key provider.
 #[derive(Args, Clone, Debug)]
-#[group(id = "provider", required = true, multiple = false, args = ["key", "key_file"])]
+#[group(skip)]
 pub struct OneKey {
     /// The key provider, such as 'pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE'
-    #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+    #[arg(long, value_name = "URI", value_parser = super::key_uri, required_unless_present = "key_file", conflicts_with = "key_file")]
     pub key: Option<caisson_keys::KeyUri>,
     /// A sealed key file
     #[arg(long, value_name = "FILE")]
@@ -26,6 +26,7 @@ pub enum KeyCommand {
     #[command(after_help = "\
 Examples:
   caisson key create --key 'pkcs11:token=Caisson;object=main?module-path=/usr/lib/softhsm/libsofthsm2.so'
+  caisson key create --key 'tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key'
   caisson key create --key-file /etc/caisson/main.key
 
 A token or server that has such a key already gets another, which wraps from then on. A PIN or passphrase is asked for, where no
@@ -33,6 +34,25 @@ file, systemd credential or variable gives it.")]
     Create {
         #[command(flatten)]
         at: OneKey,
+        /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
+    },
+    /// Seal a key file to this machine's TPM anew, with its recovery passphrase; no target is needed
+    #[command(after_help = "\
+Example:
+  caisson key reseal --key 'tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key'
+  caisson key retry main
+
+For when the machine's measured state changed on purpose (firmware, boot loader, their settings), the TPM was cleared or is another
+one, or other registers are wanted. The recovery passphrase is asked for where no file, systemd credential or variable gives it.")]
+    Reseal {
+        /// The key file and the TPM: 'tpm2:pcrs=sha256+N,N?file=PATH'
+        #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+        key: caisson_keys::KeyUri,
+        /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
     },
     /// List the wrapped keys of a pool
     List {
@@ -129,6 +149,9 @@ Example:
         share: Vec<PathBuf>,
         #[command(flatten)]
         keys: KeyArgs,
+        /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
     },
     /// Show the record of operations on keys, and whether it is whole
     #[command(after_help = "\
@@ -154,4 +177,49 @@ the public key and the last hash elsewhere: with them it is seen, too, whether t
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// `kms ...`.
+#[derive(Subcommand, Debug)]
+pub enum KmsCommand {
+    /// Run the key service: key providers in a process of their own, for a target on this machine
+    #[command(after_help = "\
+Example:
+  caisson kms serve --at /run/caisson-kms/kms.sock --allow-uid $(id -u caisson) --audit /var/lib/caisson-kms \\
+    --key 'main=file:/etc/caisson-kms/main.key?passphrase-file=/etc/caisson-kms/main.passphrase'
+and for the target
+  keys = [\"kms:key=main?socket=/run/caisson-kms/kms.sock\"]
+
+Root keys, passphrases and PINs are in this process alone, best as a user of its own; the target asks it to wrap and unwrap. A target
+goes on serving while it is away, and finds it again when it is back. Key files are made before, with `caisson key create`.")]
+    Serve {
+        /// Where it listens; the socket can be opened by the first of the users that are allowed, and nobody else
+        #[arg(long, value_name = "PATH")]
+        at: PathBuf,
+        /// A provider and the name under which it is asked for; may be given several times
+        #[arg(long, value_name = "NAME=URI", required = true, value_parser = named_key)]
+        key: Vec<NamedKey>,
+        /// A user that may ask, by number; may be given several times. Without it, the user that runs this
+        #[arg(long, value_name = "UID")]
+        allow_uid: Vec<u32>,
+        /// The folder of its audit log, audit.log, and of the key that signs it
+        #[arg(long, value_name = "DIR")]
+        audit: Option<PathBuf>,
+        #[command(flatten)]
+        log: super::LogArgs,
+    },
+}
+
+/// A provider and its name.
+#[derive(Clone, Debug)]
+pub struct NamedKey(pub String, pub caisson_keys::KeyUri);
+
+fn named_key(text: &str) -> Result<NamedKey, String> {
+    let (name, uri) = text.split_once('=').ok_or("write NAME=URI")?;
+    let sound = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !sound {
+        return Err("a name is 1 to 64 letters, digits, dashes, underscores and dots".into());
+    }
+    Ok(NamedKey(name.into(), super::key_uri(uri)?))
 }
