@@ -22,7 +22,8 @@ pub use context::{CONTEXT_LEN, Context, Purpose};
 pub use derive::derive;
 pub use error::KeyError;
 pub use hierarchy::{
-    DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_pool_keys,
+    DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_epoch,
+    wrap_pool_keys,
 };
 pub use provider::{KeyProvider, ProviderStatus, Wrapped};
 pub use secret::Secret;
