@@ -51,13 +51,14 @@ fn kept(settings: Settings, block_size: u32) -> Kept {
         dedup: settings.dedup,
         write_cache: settings.write_cache,
         verify: settings.verify,
+        ..Kept::default()
     }
 }
 
 /// Keys that every simulated pool has.
 pub fn secrets() -> Secrets {
     let secret = |byte: u8| Secret::take(&mut [byte; 32]);
-    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
+    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: vec![(1, FingerprintKey::new([3; 32]))] }
 }
 
 fn reply(result: Result<(), ChangeError>) -> Reply {
