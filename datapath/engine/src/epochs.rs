@@ -53,10 +53,27 @@ fn is_of(slot: &KeySlot, domain: u32, epochs: &[u16]) -> bool {
 }
 
 impl State {
-    /// Whether a slot is of an epoch that the pool has.
-    pub(crate) fn has_epoch(&self, slot: &KeySlot) -> bool {
-        let d = self.domains.get(slot.domain).filter(|d| !d.destroyed());
-        d.is_some_and(|d| is_of(slot, slot.domain, &[d.epoch]) || is_of(slot, slot.domain, &d.old))
+    /// Those of some slots whose epochs the pool has, and those of one that is `new`: what was given may be older than what the
+    /// background erased meanwhile.
+    ///
+    /// # Errors
+    /// [`ChangeError::Domain`] where an epoch that has a slot would have none.
+    pub(crate) fn held(
+        &self,
+        mut slots: Vec<KeySlot>,
+        new: Option<(u32, u16)>,
+    ) -> Result<Vec<KeySlot>, ChangeError> {
+        let has = |slot: &KeySlot| {
+            let d = self.domains.get(slot.domain).filter(|d| !d.destroyed());
+            d.is_some_and(|d| is_of(slot, slot.domain, &[d.epoch]) || is_of(slot, slot.domain, &d.old))
+        };
+        slots.retain(|slot| has(slot) || new.is_some_and(|(domain, epoch)| is_of(slot, domain, &[epoch])));
+        let there = |old: &KeySlot| slots.iter().any(|s| (s.domain, s.epoch) == (old.domain, old.epoch));
+        if self.checkpoints.superblock.slots.iter().all(there) {
+            Ok(slots)
+        } else {
+            Err(ChangeError::Domain("a key that the pool needs would be lost"))
+        }
     }
 }
 
@@ -140,7 +157,7 @@ impl Pool {
                 return Err(ChangeError::Domain("the number of the epoch was used before"));
             }
         }
-        let slots = self.held(slots, domain, epoch);
+        let slots = inner.lock().held(slots, Some((domain, epoch)))?;
         let bad = |_| ChangeError::Domain("the epoch's secret is none");
         inner.keyring.add_secret(domain, epoch, secret).map_err(bad)?;
         if let Err(error) = with_slots(inner, port, slots).await {
@@ -151,14 +168,6 @@ impl Pool {
         inner.call_steward();
         inner.call_chores();
         Ok(())
-    }
-
-    /// Those of some slots whose epochs the pool has, and those of one that is new: what was given may be older than what the
-    /// background erased meanwhile.
-    fn held(&self, mut slots: Vec<KeySlot>, domain: u32, epoch: u16) -> Vec<KeySlot> {
-        let state = self.0.lock();
-        slots.retain(|slot| state.has_epoch(slot) || is_of(slot, domain, &[epoch]));
-        slots
     }
 
     /// Makes a domain, whose volumes share nothing with those of other domains.
@@ -196,7 +205,7 @@ impl Pool {
                 ));
             }
         }
-        let slots = self.held(slots, domain, epoch);
+        let slots = inner.lock().held(slots, Some((domain, epoch)))?;
         let bad = |_| ChangeError::Domain("the epoch's secret is none");
         inner.keyring.add_secret(domain, epoch, secret).map_err(bad)?;
         {

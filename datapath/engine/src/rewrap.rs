@@ -24,12 +24,7 @@ impl Pool {
         check_slots(&slots).map_err(ChangeError::Slots)?;
         let inner = &self.0;
         let _alone = alone(inner, port).await;
-        let mut slots = slots;
-        {
-            // What wrapped them may have read them before the background erased an epoch's key.
-            let state = inner.lock();
-            slots.retain(|slot| state.has_epoch(slot));
-        }
+        let slots = inner.lock().held(slots, None)?;
         if let Some(fault) = inner.fault() {
             return Err(ChangeError::Failed(fault.to_owned()));
         }
