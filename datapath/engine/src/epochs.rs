@@ -106,7 +106,7 @@ impl Pool {
         self.0.lock().domains.next_domain
     }
 
-    /// The domains, by number.
+    /// The domains, by number; those that were destroyed are among them.
     pub fn domains(&self) -> Vec<DomainStatus> {
         let state = self.0.lock();
         let mut volumes = std::collections::BTreeMap::<u32, usize>::new();
@@ -122,7 +122,7 @@ impl Pool {
             sealed: d.sealed,
             volumes: volumes.get(&domain).copied().unwrap_or(0),
         };
-        state.domains.all().map(status).collect()
+        state.domains.all().filter(|(_, d)| !d.coming).map(status).collect()
     }
 
     /// A domain that is in use, by its name.

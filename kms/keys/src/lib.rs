@@ -12,6 +12,7 @@ pub mod contract;
 mod derive;
 mod error;
 mod hierarchy;
+pub mod limits;
 mod provider;
 pub mod seal;
 mod secret;

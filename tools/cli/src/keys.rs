@@ -1,6 +1,7 @@
 //! `caisson key ...`: where pools' keys are, and what is done with them.
 
 use crate::args::{KeyArgs, KeyCommand, OneKey, Output};
+use crate::domains;
 use crate::failure::Failure;
 use crate::output::{Table, json, line, print};
 use crate::pools::named;
@@ -41,7 +42,19 @@ fn uri(at: &OneKey) -> KeyUri {
 pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failure> {
     let path = |pool: &str, rest: &str| format!("/v1/pools/{}/keys{rest}", segment(pool));
     match command {
-        KeyCommand::Create { at } => create(&uri(&at)),
+        KeyCommand::Create { pool, at, output } => match (pool, at.domain) {
+            (Some(pool), Some(domain)) => domains::create(&client(), &pool, &domain, output),
+            (_, _) => {
+                let one = OneKey { key: at.key, key_file: at.key_file, passphrase_file: at.passphrase_file };
+                create(&uri(&one))
+            }
+        },
+        KeyCommand::Rotate { pool, domain: Some(domain), output, .. } => {
+            domains::rotate(&client(), &pool, &domain, output)
+        }
+        KeyCommand::Destroy { pool, domain, confirm, output } => {
+            domains::destroy(&client(), &pool, &domain, confirm, output)
+        }
         KeyCommand::List { pool, output } => list(&client().get(&path(&pool, ""))?, output),
         KeyCommand::Status { pool, output } => {
             let all: Vec<Keys> = match &pool {
@@ -55,7 +68,7 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
             }
             Ok(())
         }
-        KeyCommand::Rotate { pool, key, output } => {
+        KeyCommand::Rotate { pool, domain: None, key, output } => {
             let ask = Rotate { key: key.map(|k| k.to_string()) };
             let done = client().send("POST", &path(&pool, "/rotate"), &ask)?;
             told(output, &done, &format!("the keys of pool {pool} are wrapped by new root keys"));
@@ -151,6 +164,7 @@ fn page(keys: &Keys) -> String {
         let detail = if p.detail.is_empty() { String::new() } else { format!(": {}", p.detail) };
         t.row(["".into(), format!("{}{detail}{unused}", p.state)]);
     }
+    domains::rows(keys).into_iter().for_each(|row| t.row(row));
     for s in &keys.slots {
         t.row(["wrapped".into(), format!("{} by {} {}", s.of, s.provider, s.root)]);
     }
