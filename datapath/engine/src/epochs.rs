@@ -295,15 +295,22 @@ async fn switch(inner: &Arc<Inner>, port: &Port, domain: u32, epoch: u16) -> Res
     switched.await.map_err(change_failure)
 }
 
-/// Erases the keys of a domain's earlier epochs. The caller has seen that nothing live is sealed under them; the root that this
+/// Erases the keys of earlier epochs of a domain. The caller has seen that nothing live is sealed under them; the root that this
 /// writes is the first that may say so.
-pub(crate) async fn retire(inner: &Arc<Inner>, port: &Port, domain: u32) -> Result<(), ChangeError> {
+pub(crate) async fn retire(
+    inner: &Arc<Inner>,
+    port: &Port,
+    domain: u32,
+    epochs: &[u16],
+) -> Result<(), ChangeError> {
     let _alone = alone(inner, port).await;
     sound(inner)?;
     let (old, slots) = {
         let state = inner.lock();
         let Some(d) = state.domains.get(domain) else { return Ok(()) };
-        let (old, epoch) = (d.old.clone(), d.epoch);
+        let mut old = d.old.clone();
+        old.retain(|epoch| epochs.contains(epoch));
+        let epoch = d.epoch;
         let (gone, mut kept): (Vec<KeySlot>, Vec<KeySlot>) =
             state.checkpoints.superblock.slots.iter().cloned().partition(|s| is_of(s, domain, &old));
         if !gone.is_empty() && !kept.iter().any(|s| is_of(s, domain, &[epoch])) {

@@ -63,7 +63,8 @@ pub(crate) struct Reseal {
 enum Phase {
     Segments,
     Flush,
-    Count(Box<Census>),
+    /// What is found, and how often any epoch had begun when this did: of one that ended since, not everything was counted.
+    Count(Box<Census>, u64),
 }
 
 /// One round over all segments.
@@ -106,7 +107,7 @@ impl Reseal {
         }
         let round = self.round.take();
         let left = match round.map(|r| r.phase) {
-            Some(Phase::Count(census)) => end(inner, port, &census).await,
+            Some(Phase::Count(census, switches)) => end(inner, port, &census, switches).await,
             _ => true,
         };
         if left {
@@ -155,10 +156,12 @@ async fn leave_tails(inner: &Arc<Inner>, port: &Port, boundary: u64) {
 }
 
 /// After a count: what nothing is left of loses its key. Whether anything is left.
-async fn end(inner: &Arc<Inner>, port: &Port, census: &Census) -> bool {
+async fn end(inner: &Arc<Inner>, port: &Port, census: &Census, switches: u64) -> bool {
     let (mut total, mut clear) = (0, Vec::new());
     {
         let state = inner.lock();
+        let whole = state.domains.switches == switches;
+        total += u64::from(!whole);
         for (domain, d) in state.domains.all().filter(|(_, d)| !d.old.is_empty()) {
             let counts = if domain == POOL_DOMAIN { &census.pages } else { &census.blocks };
             let left: u64 = d.old.iter().filter_map(|epoch| counts.get(epoch)).sum();
@@ -169,13 +172,13 @@ async fn end(inner: &Arc<Inner>, port: &Port, census: &Census) -> bool {
             );
             let headers = if domain == POOL_DOMAIN { headers_before(&state, d.since) } else { 0 };
             total += left + headers;
-            if left + headers == 0 {
-                clear.push(domain);
+            if left + headers == 0 && whole {
+                clear.push((domain, d.old.clone()));
             }
         }
     }
-    for domain in clear {
-        match retire(inner, port, domain).await {
+    for (domain, epochs) in clear {
+        match retire(inner, port, domain, &epochs).await {
             Ok(()) => tracing::info!(
                 "domain {domain}: nothing is sealed under its earlier epochs, whose keys are erased"
             ),
@@ -217,7 +220,9 @@ impl Round {
                 epochs.push((domain, d.epoch));
             }
         }
-        let phase = if on(Bug::EpochDroppedEarly) { Phase::Count(Box::default()) } else { Phase::Segments };
+        let switches = state.domains.switches;
+        let early = on(Bug::EpochDroppedEarly);
+        let phase = if early { Phase::Count(Box::default(), switches) } else { Phase::Segments };
         Round {
             pace: Pace::new(RATE, now, RATE / 8),
             before,
@@ -236,8 +241,8 @@ impl Round {
         match &mut self.phase {
             Phase::Segments => self.segments(inner, port).await,
             Phase::Flush => self.flush(inner, port).await,
-            Phase::Count(_) if on(Bug::EpochDroppedEarly) => true,
-            Phase::Count(census) => {
+            Phase::Count(..) if on(Bug::EpochDroppedEarly) => true,
+            Phase::Count(census, _) => {
                 let counted = inner.with(port, |state| census.step(&mut state.tables)).await;
                 match counted {
                     Ok(more) => !more,
@@ -341,7 +346,7 @@ impl Round {
             self.no_room(inner, port);
             return inner.fault().is_some();
         }
-        self.phase = Phase::Count(Box::default());
+        self.phase = Phase::Count(Box::default(), inner.lock().domains.switches);
         false
     }
 }

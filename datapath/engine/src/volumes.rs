@@ -53,6 +53,10 @@ impl Pool {
         let (id, settings, tail) = {
             let state = self.0.lock();
             let record = named(&state, of)?;
+            let domain = Settings::decode(&record.settings).map(|s| s.domain);
+            if domain.is_some_and(|d| state.domains.epoch(d) == 0) {
+                return Err(ChangeError::Domain("the keys of the volume's domain are destroyed"));
+            }
             (record.id, record.settings.clone(), record.tail > record.blocks)
         };
         if tail {
