@@ -237,7 +237,10 @@ impl PoolHandle for Pool {
     }
 
     fn next(&self) -> Result<(u32, u16), Refusal> {
-        Ok((2, 2))
+        let inner = self.lock();
+        let domain = inner.slots.iter().map(|s| s.domain).max().unwrap_or(0);
+        let epoch = inner.slots.iter().map(|s| s.epoch).max().unwrap_or(0);
+        Ok((domain + 1, epoch.max(1) + 1))
     }
 
     fn open_epoch(&self, _: PoolSecrets, domain: u32, epoch: u16, slots: &[KeySlot]) -> Result<(), Refusal> {
