@@ -56,10 +56,13 @@ pub(super) fn watch(daemon: &Arc<Daemon>) {
         let mut quiet_until = Instant::now() + LOOKS;
         loop {
             std::thread::sleep(Duration::from_secs(1));
-            let Some(daemon) = daemon.upgrade() else { return };
+            if daemon.strong_count() == 0 {
+                return;
+            }
             if Instant::now() < quiet_until {
                 continue;
             }
+            let Some(daemon) = daemon.upgrade() else { return };
             let refused = daemon.rotate_used_up(LIMITS).iter().any(Result::is_err);
             quiet_until = Instant::now() + if refused { REFUSED } else { LOOKS };
         }
