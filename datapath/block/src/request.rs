@@ -178,6 +178,9 @@ pub enum BlockError {
     /// The volume is being taken away.
     #[error("the volume is gone")]
     Gone,
+    /// The key that the volume's data is sealed under was destroyed: none of it is ever had again.
+    #[error("the key of the volume's data is destroyed")]
+    KeyDestroyed,
     /// An earlier failure of the device has latched.
     #[error("the device failed earlier and is not used any more")]
     Failed,

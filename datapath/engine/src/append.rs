@@ -45,9 +45,12 @@ impl Inner {
         }
         let (closed, steward) = {
             let mut guard = self.lock();
-            let State { tables, index, log, space, .. } = &mut *guard;
+            let State { tables, index, log, space, domains, .. } = &mut *guard;
             let segment = log.tail.map(|t| t.segment);
             let closed = if log.due(self.batch_target) { log.close(tables, index) } else { None };
+            if let Some(closed) = &closed {
+                domains.count(closed.plan.header_len(), &closed.load.records);
+            }
             space.spend(log, closed.as_ref().map_or(0, |closed| closed.plan.total_len()));
             let entered = log.tail.map(|t| t.segment) != segment;
             // Before anybody has to wait for it.

@@ -6,7 +6,7 @@
 
 use crate::append::{self, kick, store, sync_devices};
 use crate::bounds::{CHECKPOINT_BATCH, PAGES_A_TURN};
-use crate::log::{Load, POOL_EPOCH, Tail};
+use crate::log::{Load, Tail};
 use crate::pages::{POOL_DOMAIN, record_of};
 use crate::state::{Inner, State};
 use crate::work;
@@ -129,9 +129,24 @@ struct Reserve {
 
 /// Closes the open batch and freezes the tables in one step.
 async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failure> {
+    close_and(inner, port, |state| {
+        state.tables.freeze();
+        state.log.since_checkpoint = 0;
+        (state.log.next - u64::from(!on(Bug::OneMoreBatch)), reserve(state, inner))
+    })
+    .await
+}
+
+/// Closes the open batch, and in the same step calls `f`, when no checkpoint is under way and nothing is open any more.
+pub(crate) async fn close_and<T>(
+    inner: &Arc<Inner>,
+    port: &Port,
+    f: impl FnOnce(&mut State) -> T,
+) -> Result<T, Failure> {
+    let mut f = Some(f);
     loop {
         let ticket = port.ticket();
-        let frozen = {
+        let done = {
             let mut guard = inner.lock();
             let state = &mut *guard;
             if let Some(fault) = inner.fault() {
@@ -140,20 +155,21 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             // One at a time: who comes meanwhile waits for the end of it.
             let busy = state.tables.frozen();
             let closed = if busy { None } else { state.log.close(&mut state.tables, &mut state.index) };
+            if let Some(closed) = &closed {
+                state.domains.count(closed.plan.header_len(), &closed.load.records);
+            }
             if busy {
                 state.checkpoint_waiters.push(port.waiter(ticket));
                 None
             } else if state.log.open_is_empty() {
-                state.tables.freeze();
-                state.log.since_checkpoint = 0;
-                Some((state.log.next - u64::from(!on(Bug::OneMoreBatch)), reserve(state, inner), closed))
+                f.take().map(|f| (f(state), closed))
             } else {
                 // No buffer is free: a batch under way will give one back.
                 state.room.push(port.waiter(ticket));
                 None
             }
         };
-        let Some((log_batch, reserve, closed)) = frozen else {
+        let Some((value, closed)) = done else {
             port.parked(ticket).await;
             continue;
         };
@@ -162,7 +178,7 @@ async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failu
             let write = move |port| async move { append::write(&inner, &port, closed).await };
             port.run(|cx| Task::spawn(cx, write)).await;
         }
-        return Ok((log_batch, reserve));
+        return Ok(value);
     }
 }
 
@@ -213,6 +229,8 @@ struct Writer<'a> {
     port: &'a Port,
     load: Load,
     size: BatchSize,
+    /// The epoch of the pool's own domain: it does not change while a checkpoint is under way.
+    epoch: u16,
     /// The pages in `load`, in its order.
     pages: Vec<(PageKey, Stored)>,
     tail: Option<Tail>,
@@ -223,8 +241,12 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(inner: &'a Arc<Inner>, port: &'a Port) -> Writer<'a> {
-        let tail = inner.lock().checkpoints.tail;
+        let (tail, epoch) = {
+            let state = inner.lock();
+            (state.checkpoints.tail, state.log.epoch)
+        };
         Writer {
+            epoch,
             inner,
             port,
             load: Load::default(),
@@ -268,7 +290,7 @@ impl<'a> Writer<'a> {
                 length: bytes.len() as u16,
                 codec: codec.number(),
                 domain: POOL_DOMAIN,
-                epoch: POOL_EPOCH,
+                epoch: self.epoch,
                 print: [0; 16],
                 from: None,
             };
@@ -341,13 +363,17 @@ impl<'a> Writer<'a> {
     }
 
     async fn write(&mut self, load: &Load, plan: &BatchPlan, tail: Tail) -> Result<BatchRef, Failure> {
-        let opening = self.inner.lock().log.opening;
+        let opening = {
+            let mut state = self.inner.lock();
+            state.domains.count(plan.header_len(), &load.records);
+            state.log.opening
+        };
         let at = At { opening, sequence: tail.sequence, offset: tail.offset };
         self.batch += 1;
         let stamp = Stamp {
             kind: BatchKind::Checkpoint,
             batch: self.batch,
-            epoch: POOL_EPOCH,
+            epoch: self.epoch,
             segment: tail.segment,
             at,
         };
@@ -385,7 +411,7 @@ impl<'a> Writer<'a> {
         let mut places = Vec::with_capacity(groups.len() + 1);
         for group in &groups {
             let mut size = BatchSize::default();
-            group.iter().for_each(|piece| size.add(&piece.record(POOL_EPOCH)));
+            group.iter().for_each(|piece| size.add(&piece.record(self.epoch)));
             places.push(self.pinned(size.total(0))?);
         }
         let head = RootHead::encoded_len(first.len(), groups.len());
@@ -401,7 +427,7 @@ impl<'a> Writer<'a> {
             for piece in group {
                 let blob = blobs.iter().find(|b| b.0 == piece.kind);
                 let Some((_, bytes)) = blob else { continue };
-                load.push(piece.record(POOL_EPOCH), &bytes[piece.range.clone()]);
+                load.push(piece.record(self.epoch), &bytes[piece.range.clone()]);
             }
             let batch = self.write_at(&load, &[], places.next()).await?;
             batches.push(batch);
@@ -440,11 +466,13 @@ impl<'a> Writer<'a> {
         let state = self.inner.lock();
         let tables = state.tables.frozen_root_len();
         let openings = encode_openings(&state.checkpoints.openings);
+        let domains = state.domains.encode();
         drop(state);
         vec![
             (BlobKind::Tables, vec![0; tables]),
             (BlobKind::Openings, openings),
             (BlobKind::Reserved, encode_reserved(reserved)),
+            (BlobKind::Settings, domains),
         ]
     }
 
@@ -471,11 +499,13 @@ impl<'a> Writer<'a> {
         let state = self.inner.lock();
         let root = state.tables.frozen_root();
         let openings = encode_openings(&state.checkpoints.openings);
+        let domains = state.domains.encode();
         drop(state);
         vec![
             (BlobKind::Tables, root.encode_whole()),
             (BlobKind::Openings, openings),
             (BlobKind::Reserved, encode_reserved(reserved)),
+            (BlobKind::Settings, domains),
         ]
     }
 }

@@ -6,6 +6,7 @@
 use crate::pool::Pool;
 use crate::punch;
 use crate::rebuild::{Rebuild, RebuildStatus};
+use crate::reseal::{Reseal, ResealStatus};
 use crate::scrub::{Scrub, ScrubStatus};
 use crate::state::Inner;
 use crate::witness::{Due, Witness};
@@ -32,6 +33,8 @@ pub(crate) struct Chores {
     /// The index is to be rebuilt.
     pub(crate) rebuild: bool,
     pub(crate) rebuilt: Option<RebuildStatus>,
+    /// How far what was sealed under earlier epochs is sealed anew; of the last time where nothing is.
+    pub(crate) resealed: Option<ResealStatus>,
     /// Segments that became free and still take room in a file.
     pub(crate) freed: BTreeSet<u32>,
     pub(crate) punched: u64,
@@ -124,6 +127,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, port: &Port) {
 struct Work {
     scrub: Option<Scrub>,
     rebuild: Option<Rebuild>,
+    reseal: Reseal,
     witness: Witness,
 }
 
@@ -192,6 +196,11 @@ impl Work {
                     scrub.end(inner, true);
                 }
             }
+        }
+        match self.reseal.step(inner, port).await {
+            Due::Did => did = true,
+            Due::At(due) => later(due),
+            Due::Nothing => {}
         }
         did |= punch::step(inner, port).await;
         match self.witness.step(inner, port).await {

@@ -12,14 +12,14 @@
 use crate::append::store;
 use crate::bounds::{BULK, MOVES_AT_ONCE};
 use crate::devices::Cause;
-use crate::log::{Load, POOL_EPOCH, Tail};
+use crate::log::{Load, Tail};
 use crate::state::{Damage, Inner, State};
 use crate::summary::bytes_at;
 use caisson_block::{BLOCK, BufList};
 use caisson_index::{Entry as Printed, SummaryAt};
 use caisson_log::{
-    At, BatchKind, BatchPlan, BatchSize, Header, PREFIX, Record, RecordKind, Spot, Stamp, decode_header,
-    decode_prefix,
+    At, BatchKind, BatchPlan, BatchSize, Header, PREFIX, Prefix, Record, RecordKind, SealBatchError,
+    SealError, Spot, Stamp, decode_header, decode_prefix,
 };
 use caisson_tables::{BlockId, PageKey, Place, Stored, Use};
 use caisson_task::Port;
@@ -41,7 +41,7 @@ pub(crate) enum Step {
 }
 
 /// A segment that is being cleaned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cleaning {
     pub(crate) segment: u32,
     pub(crate) sequence: u64,
@@ -50,13 +50,35 @@ pub(crate) struct Cleaning {
     /// The batch that it is at, and the next record in it.
     offset: u32,
     record: usize,
+    /// What is moved.
+    which: Which,
+}
+
+/// What is moved out of a segment.
+#[derive(Clone, Debug)]
+pub(crate) enum Which {
+    /// All that is live.
+    All,
+    /// What is sealed under an earlier epoch than the one named of these domains.
+    Sealed(Arc<[(u32, u16)]>),
+}
+
+impl Which {
+    fn takes(&self, record: &Record) -> bool {
+        match self {
+            Which::All => true,
+            Which::Sealed(before) => {
+                before.iter().any(|&(domain, epoch)| record.domain == domain && record.epoch < epoch)
+            }
+        }
+    }
 }
 
 impl Cleaning {
-    pub(crate) fn new(inner: &Inner, segment: u32) -> Cleaning {
+    pub(crate) fn new(inner: &Inner, segment: u32, which: Which) -> Cleaning {
         let now = *inner.lock().tables.segment(segment);
         let gain = inner.segment_size.saturating_sub(now.live);
-        Cleaning { segment, sequence: now.sequence, gain, offset: 0, record: 0 }
+        Cleaning { segment, sequence: now.sequence, gain, offset: 0, record: 0, which }
     }
 
     /// Cleans one batch.
@@ -77,12 +99,39 @@ impl Cleaning {
             // The end of what was written, or damage: what is live behind it is found by nobody from here.
             _ => return self.unreadable(inner),
         };
+        if let Which::Sealed(_) = self.which {
+            // Most batches hold nothing of it: their header says so.
+            match self.header(inner, port, place, &front, &prefix).await {
+                Some(true) => {}
+                Some(false) => {
+                    (self.offset, self.record) = (prefix.at.offset + prefix.total, 0);
+                    return Step::More(prefix.header);
+                }
+                None => return self.unreadable(inner),
+            }
+        }
         let Some(bytes) = bytes_at(inner, port, place, prefix.total as usize).await else {
             return self.unreadable(inner);
         };
         let spot = Spot { segment: self.segment, offset: self.offset };
         let Ok(header) = decode_header(&inner.keyring, spot, &bytes) else { return self.unreadable(inner) };
         self.batch(inner, port, mover, &header, &bytes).await.unwrap_or(Step::Failed)
+    }
+
+    /// Whether the header of the batch here lists something that is to be moved; `None` where it cannot be read.
+    async fn header(
+        &self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        place: Place,
+        front: &[u8],
+        prefix: &Prefix,
+    ) -> Option<bool> {
+        let len = prefix.header as usize;
+        let longer = if len > front.len() { Some(bytes_at(inner, port, place, len).await?) } else { None };
+        let spot = Spot { segment: place.segment, offset: place.offset };
+        let header = decode_header(&inner.keyring, spot, longer.as_deref().unwrap_or(front)).ok()?;
+        Some(header.records.iter().any(|placed| self.which.takes(&placed.record)))
     }
 
     /// Goes through the records of a batch.
@@ -100,9 +149,12 @@ impl Cleaning {
             for index in some {
                 // What follows is looked at again when there is room.
                 self.record = index;
-                let done = if live.contains(&index) {
+                let record = &header.records[index].record;
+                let done = if !self.which.takes(record) {
+                    true
+                } else if live.contains(&index) {
                     mover.take(inner, port, header, bytes, index).await?
-                } else if let Some(key) = page_of(&header.records[index].record) {
+                } else if let Some(key) = page_of(record) {
                     page(inner, port, key, place(header, index)).await?
                 } else {
                     true
@@ -209,9 +261,16 @@ pub(crate) struct Mover {
     tail: Option<Tail>,
     /// Bytes of segments that it has used up, with what it left empty.
     pub(crate) used: u64,
+    /// Free segments that it leaves to others beyond what every mover leaves to checkpoints.
+    leaves: u32,
 }
 
 impl Mover {
+    /// One that leaves so many free segments more to others.
+    pub(crate) fn leaving(leaves: u32) -> Mover {
+        Mover { leaves, ..Mover::default() }
+    }
+
     /// Bytes of what was taken from a segment and is not there yet where it goes.
     fn from(&self, segment: u32) -> u32 {
         let taken = self.load.records.iter().zip(&self.origins).filter(|(_, o)| o.place.segment == segment);
@@ -239,6 +298,10 @@ impl Mover {
         }
         let mut plain = vec![0; record.length.into()];
         let place = place(header, index);
+        if inner.lock().domains.epoch(record.domain) == 0 {
+            // Nobody can open it any more. It goes when its volume does.
+            return Ok(true);
+        }
         if header.open_record(&inner.keyring, index, bytes, &mut plain).is_err() {
             // It may have been dropped and its place written over since; if it is still there, it is damaged.
             inner.damaged(Damage {
@@ -277,11 +340,28 @@ impl Mover {
         if inner.lock().tables.dirty().wait() {
             return Ok(false);
         }
-        let plan = BatchPlan::new(&self.load.records, &[]).map_err(|e| {
-            inner.fail(format!("what the cleaner moves makes no batch: {e}"));
-        })?;
-        let Some(tail) = self.place(inner, plan.total_len() as u32) else { return Ok(false) };
-        self.write(inner, port, &plan, tail).await?;
+        let (plan, tail) = loop {
+            let switches = self.renew(inner);
+            if self.load.records.is_empty() {
+                self.load.clear();
+                self.size = BatchSize::default();
+                return Ok(true);
+            }
+            let plan = BatchPlan::new(&self.load.records, &[]).map_err(|e| {
+                inner.fail(format!("what the cleaner moves makes no batch: {e}"));
+            })?;
+            match self.place(inner, &plan, switches) {
+                Placing::At(tail, epoch) => {
+                    if self.write(inner, port, &plan, tail, epoch).await? {
+                        break (plan, tail);
+                    }
+                    // Nothing stands there now: what follows in this segment would not be found.
+                    self.leave_before(inner, u64::MAX);
+                }
+                Placing::NoRoom => return Ok(false),
+                Placing::Switched => {}
+            }
+        };
         for from in (0..self.load.records.len()).step_by(MOVES_AT_ONCE) {
             let some = from..self.load.records.len().min(from + MOVES_AT_ONCE);
             self.publish(inner, port, &plan, tail, some).await?;
@@ -294,15 +374,45 @@ impl Mover {
         Ok(true)
     }
 
-    /// `len` bytes in the cleaner's segment, or in another.
-    fn place(&mut self, inner: &Inner, len: u32) -> Option<Tail> {
+    /// What was taken is to be sealed under the present epoch of each domain; what belongs to a destroyed one is let go. Gives
+    /// how often any has begun another epoch.
+    fn renew(&mut self, inner: &Inner) -> u64 {
+        let state = inner.lock();
+        let mut keep = Vec::with_capacity(self.load.records.len());
+        for record in &mut self.load.records {
+            record.epoch = state.domains.epoch(record.domain);
+            keep.push(record.epoch != 0);
+        }
+        if keep.contains(&false) {
+            self.load.retain(&keep);
+            let mut keep = keep.iter();
+            self.origins.retain(|_| keep.next() == Some(&true));
+        }
+        state.domains.switches
+    }
+
+    /// Writes no more to its segment, if the use of that began before `sequence`.
+    pub(crate) fn leave_before(&mut self, inner: &Inner, sequence: u64) {
+        if let Some(old) = self.tail.take_if(|t| t.sequence < sequence) {
+            self.used += u64::from(inner.segment_size - old.offset);
+            inner.lock().tables.close_segment(old.segment, Use::Log);
+        }
+    }
+
+    /// Room for the batch in the mover's segment, or in another; and the epoch of its header. Epochs are still those of the
+    /// `switches` that the records were given theirs after.
+    fn place(&mut self, inner: &Inner, plan: &BatchPlan, switches: u64) -> Placing {
+        let len = plan.total_len() as u32;
+        let mut guard = inner.lock();
+        let State { tables, log, space, domains, .. } = &mut *guard;
+        if domains.switches != switches {
+            return Placing::Switched;
+        }
         if self.tail.is_none_or(|t| inner.segment_size - t.offset < len) {
-            let mut guard = inner.lock();
-            let State { tables, log, space, .. } = &mut *guard;
-            if tables.free_segments() <= space.kept_from_cleaner() {
-                return None;
+            if tables.free_segments() <= space.kept_from_cleaner() + self.leaves {
+                return Placing::NoRoom;
             }
-            let segment = *tables.reserve(1).first()?;
+            let Some(&segment) = tables.reserve(1).first() else { return Placing::NoRoom };
             if let Some(old) = self.tail.take() {
                 self.used += u64::from(inner.segment_size - old.offset);
                 tables.close_segment(old.segment, Use::Log);
@@ -312,15 +422,24 @@ impl Mover {
             tables.open_segment(segment, sequence, log.opening, Use::Log);
             self.tail = Some(Tail { segment, sequence, offset: 0 });
         }
-        let tail = self.tail.as_mut()?;
+        let Some(tail) = self.tail.as_mut() else { return Placing::NoRoom };
         let placed = *tail;
         // Also if it is not written: no two batches have the same place.
         tail.offset += len;
         self.used += u64::from(len);
-        Some(placed)
+        domains.count(plan.header_len(), &self.load.records);
+        Placing::At(placed, log.epoch)
     }
 
-    async fn write(&self, inner: &Arc<Inner>, port: &Port, plan: &BatchPlan, tail: Tail) -> Result<(), ()> {
+    /// Seals and writes a batch. False when a key that it takes was erased meanwhile.
+    async fn write(
+        &self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        plan: &BatchPlan,
+        tail: Tail,
+        epoch: u16,
+    ) -> Result<bool, ()> {
         let mut out = loop {
             match inner.bulk.alloc() {
                 Some(mut out) => {
@@ -333,14 +452,21 @@ impl Mover {
         let at = At { opening: inner.lock().log.opening, sequence: tail.sequence, offset: tail.offset };
         // Recovery takes no batch of this kind for one of the log; those of checkpoints are numbered from 1.
         let kind = BatchKind::Checkpoint;
-        let stamp = Stamp { kind, batch: MOVED_BATCH, epoch: POOL_EPOCH, segment: tail.segment, at };
+        let stamp = Stamp { kind, batch: MOVED_BATCH, epoch, segment: tail.segment, at };
         let payloads: Vec<&[u8]> = (0..self.load.records.len()).map(|i| self.load.payload(i)).collect();
-        plan.seal(&inner.keyring, &stamp, &payloads, &mut out).map_err(|e| {
-            inner.fail(format!("what the cleaner moves could not be sealed: {e}"));
-        })?;
+        match plan.seal(&inner.keyring, &stamp, &payloads, &mut out) {
+            Ok(()) => {}
+            // Its domain was destroyed since it was placed.
+            Err(SealBatchError::Seal(SealError::NoKey { .. })) => return Ok(false),
+            Err(e) => {
+                inner.fail(format!("what the cleaner moves could not be sealed: {e}"));
+                return Err(());
+            }
+        }
         inner.counters.moved_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
         let place = Place { segment: tail.segment, offset: tail.offset };
-        store(inner, port, place, BufList::from(out.freeze())).await.map_err(|reason| inner.fail(reason))
+        store(inner, port, place, BufList::from(out.freeze())).await.map_err(|reason| inner.fail(reason))?;
+        Ok(true)
     }
 
     /// Tells the tables of some, where they are still what was copied.
@@ -394,6 +520,15 @@ impl Mover {
             inner.lock().index.learn(at, &prints);
         }
     }
+}
+
+/// What came of asking for room.
+enum Placing {
+    /// There, and with that epoch of the pool's own domain.
+    At(Tail, u16),
+    NoRoom,
+    /// A domain seals under another epoch since.
+    Switched,
 }
 
 /// The number of every batch that the cleaner writes.

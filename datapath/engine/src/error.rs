@@ -212,6 +212,12 @@ pub enum ChangeError {
     /// The pool cannot be laid out so.
     #[error("the pool cannot grow so: {0}")]
     Layout(ExtentError),
+    /// There is no such domain that can be used.
+    #[error("the pool has no domain {0} that can be used")]
+    NoDomain(String),
+    /// The domain or epoch cannot be so.
+    #[error("{0}")]
+    Domain(&'static str),
     /// The key slots cannot be stored.
     #[error(transparent)]
     Slots(SlotError),

@@ -12,7 +12,7 @@ use crate::summary::bytes_at;
 use crate::walk::{Findings, sealed, with_lost};
 use caisson_block::BLOCK;
 use caisson_log::At;
-use caisson_tables::{BlockId, Entry, Met, PageKey, VolumeId};
+use caisson_tables::{BlockId, Entry, Met, PageKey, VolumeId, VolumeRecord};
 use caisson_task::Port;
 use std::collections::HashSet;
 use std::fmt;
@@ -92,7 +92,7 @@ impl Hunt {
             match *one {
                 Met::Lost { block, count } => self.hurt(inner, volume, block, count, None),
                 Met::At { block, id, entry } => {
-                    if is_hurt(inner, port, found, id, &entry).await
+                    if is_hurt(inner, port, found, volume, id, &entry).await
                         && still(inner, port, volume, block, id, &entry).await
                     {
                         let at = (entry.place.segment, entry.place.offset);
@@ -142,10 +142,24 @@ fn cause(inner: &Inner, at: (u32, u32)) -> Cause {
 /// The volume after another one.
 fn following(inner: &Inner, after: Option<VolumeId>) -> Option<VolumeId> {
     let state = inner.lock();
-    state.tables.volumes().find(|v| !v.dying && Some(v.id) > after).map(|v| v.id)
+    // What a destroyed domain holds is not damaged, and nobody misses it.
+    let gone = |v: &VolumeRecord| domain_of(v).is_some_and(|d| state.domains.epoch(d) == 0);
+    state.tables.volumes().find(|v| !v.dying && Some(v.id) > after && !gone(v)).map(|v| v.id)
 }
 
-async fn is_hurt(inner: &Arc<Inner>, port: &Port, found: &Findings, id: BlockId, entry: &Entry) -> bool {
+/// The domain that a volume's blocks are sealed for.
+fn domain_of(v: &VolumeRecord) -> Option<u32> {
+    Settings::decode(&v.settings).map(|s| s.domain)
+}
+
+async fn is_hurt(
+    inner: &Arc<Inner>,
+    port: &Port,
+    found: &Findings,
+    volume: VolumeId,
+    id: BlockId,
+    entry: &Entry,
+) -> bool {
     let place = entry.place;
     if place.is_pending() {
         return false;
@@ -159,11 +173,16 @@ async fn is_hurt(inner: &Arc<Inner>, port: &Port, found: &Findings, id: BlockId,
         let gap = &found.gaps[after - 1];
         gap.segment == place.segment && place.offset < gap.to
     };
-    in_gap && !opens(inner, port, id, entry).await
+    if !in_gap {
+        return false;
+    }
+    let domain = inner.lock().tables.volume(volume).and_then(domain_of);
+    let Some(domain) = domain else { return false };
+    !opens(inner, port, domain, id, entry).await
 }
 
 /// Whether a stored block opens where its entry says that it is.
-async fn opens(inner: &Arc<Inner>, port: &Port, id: BlockId, entry: &Entry) -> bool {
+async fn opens(inner: &Arc<Inner>, port: &Port, domain: u32, id: BlockId, entry: &Entry) -> bool {
     let nonce = {
         let state = inner.lock();
         let segment = state.tables.segment(entry.place.segment);
@@ -171,7 +190,7 @@ async fn opens(inner: &Arc<Inner>, port: &Port, id: BlockId, entry: &Entry) -> b
     };
     let bytes = bytes_at(inner, port, entry.place, sealed(entry.stored.length)).await;
     let Some(mut bytes) = bytes else { return false };
-    inner.keyring.open(nonce, &bind_block(id, entry), &mut bytes).is_ok()
+    inner.keyring.open(nonce, &bind_block(domain, id, entry), &mut bytes).is_ok()
 }
 
 /// Whether the volume still has this there: it may have been overwritten or moved since the map was looked at.

@@ -18,6 +18,7 @@ use caisson_task::Waiter;
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use zeroize::Zeroize;
 
 /// A record's payload in its batch's arena.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,22 @@ impl Load {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.changes.is_empty()
+    }
+
+    /// Keeps the records that `keep` says, by their number.
+    pub(crate) fn retain(&mut self, keep: &[bool]) {
+        let (mut i, mut j) = (keep.iter(), keep.iter());
+        self.records.retain(|_| i.next() == Some(&true));
+        self.spans.retain(|_| j.next() == Some(&true));
+    }
+
+    /// Overwrites what was carried, down to the memory that is kept for the next one.
+    pub(crate) fn erase(&mut self) {
+        self.clear();
+        let all = self.arena.capacity();
+        self.arena.resize(all, 0);
+        self.arena.zeroize();
+        self.arena.clear();
     }
 
     pub(crate) fn clear(&mut self) {
@@ -120,6 +137,8 @@ pub(crate) struct Log {
     fills: bool,
     pub(crate) next_segment_sequence: u64,
     pub(crate) opening: u32,
+    /// The epoch of the pool's own domain that seals headers.
+    pub(crate) epoch: u16,
     pub(crate) segment_size: u32,
     /// Bytes written since the last checkpoint's freeze.
     pub(crate) since_checkpoint: u64,
@@ -135,6 +154,7 @@ pub(crate) struct Log {
 pub(crate) struct From {
     pub(crate) next_segment_sequence: u64,
     pub(crate) opening: u32,
+    pub(crate) epoch: u16,
     pub(crate) segment_size: u32,
 }
 
@@ -156,6 +176,7 @@ impl Log {
             fills: false,
             next_segment_sequence: from.next_segment_sequence,
             opening: from.opening,
+            epoch: from.epoch,
             segment_size: from.segment_size,
             since_checkpoint: 0,
             waiters: Vec::new(),
@@ -279,7 +300,7 @@ impl Log {
             written: false,
         });
         let at = At { opening: self.opening, sequence: tail.sequence, offset: tail.offset };
-        let stamp = Stamp { kind: BatchKind::Log, batch, epoch: POOL_EPOCH, segment: tail.segment, at };
+        let stamp = Stamp { kind: BatchKind::Log, batch, epoch: self.epoch, segment: tail.segment, at };
         Some(Closed { load, plan, stamp, out })
     }
 
@@ -335,6 +356,21 @@ impl Log {
         }
     }
 
+    /// Writes no more to the segment that it fills, if its use began before `sequence` and there is another to go on in.
+    pub(crate) fn leave_before(&mut self, sequence: u64, tables: &mut Tables) {
+        if let Some(old) = self.tail.filter(|t| t.sequence < sequence)
+            && self.reserved.len() > 1
+        {
+            tables.close_segment(old.segment, Use::Log);
+            self.tail = None;
+        }
+    }
+
+    /// Overwrites the payloads that are left in memory that waits to be used again.
+    pub(crate) fn erase_spare(&mut self) {
+        self.spare.iter_mut().for_each(Load::erase);
+    }
+
     /// Whether a batch is being written to a segment, or may be.
     pub(crate) fn writes_to(&self, segment: u32) -> bool {
         self.flying.iter().any(|f| f.segment == segment)
@@ -364,9 +400,6 @@ impl Log {
         self.waiters.drain(..).map(|w| w.1).collect()
     }
 }
-
-/// The epoch of the pool's own domain.
-pub(crate) const POOL_EPOCH: u16 = 1;
 
 /// Tells the tables where the records of a batch are.
 fn settle(records: &[Record], offset: impl Fn(usize) -> u32, segment: u32, tables: &mut Tables) {

@@ -7,8 +7,9 @@ use crate::bounds::{FRONT, MIN_SEGMENTS, SEGMENT_SIZES};
 use crate::checkpoint::{Checkpoints, Failure, checkpoint};
 use crate::chores::Chores;
 use crate::devices::Devices;
+use crate::domains::Domains;
 use crate::error::{ChangeError, CreateError, OpenError};
-use crate::log::{From as LogFrom, Log, POOL_EPOCH};
+use crate::log::{From as LogFrom, Log};
 use crate::recover::{Reader, label, replay, superblocks};
 use crate::repair::Repair;
 use crate::space::{Shape, Space, dirty_limit};
@@ -18,7 +19,7 @@ use crate::volume::Shared;
 use caisson_device::{Buffers, FileStore};
 use caisson_fingerprint::FingerprintKey;
 use caisson_index::{Budget, Index};
-use caisson_keys::Secret;
+use caisson_keys::{POOL_DOMAIN, Secret};
 use caisson_log::{Anchor, Cipher, Extent, Extents, KeySlot, Keyring, Opening, PoolId, Superblock};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{Geometry, SegmentState, Tables, Use};
@@ -28,10 +29,11 @@ use std::sync::{Arc, Weak};
 
 /// The secrets of a pool, unlocked.
 pub struct Secrets {
-    /// The secret of each key epoch: (domain, epoch). Domain 0 is the pool's own, 1 the default tenant.
+    /// The secret of each key epoch: (domain, epoch). Domain 0 is the pool's own, 1 the default tenant. The highest epoch of a
+    /// domain seals, and those before it open what is not sealed anew yet. A domain that is not here is destroyed.
     pub epochs: Vec<((u32, u16), Secret)>,
-    /// The default tenant's fingerprint key.
-    pub prints: FingerprintKey,
+    /// The fingerprint key of each domain but the pool's own.
+    pub prints: Vec<(u32, FingerprintKey)>,
 }
 
 /// How much memory a pool takes, in bytes.
@@ -150,15 +152,20 @@ impl Pool {
             device: 0,
             devices: stores.len() as u32,
             cipher: create.cipher,
-            epoch: POOL_EPOCH,
+            epoch: epoch_of_pool(&secrets.epochs),
             extents,
             slots: create.slots,
+        };
+        let domains = {
+            let names: Vec<(u32, u16)> = secrets.epochs.iter().map(|(name, _)| *name).collect();
+            Domains::new(&names, secrets.prints, None, 1)?
         };
         let keyring = Keyring::new(create.id, create.cipher, secrets.epochs)
             .map_err(|e| CreateError::Options(e.to_string()))?;
         let geometry = geometry(segment, first, &options);
         let start = Start {
             tables: Tables::create(geometry),
+            domains,
             superblock,
             openings: Vec::new(),
             next_opening: 1,
@@ -166,7 +173,7 @@ impl Pool {
             counter: 0,
             number: 0,
         };
-        let inner = take(stores, keyring, secrets.prints, start, options)?;
+        let inner = take(stores, keyring, start, options)?;
         begin(&inner, port, 1, 0).await?;
         // Both copies are good from the beginning.
         let second = checkpoint(&inner, port, false).await;
@@ -278,9 +285,20 @@ fn geometry(segment_size: u32, segments: u32, options: &Options) -> Geometry {
     }
 }
 
+/// The epoch that seals what is the pool's own.
+fn epoch_of_pool(epochs: &[((u32, u16), Secret)]) -> u16 {
+    epochs
+        .iter()
+        .filter(|((domain, _), _)| *domain == POOL_DOMAIN)
+        .map(|((_, epoch), _)| *epoch)
+        .max()
+        .unwrap_or(0)
+}
+
 /// What a pool begins with.
 struct Start {
     tables: Tables,
+    domains: Domains,
     superblock: Superblock,
     openings: Vec<Opening>,
     next_opening: u32,
@@ -293,7 +311,6 @@ struct Start {
 fn take(
     stores: Vec<Arc<FileStore>>,
     keyring: Keyring,
-    prints: FingerprintKey,
     start: Start,
     options: Options,
 ) -> Result<Arc<Inner>, OpenError> {
@@ -313,6 +330,7 @@ fn take(
     let from = LogFrom {
         next_segment_sequence: start.next_sequence,
         opening: start.next_opening,
+        epoch: start.domains.epoch(POOL_DOMAIN),
         segment_size: segment,
     };
     let log = Log::new(from, caisson_block::Pool::new(8, batch)?);
@@ -325,6 +343,7 @@ fn take(
             distance: sizes.distance,
         }),
         tables: start.tables,
+        domains: start.domains,
         index: Index::new(budget),
         log,
         checkpoints: Checkpoints {
@@ -345,7 +364,6 @@ fn take(
     };
     Ok(Arc::new(Inner::new(Parts {
         keyring,
-        prints,
         devices,
         page_buffers: Buffers::new([256, 64, 64])?,
         buffers,
@@ -384,23 +402,29 @@ async fn opened(
     let (stores, copies, plain) = sorted(port, stores, &buffers).await?;
     let segment = plain.extents.segment_size();
     let devices = Devices::new(stores.clone(), plain.extents.list().to_vec(), segment);
+    let epochs: Vec<(u32, u16)> = secrets.epochs.iter().map(|(name, _)| *name).collect();
     let keyring =
         Keyring::new(plain.pool, plain.cipher, secrets.epochs).map_err(|e| OpenError::Keys(e.to_string()))?;
     let found = {
         let reader = Reader { port, buffers: &buffers, keyring: &keyring, devices: &devices };
         reader.root(&copies).await?
     };
-    let superblock = found.choice.superblock.clone();
+    let mut superblock = found.choice.superblock.clone();
     let anchor = found.choice.anchor;
+    let registry = found.domains.as_deref();
+    let domains = Domains::new(&epochs, secrets.prints, registry, anchor.next_sequence)?;
     check_lengths(&stores, &superblock.extents)?;
     let repair = Repair::plan(&keyring, &copies, superblock.counter);
     let newest = (superblock.clone(), anchor);
+    // What is written from here on is sealed under the newest epoch that there is a key for.
+    superblock.epoch = domains.epoch(POOL_DOMAIN);
     let geometry = geometry(segment, superblock.extents.segments(), &options);
     let mut tables = Tables::open(geometry, &found.root)?;
     found.segments.iter().for_each(|&n| tables.pin(n));
     tables.reclaim();
     let start = Start {
         tables,
+        domains,
         // The copy that counts is written last: the other may be lost, and a crash may tear what is being written.
         counter: superblock.counter
             + u64::from(caisson_log::copy_for(superblock.counter + 1) == found.choice.copy),
@@ -410,7 +434,7 @@ async fn opened(
         next_sequence: anchor.next_sequence,
         number: found.head.checkpoint,
     };
-    let inner = take(stores, keyring, secrets.prints, start, options)?;
+    let inner = take(stores, keyring, start, options)?;
     inner.lock().checkpoints.pinned = found.segments;
     let opening = anchor.root.at.opening;
     let replayed = replay(&inner, port, &found.reserved, opening, found.head.log_batch).await?;

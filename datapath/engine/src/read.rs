@@ -2,6 +2,7 @@
 
 use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS, READ_WORK};
 use crate::devices::{Cause, Window};
+use crate::domains::Tenant;
 use crate::pace::Pace;
 use crate::state::{Damage, Inner, State};
 use crate::work::{self, Block, unpack};
@@ -11,9 +12,6 @@ use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Entry, Found, VolumeId};
 use caisson_task::{Io, Port};
 use std::sync::Arc;
-
-/// The domain of the default tenant.
-pub(crate) const TENANT: u32 = 1;
 
 /// A block that has to be read from a device.
 #[derive(Clone, Copy)]
@@ -130,7 +128,7 @@ impl Suspect {
 pub(crate) async fn read(
     inner: &Arc<Inner>,
     port: &Port,
-    volume: VolumeId,
+    (volume, tenant): (VolumeId, &Tenant),
     first: u64,
     count: usize,
 ) -> Result<BufList, BlockError> {
@@ -151,8 +149,9 @@ pub(crate) async fn read(
         if let Some(index) = sources.marked {
             return Err(BlockError::Unreadable { lba: first + index as u64 });
         }
-        match attempt(inner, port, &sources, count).await? {
+        match attempt(inner, port, tenant.domain, &sources, count).await? {
             Attempt::Done(list) => return Ok(list),
+            Attempt::Suspect(_) if tenant.is_gone() => return Err(BlockError::KeyDestroyed),
             Attempt::Suspect(now) => {
                 // The same block at the same place twice: it was not moved, it is damaged.
                 let hurt = now.iter().find(|s| s.is_again(&before));
@@ -189,6 +188,7 @@ fn hurt_block(inner: &Inner, volume: VolumeId, block: u64, suspect: &Suspect) ->
 async fn attempt(
     inner: &Arc<Inner>,
     port: &Port,
+    domain: u32,
     sources: &Sources,
     count: usize,
 ) -> Result<Attempt, BlockError> {
@@ -234,7 +234,7 @@ async fn attempt(
             }
         };
         let from = windows[fetch.read].skip + fetch.skip;
-        let bind = bind_block(id, &entry);
+        let bind = bind_block(domain, id, &entry);
         let whole = work::open(&inner.keyring, fetch.nonce, &bind, (list, from), output.block(index)?);
         if !whole && !on(Bug::UnreadableIsZero) {
             suspects.push(Suspect { index, id, entry, cause: Cause::Content });
@@ -243,10 +243,10 @@ async fn attempt(
     Ok(if suspects.is_empty() { Attempt::Done(output.finish()) } else { Attempt::Suspect(suspects) })
 }
 
-/// What a user block is bound to.
-pub(crate) fn bind_block(id: BlockId, entry: &Entry) -> Bind {
+/// What a user block of a domain is bound to.
+pub(crate) fn bind_block(domain: u32, id: BlockId, entry: &Entry) -> Bind {
     Bind {
-        domain: TENANT,
+        domain,
         epoch: entry.stored.epoch,
         id: id.get(),
         kind: RecordKind::Block,

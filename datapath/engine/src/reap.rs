@@ -1,11 +1,13 @@
 //! Giving back what deleted and shortened volumes held, a bounded piece at a time.
 
+use crate::domains::Domain;
 use crate::error::ChangeError;
 use crate::map::unmap;
+use crate::settings::Settings;
 use crate::space::Who;
 use crate::state::Inner;
 use crate::volumes::publish;
-use caisson_tables::{VolumeChange, VolumeId};
+use caisson_tables::{VolumeChange, VolumeId, VolumeRecord};
 use caisson_task::Port;
 use std::sync::Arc;
 
@@ -29,9 +31,22 @@ pub(crate) async fn trim(inner: &Arc<Inner>, port: &Port, id: VolumeId) -> Resul
     publish(inner, port, Who::Anybody, |_| VolumeChange::Trimmed { id }).await.map(drop)
 }
 
-/// A volume that is being deleted, if there is one.
+/// A volume that is being deleted, if there is one; else one whose domain is destroyed and that still holds something.
 pub(crate) fn dying(inner: &Inner) -> Option<VolumeId> {
-    inner.lock().tables.volumes().find(|v| v.dying).map(|v| v.id)
+    let state = inner.lock();
+    let dying = state.tables.volumes().find(|v| v.dying).map(|v| v.id);
+    let lost = || {
+        // All but the pool's own domain and a first one is seldom.
+        if !state.domains.all().any(|(_, d)| d.destroyed()) {
+            return None;
+        }
+        let cleared = |v: &VolumeRecord| state.steward.cleared.contains(&v.id);
+        let of = |v: &VolumeRecord| Settings::decode(&v.settings).map(|s| s.domain);
+        let gone =
+            |v: &VolumeRecord| of(v).is_some_and(|d| state.domains.get(d).is_some_and(Domain::destroyed));
+        state.tables.volumes().find(|v| v.root.is_some() && gone(v) && !cleared(v)).map(|v| v.id)
+    };
+    dying.or_else(lost)
 }
 
 /// Where the deletion of a volume stands.
@@ -55,10 +70,10 @@ impl Reaper {
         if self.volume != Some(id) {
             *self = Reaper { volume: Some(id), next: 0 };
         }
-        let end = {
+        let (end, dying) = {
             let state = inner.lock();
             let Some(record) = state.tables.volume(id) else { return Ok(true) };
-            record.blocks.max(record.tail)
+            (record.blocks.max(record.tail), record.dying)
         };
         if self.next < end {
             let count = STEP.min(end - self.next);
@@ -66,7 +81,11 @@ impl Reaper {
             self.next += count;
             return Ok(false);
         }
-        publish(inner, port, Who::Steward, |_| VolumeChange::Forget { id }).await?;
+        if dying {
+            publish(inner, port, Who::Steward, |_| VolumeChange::Forget { id }).await?;
+        } else {
+            inner.lock().steward.cleared.insert(id);
+        }
         Ok(true)
     }
 }

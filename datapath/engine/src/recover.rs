@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) root: Root,
     pub(crate) openings: Vec<Opening>,
     pub(crate) reserved: Vec<u32>,
+    /// What it says of the pool's domains; nothing in pools of before.
+    pub(crate) domains: Option<Vec<u8>>,
     /// Segments that the root and its blobs stand in.
     pub(crate) segments: Vec<u32>,
 }
@@ -144,7 +146,8 @@ impl Reader<'_> {
         for opening in &openings {
             self.keyring.add_opening(opening.number, opening.salt).map_err(keyring)?;
         }
-        Ok(Found { choice, head, root: tables, openings, reserved, segments })
+        let domains = blobs.into_iter().find(|b| b.0 == BlobKind::Settings).map(|b| b.1);
+        Ok(Found { choice, head, root: tables, openings, reserved, domains, segments })
     }
 }
 
@@ -279,6 +282,12 @@ impl Replay<'_> {
         let bytes = reader.bytes(place, prefix.total as usize).await?;
         match decode_header(&self.inner.keyring, Spot { segment, offset }, &bytes) {
             Ok(header) => Ok(Next::Batch(Box::new((header, bytes)))),
+            // Of an earlier use of the segment: an epoch's key is erased when the log is past all that it seals.
+            Err(HeaderError::Open(Unopened::NoKey { domain, epoch }))
+                if epoch < self.inner.lock().domains.epoch(domain) =>
+            {
+                Ok(Next::End)
+            }
             Err(HeaderError::Open(Unopened::NoKey { domain, epoch })) => {
                 Err(OpenError::Keys(format!("no key for domain {domain}, epoch {epoch}")))
             }

@@ -24,6 +24,7 @@ impl Pool {
         check_slots(&slots).map_err(ChangeError::Slots)?;
         let inner = &self.0;
         let _alone = alone(inner, port).await;
+        let slots = inner.lock().held(slots, None)?;
         if let Some(fault) = inner.fault() {
             return Err(ChangeError::Failed(fault.to_owned()));
         }

@@ -7,6 +7,7 @@ use crate::bounds::{BATCH_SLACK, BATCH_TARGET, CHECKPOINT_DISTANCE, CHUNK_BLOCKS
 use crate::checkpoint::Checkpoints;
 use crate::chores::Chores;
 use crate::devices::{Cause, Devices};
+use crate::domains::Domains;
 use crate::log::Log;
 use crate::pages::Lost;
 use crate::space::Space;
@@ -14,7 +15,6 @@ use crate::steward::Stewardship;
 use crate::volume::Shared;
 use arc_swap::ArcSwap;
 use caisson_device::Buffers;
-use caisson_fingerprint::FingerprintKey;
 use caisson_index::Index;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
@@ -27,8 +27,6 @@ use std::sync::{Arc, OnceLock, Weak};
 /// A pool that is open.
 pub(crate) struct Inner {
     pub(crate) keyring: Keyring,
-    /// The fingerprint key of the default domain.
-    pub(crate) prints: FingerprintKey,
     pub(crate) devices: ArcSwap<Devices>,
     /// Claimed by the checkpoint under way, and by who changes what checkpoints write.
     pub(crate) checkpointing: Arc<Claims>,
@@ -83,6 +81,7 @@ pub(crate) struct Counters {
 /// What stands under the lock.
 pub(crate) struct State {
     pub(crate) tables: Tables,
+    pub(crate) domains: Domains,
     pub(crate) index: Index,
     pub(crate) log: Log,
     pub(crate) space: Space,
@@ -121,7 +120,6 @@ pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
 /// What a pool is made of when it is taken into use.
 pub(crate) struct Parts {
     pub(crate) keyring: Keyring,
-    pub(crate) prints: FingerprintKey,
     pub(crate) devices: Devices,
     pub(crate) buffers: Buffers,
     pub(crate) page_buffers: Buffers,
@@ -158,10 +156,9 @@ impl Sizes {
 impl Inner {
     /// Takes a pool into use.
     pub(crate) fn new(parts: Parts) -> Inner {
-        let Parts { keyring, prints, devices, buffers, page_buffers, bulk, sizes, random, state } = parts;
+        let Parts { keyring, devices, buffers, page_buffers, bulk, sizes, random, state } = parts;
         Inner {
             keyring,
-            prints,
             devices: ArcSwap::from_pointee(devices),
             checkpointing: Claims::new(),
             buffers,

@@ -1,7 +1,9 @@
 //! What a pool and its volumes hold: the figures for people, scripts and metrics.
 
+use crate::epochs::DomainStatus;
 use crate::pool::Pool;
 use crate::rebuild::RebuildStatus;
+use crate::reseal::ResealStatus;
 use crate::scrub::ScrubStatus;
 use crate::settings::Settings;
 use crate::state::Damage;
@@ -69,6 +71,10 @@ pub struct Status {
     pub scrub: Option<ScrubStatus>,
     /// The rebuilding of the index of duplicates, likewise.
     pub rebuild: Option<RebuildStatus>,
+    /// The domains, by number.
+    pub domains: Vec<DomainStatus>,
+    /// How far what earlier key epochs sealed is sealed anew; nothing where none ended since the pool was opened.
+    pub reseal: Option<ResealStatus>,
     /// Bytes of freed segments that were given back to the file system.
     pub punched: u64,
     /// Why the pool is not used any more.
@@ -109,6 +115,7 @@ impl Pool {
     /// The figures now.
     pub fn status(&self) -> Status {
         let inner = &self.0;
+        let domains = self.domains();
         let state = inner.lock();
         let tables = &state.tables;
         let (stats, geometry) = (tables.stats(), *tables.geometry());
@@ -158,6 +165,8 @@ impl Pool {
             device_errors: get(&c.device_errors),
             scrub: state.chores.scrub.clone(),
             rebuild: state.chores.rebuilt,
+            domains,
+            reseal: state.chores.resealed.clone(),
             punched: state.chores.punched,
             fault: inner.fault().map(str::to_owned),
             volumes,

@@ -116,7 +116,9 @@ impl Steps<'_> {
             return Ok(BufList::new());
         }
         let frame = Frame::of(from, len);
-        let mut list = read::read(&self.v.pool, self.port, self.v.id, frame.first, frame.count).await?;
+        let mut list =
+            read::read(&self.v.pool, self.port, (self.v.id, &self.v.tenant), frame.first, frame.count)
+                .await?;
         list.split_to((from - frame.from()) as usize);
         Ok(list.split_to(len as usize))
     }
@@ -145,7 +147,7 @@ impl Steps<'_> {
         if tail > 0 {
             whole.append(&mut self.read(from + len, tail).await?);
         }
-        let ways = self.v.settings.load().ways();
+        let ways = self.v.settings.load().ways(&self.v.tenant);
         write::write(&self.v.pool, self.port, self.v.id, frame.first, &whole, ways).await
     }
 

@@ -6,12 +6,13 @@
 
 use crate::bounds::SEGMENTS_AT_ONCE;
 use crate::checkpoint::{Failure, checkpoint};
-use crate::clean::{Cleaning, Mover, Step};
+use crate::clean::{Cleaning, Mover, Step, Which};
 use crate::reap::{self, Reaper};
 use crate::state::{Inner, State};
 use caisson_block::BLOCK;
-use caisson_tables::Victim;
+use caisson_tables::{Victim, VolumeId};
 use caisson_task::{Port, Waiter};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,6 +31,8 @@ pub(crate) struct Stewardship {
     cost: u64,
     /// Segments that were cleaned and still hold something live: it cannot be had. They are left alone.
     hurt: Vec<(u32, u64)>,
+    /// Volumes of destroyed domains that were unmapped.
+    pub(crate) cleared: BTreeSet<VolumeId>,
     /// Somebody wants a checkpoint.
     pub(crate) wanted: bool,
 }
@@ -109,10 +112,11 @@ impl Steward<'_> {
         if self.inner.fault().is_some() || self.inner.closing.load(Ordering::Acquire) {
             return Turn::End;
         }
-        let (due, low) = {
+        let (due, low, boundary) = {
             let state = self.inner.lock();
-            (checkpoint_due(self.inner, &state), low(&state))
+            (checkpoint_due(self.inner, &state), low(&state), state.domains.boundary())
         };
+        self.mover.leave_before(self.inner, boundary);
         if due {
             return self.checkpoint().await;
         }
@@ -237,7 +241,7 @@ impl Steward<'_> {
                 return None;
             }
             let victim = self.best().await?;
-            self.cleaning = Some(Cleaning::new(self.inner, victim.segment));
+            self.cleaning = Some(Cleaning::new(self.inner, victim.segment, Which::All));
         }
         let current = self.cleaning.as_mut()?;
         match current.step(self.inner, self.port, &mut self.mover).await {

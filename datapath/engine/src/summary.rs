@@ -127,6 +127,7 @@ pub(crate) async fn read_known(
     inner: &Arc<Inner>,
     port: &Port,
     known: Known,
+    domain: u32,
 ) -> Result<Option<Box<Block>>, BlockError> {
     let number = match known {
         Known::Pending(id) => id,
@@ -156,6 +157,6 @@ pub(crate) async fn read_known(
     let Ok(Some((entry, nonce))) = found else { return Ok(None) };
     let len = usize::from(entry.stored.length) + TAG;
     let Some(mut sealed) = bytes_at(inner, port, entry.place, len).await else { return Ok(None) };
-    let opened = inner.keyring.open(nonce, &bind_block(id, &entry), &mut sealed);
+    let opened = inner.keyring.open(nonce, &bind_block(domain, id, &entry), &mut sealed);
     Ok(opened.ok().is_some_and(|plain| unpack(entry.stored.codec, plain, &mut block)).then_some(block))
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the claims on the volume's blocks and its shape. What each operation does is in [`crate::steps`].
 
+use crate::domains::Tenant;
 use crate::settings::Settings;
 use crate::state::Inner;
 use crate::steps;
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) id: VolumeId,
     pub(crate) claims: Arc<Claims>,
     pub(crate) settings: ArcSwap<Settings>,
+    /// Whose data it holds.
+    pub(crate) tenant: Arc<Tenant>,
     /// Size in bytes.
     pub(crate) bytes: AtomicU64,
     pub(crate) read_only: bool,
@@ -42,7 +45,7 @@ impl Shared {
     pub(crate) fn new(
         pool: Arc<Inner>,
         id: VolumeId,
-        settings: Settings,
+        (settings, tenant): (Settings, Arc<Tenant>),
         bytes: u64,
         read_only: bool,
     ) -> Shared {
@@ -51,6 +54,7 @@ impl Shared {
             id,
             claims: Claims::new(),
             settings: ArcSwap::from_pointee(settings),
+            tenant,
             bytes: AtomicU64::new(bytes),
             read_only,
             gone: AtomicBool::new(false),
@@ -73,6 +77,8 @@ impl Shared {
             Some(BlockError::Gone)
         } else if self.pool.fault().is_some() {
             Some(BlockError::Failed)
+        } else if self.tenant.is_gone() {
+            Some(BlockError::KeyDestroyed)
         } else {
             None
         }

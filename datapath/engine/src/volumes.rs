@@ -9,6 +9,7 @@ use crate::settings::Settings;
 use crate::space::{Admit, Who};
 use crate::state::{Inner, State};
 use crate::volume::{PoolVolume, Shared};
+use caisson_keys::POOL_DOMAIN;
 use caisson_tables::{VolumeChange, VolumeError, VolumeId, VolumeRecord};
 use caisson_task::Port;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,10 @@ impl Pool {
         settings: Settings,
     ) -> Result<VolumeId, ChangeError> {
         check_size(bytes)?;
+        let usable = |d: &crate::domains::Domain| !d.destroyed() && !d.coming && !d.tenant.is_gone();
+        if settings.domain == POOL_DOMAIN || !self.0.lock().domains.get(settings.domain).is_some_and(usable) {
+            return Err(ChangeError::NoDomain(settings.domain.to_string()));
+        }
         self.change(port, |next| {
             let name = name.to_owned();
             VolumeChange::Create { id: next, name, bytes, settings: settings.encode() }
@@ -48,6 +53,10 @@ impl Pool {
         let (id, settings, tail) = {
             let state = self.0.lock();
             let record = named(&state, of)?;
+            let domain = Settings::decode(&record.settings).map(|s| s.domain);
+            if domain.is_some_and(|d| state.domains.epoch(d) == 0) {
+                return Err(ChangeError::Domain("the keys of the volume's domain are destroyed"));
+            }
             (record.id, record.settings.clone(), record.tail > record.blocks)
         };
         if tail {
@@ -125,6 +134,9 @@ impl Pool {
         if volume.0.settings.load().block_size != settings.block_size {
             return Err(ChangeError::Settings("a volume's block size never changes"));
         }
+        if volume.0.settings.load().domain != settings.domain {
+            return Err(ChangeError::Settings("a volume's domain never changes"));
+        }
         let id = volume.0.id;
         self.change(port, |_| VolumeChange::SetSettings { id, settings: settings.encode() }).await?;
         volume.0.settings.store(Arc::new(settings));
@@ -143,13 +155,15 @@ impl Pool {
     fn by_record(&self, record: &VolumeRecord) -> Result<PoolVolume, ChangeError> {
         let settings = Settings::decode(&record.settings)
             .ok_or(ChangeError::Settings("the volume has settings that this version does not know"))?;
+        let tenant = self.0.lock().domains.get(settings.domain).map(|d| Arc::clone(&d.tenant));
+        let tenant = tenant.ok_or_else(|| ChangeError::NoDomain(settings.domain.to_string()))?;
         let mut volumes = self.0.volumes();
         let usable = |shared: &Arc<Shared>| !shared.gone.load(Ordering::Acquire);
         if let Some(shared) = volumes.get(&record.id).and_then(Weak::upgrade).filter(usable) {
             return Ok(PoolVolume(shared));
         }
         let (pool, bytes) = (Arc::clone(&self.0), record.blocks * caisson_block::BLOCK as u64);
-        let shared = Arc::new(Shared::new(pool, record.id, settings, bytes, record.read_only));
+        let shared = Arc::new(Shared::new(pool, record.id, (settings, tenant), bytes, record.read_only));
         volumes.insert(record.id, Arc::downgrade(&shared));
         Ok(PoolVolume(shared))
     }

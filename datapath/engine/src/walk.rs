@@ -6,6 +6,7 @@
 //! it has been met, so that the unwritten end of a segment is not looked through.
 
 use crate::pages::Lost;
+use crate::pages::POOL_DOMAIN;
 use crate::state::{Inner, State};
 use crate::summary::bytes_at;
 use crate::work::unpack;
@@ -321,7 +322,8 @@ impl Walk {
                 Some(true) => self.met += record.sealed_len() as u64,
                 None => self.vague = true,
             }
-            if !whole(inner, header, bytes, i) {
+            let gone = record.domain != POOL_DOMAIN && inner.lock().domains.epoch(record.domain) == 0;
+            if !gone && !whole(inner, header, bytes, i) {
                 self.damaged(inner, port, found, record, header.offset(i)).await;
             }
         }

@@ -6,14 +6,14 @@
 
 use crate::append::kick;
 use crate::bounds::*;
+use crate::domains::Tenant;
 use crate::pace::Pace;
-use crate::read::TENANT;
 use crate::space::Admit;
 use crate::state::{Inner, State};
 use crate::work::{Block, Blocks, pack};
 use caisson_block::{BLOCK, BlockError, BufList};
 use caisson_codec::{Level, is_zero};
-use caisson_fingerprint::Fingerprint;
+use caisson_fingerprint::{Fingerprint, FingerprintKey};
 use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
 use caisson_tables::planted::{Bug, on};
@@ -28,8 +28,10 @@ use std::sync::atomic::Ordering;
 pub(crate) type Print = [u8; 16];
 
 /// How a volume wants its blocks kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ways {
+#[derive(Clone, Copy)]
+pub(crate) struct Ways<'a> {
+    /// Whose they are.
+    pub(crate) tenant: &'a Tenant,
     pub(crate) level: Option<Level>,
     pub(crate) dedup: bool,
     pub(crate) verify: bool,
@@ -114,6 +116,8 @@ enum Published {
     /// The log or the pool has no room now.
     Wait,
     Full,
+    /// The domain's key is being destroyed.
+    Gone,
 }
 
 /// Writes whole blocks from `first` on, which the caller has claimed alone. Gives the batch that they are durable with.
@@ -126,7 +130,7 @@ pub(crate) async fn write(
     volume: VolumeId,
     first: u64,
     data: &BufList,
-    ways: Ways,
+    ways: Ways<'_>,
 ) -> Result<u64, BlockError> {
     let count = data.len() / caisson_block::BLOCK;
     let mut batch = 0;
@@ -147,8 +151,9 @@ impl Chunk {
         data: &BufList,
         from: usize,
         count: usize,
-        ways: Ways,
+        ways: Ways<'_>,
     ) -> Result<Chunk, BlockError> {
+        let keys = ways.tenant.prints().ok_or(BlockError::KeyDestroyed)?;
         let mut chunk = Chunk::take();
         chunk.prints.resize(count, [0; 16]);
         let mut fetches = FETCHES_PER_CHUNK;
@@ -158,7 +163,7 @@ impl Chunk {
         for group in (0..count).step_by(PRINT_BLOCKS) {
             let blocks = PRINT_BLOCKS.min(count - group);
             pace.spend(blocks as u32 * PRINT_WORK).await;
-            let zero = chunk.print(inner, &mut reader, from, group..group + blocks, ways);
+            let zero = chunk.print(&keys, &mut reader, from, group..group + blocks, ways);
             let mut known = [const { None }; PRINT_BLOCKS];
             if ways.dedup {
                 chunk.look(inner, port, group, &mut known[..blocks], zero, (&mut fetches, &mut pace)).await;
@@ -188,11 +193,11 @@ impl Chunk {
     /// Fingerprints of blocks that are looked up together. Gives those that are zero, as bits.
     fn print(
         &mut self,
-        inner: &Inner,
+        keys: &FingerprintKey,
         reader: &mut Blocks<'_>,
         from: usize,
         group: Range<usize>,
-        ways: Ways,
+        ways: Ways<'_>,
     ) -> u64 {
         let mut zero = 0;
         let mut together = [&[0; BLOCK]; PRINT_BLOCKS];
@@ -208,15 +213,15 @@ impl Chunk {
                 (together[n], which[n]) = (block, index);
                 n += 1;
             } else {
-                self.prints[index] = print_of(&Fingerprint::of(&inner.prints, block));
+                self.prints[index] = print_of(&Fingerprint::of(keys, block));
             }
         }
-        inner.prints.of_many(&together[..n], |i, f| self.prints[which[i]] = print_of(&f));
+        keys.of_many(&together[..n], |i, f| self.prints[which[i]] = print_of(&f));
         zero
     }
 
     /// An earlier block of the chunk with the same content.
-    fn twin(&self, index: usize, ways: Ways) -> Option<usize> {
+    fn twin(&self, index: usize, ways: Ways<'_>) -> Option<usize> {
         if !ways.dedup || ways.verify {
             return None;
         }
@@ -285,11 +290,11 @@ impl Chunk {
         port: &Port,
         data: &BufList,
         from: usize,
-        ways: Ways,
+        ways: Ways<'_>,
     ) -> Result<(), BlockError> {
         for index in 0..self.plans.len() {
             let Plan::Known(known) = self.plans[index] else { continue };
-            let stored = crate::summary::read_known(inner, port, known).await?;
+            let stored = crate::summary::read_known(inner, port, known, ways.tenant.domain).await?;
             let mut reader = Blocks::new(data);
             let block = reader.get(from + index);
             if stored.is_none_or(|stored| stored[..] != block[..]) {
@@ -309,7 +314,7 @@ impl Chunk {
         volume: VolumeId,
         first: u64,
         (data, from): (&BufList, usize),
-        ways: Ways,
+        ways: Ways<'_>,
     ) -> Result<u64, BlockError> {
         let large = self.plans.len() > TURN_BLOCKS;
         let outcome = loop {
@@ -335,6 +340,7 @@ impl Chunk {
                     inner.call_steward();
                     break Err(BlockError::CapacityExceeded);
                 }
+                Ok(Published::Gone) => break Err(BlockError::KeyDestroyed),
                 Ok(Published::Stale(index)) => {
                     let mut reader = Blocks::new(data);
                     self.plans[index] = self.store(reader.get(from + index), ways.level);
@@ -377,8 +383,12 @@ impl Chunk {
         state: &mut State,
         volume: VolumeId,
         first: u64,
-        ways: Ways,
+        ways: Ways<'_>,
     ) -> Result<Published, Needs> {
+        if ways.tenant.is_gone() && !on(Bug::DestroyedUncovered) {
+            return Ok(Published::Gone);
+        }
+        let epoch = state.domains.epoch(ways.tenant.domain);
         if !state.log.has_room(inner.batch_target, self.bytes.len()) {
             return Ok(Published::Wait);
         }
@@ -418,18 +428,18 @@ impl Chunk {
         }
         state.tables.ready(volume, first, slots)?;
         for (&index, &id) in new.iter().zip(&*ids) {
-            state.tables.put(id, how(&plans[index]))?;
+            state.tables.put(id, how(&plans[index], epoch))?;
         }
         state.tables.write(volume, first, slots, journal)?;
         for (&index, &id) in new.iter().zip(&*ids) {
             let Plan::New { from, len, .. } = plans[index] else { continue };
-            let (print, how) = (prints[index], how(&plans[index]));
+            let (print, how) = (prints[index], how(&plans[index], epoch));
             let record = Record {
                 kind: RecordKind::Block,
                 id: id.get(),
                 length: how.length,
                 codec: how.codec,
-                domain: TENANT,
+                domain: ways.tenant.domain,
                 epoch: how.epoch,
                 print,
                 from: None,
@@ -441,7 +451,7 @@ impl Chunk {
         }
         ids.drain(..new.len());
         *stored = new.len() as u64;
-        *stored_bytes = new.iter().map(|&index| u64::from(how(&plans[index]).length)).sum();
+        *stored_bytes = new.iter().map(|&index| u64::from(how(&plans[index], epoch).length)).sum();
         state.log.journal(journal);
         Ok(Published::In(state.log.last()))
     }
@@ -476,9 +486,9 @@ fn still(state: &mut State, known: Known, print: &Print, blocks: usize) -> Resul
 }
 
 /// How a new block is stored.
-fn how(plan: &Plan) -> Stored {
+fn how(plan: &Plan, epoch: u16) -> Stored {
     match *plan {
-        Plan::New { codec, len, .. } => Stored { length: len as u16, codec, epoch: EPOCH },
+        Plan::New { codec, len, .. } => Stored { length: len as u16, codec, epoch },
         _ => unreachable!("only new blocks are stored"),
     }
 }
@@ -491,9 +501,6 @@ fn work(level: Option<Level>) -> u32 {
         Some(_) => HARD_PACK_WORK,
     }
 }
-
-/// The epoch that the tenant's blocks are sealed under.
-pub(crate) const EPOCH: u16 = 1;
 
 /// Bytes that overwriting a block gives back.
 fn freed(found: &Found) -> u64 {
@@ -547,7 +554,7 @@ fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockI
 }
 
 /// A block of the same content that was published since this one was looked up.
-fn racing(state: &mut State, print: &Print, ways: Ways) -> Result<Option<BlockId>, Needs> {
+fn racing(state: &mut State, print: &Print, ways: Ways<'_>) -> Result<Option<BlockId>, Needs> {
     if !ways.dedup || ways.verify || *print == [0; 16] {
         return Ok(None);
     }

@@ -68,8 +68,14 @@ fn make(path: &Path, close: bool) {
     let made =
         thread.wait(|port| async move { Pool::create(&port, stores, secrets(), create, seeded()).await });
     let pool = made.unwrap();
-    let plain =
-        Settings { block_size: 512, compression: None, dedup: false, write_cache: false, verify: false };
+    let plain = Settings {
+        block_size: 512,
+        compression: None,
+        dedup: false,
+        write_cache: false,
+        verify: false,
+        domain: 1,
+    };
     for (name, settings) in
         [("v", Settings { compression: Level::new(3), ..Settings::default() }), ("w", plain)]
     {

@@ -300,7 +300,7 @@ impl Audit {
 
 /// The first id from `id` on, both at the start of a page, whose page of entries is not empty as its directory says; or, with
 /// `stored`, is stored nevertheless, as one is that became empty since the last checkpoint.
-fn present(t: &mut Tables, mut id: u64, stored: bool, want: &mut Want) -> Option<u64> {
+pub(crate) fn present(t: &mut Tables, mut id: u64, stored: bool, want: &mut Want) -> Option<u64> {
     'down: loop {
         for level in (1..t.levels).rev() {
             let reach = 8 * u32::from(level);

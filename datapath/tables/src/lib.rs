@@ -12,6 +12,7 @@ mod audit;
 mod blocks;
 mod bytes;
 mod cache;
+mod census;
 mod change;
 mod checkpoint;
 mod exclusive;
@@ -31,6 +32,7 @@ mod write;
 
 pub use audit::{Audit, Finding};
 pub use cache::{IntHasher, IntMap};
+pub use census::Census;
 pub use change::{Change, ChangeError, Run, VolumeChange};
 pub use checkpoint::Frozen;
 pub use exclusive::Exclusive;

@@ -48,13 +48,17 @@ pub enum Bug {
     ReserveUnlisted,
     /// Nobody claims blocks alone.
     SharedClaim,
+    /// The key of an epoch is erased although something is still sealed under it.
+    EpochDroppedEarly,
+    /// A domain is written to while its key is being destroyed: batches of it stand behind the root that has none.
+    DestroyedUncovered,
     /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
     /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
     CheckedEarly,
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 21] = [
+pub const ALL: [Bug; 23] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -76,6 +80,8 @@ pub const ALL: [Bug; 21] = [
     Bug::OneMoreBatch,
     Bug::ReserveUnlisted,
     Bug::SharedClaim,
+    Bug::EpochDroppedEarly,
+    Bug::DestroyedUncovered,
 ];
 
 #[cfg(feature = "planted")]

@@ -7,7 +7,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
-    /// A domain's secret, from which its epochs' secrets are derived.
+    /// A domain's first secret, from which its first epoch's secret and its fingerprint key are derived.
     Domain = 1,
     /// A domain's fingerprint key, which outlives epochs.
     Fingerprint = 2,
@@ -15,7 +15,7 @@ pub enum Purpose {
     Map = 3,
     /// The pool's own secret, which seals what belongs to no tenant: domain 0.
     Pool = 4,
-    /// The secret of one epoch of a domain. Derived, never wrapped.
+    /// The secret of one epoch of a domain: the first is derived, later ones are random, and wrapped with the fingerprint key.
     Epoch = 5,
 }
 

@@ -12,6 +12,7 @@ pub mod contract;
 mod derive;
 mod error;
 mod hierarchy;
+pub mod limits;
 mod locked;
 mod provider;
 pub mod seal;
@@ -23,7 +24,8 @@ pub use context::{CONTEXT_LEN, Context, Purpose};
 pub use derive::derive;
 pub use error::KeyError;
 pub use hierarchy::{
-    DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_pool_keys,
+    DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_epoch,
+    wrap_pool_keys,
 };
 pub use locked::{LockedMemory, locked_memory};
 pub use provider::{KeyProvider, ProviderStatus, Wrapped};

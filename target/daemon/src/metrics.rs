@@ -250,7 +250,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
     use crate::pools::PoolStatus as P;
     let all = d.pool_status();
     type Size = fn(&P) -> f64;
-    let gauges: [(&str, &str, Size); 11] = [
+    let gauges: [(&str, &str, Size); 14] = [
         ("caisson_pool_size_bytes", "Room for data, of all devices.", |p| p.size as f64),
         ("caisson_pool_used_bytes", "Room in use, garbage included.", |p| p.used as f64),
         ("caisson_pool_free_bytes", "What new data may still take.", |p| p.free as f64),
@@ -261,6 +261,19 @@ fn pools(g: &mut Gather, d: &Daemon) {
         ("caisson_pool_metadata_bytes", "What tables take on the devices.", |p| p.metadata as f64),
         ("caisson_pool_memory_bytes", "Memory of tables and the index of duplicates.", |p| p.memory as f64),
         ("caisson_pool_faulty", "1 when the pool has failed.", |p| f64::from(u8::from(p.fault.is_some()))),
+        (
+            "caisson_pool_reseal_running",
+            "1 while something is sealed under an earlier key epoch, or may be.",
+            |p| f64::from(u8::from(p.reseal.as_ref().is_some_and(|r| r.running))),
+        ),
+        (
+            "caisson_pool_reseal_segments",
+            "Segments that the sealing anew has looked at in this round.",
+            |p| p.reseal.as_ref().map_or(0.0, |r| f64::from(r.segments)),
+        ),
+        ("caisson_pool_reseal_left", "Blocks and pages under earlier key epochs, as last counted.", |p| {
+            p.reseal.as_ref().and_then(|r| r.left).map_or(0.0, |left| left as f64)
+        }),
         ("caisson_pool_scrub_running", "1 while a scrub is under way.", |p| {
             f64::from(u8::from(p.scrub.as_ref().is_some_and(|s| s.running)))
         }),

@@ -69,7 +69,7 @@ impl Plain {
 impl Subject for Plain {
     fn nature(&self) -> Nature {
         let deallocates = self.volumes.values().all(|v| v.disk.store().punches());
-        Nature { ordered: false, detects: false, manages: false, deallocates, marks: true }
+        Nature { ordered: false, detects: false, manages: false, deallocates, marks: true, keys: false }
     }
 
     fn act(&mut self, _: &mut Cx<'_>, action: Action, slot: Slot) {

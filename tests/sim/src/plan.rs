@@ -77,6 +77,7 @@ impl Settings {
             dedup: rng.below(4) > 0,
             write_cache: rng.below(4) > 0,
             verify: rng.below(4) == 0,
+            domain: 1,
         }
     }
 }

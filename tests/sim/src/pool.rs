@@ -7,7 +7,8 @@ use caisson_block::{Cx, Mono, Volume};
 use caisson_device::sim::{Rng, SimDisk};
 use caisson_device::{Alignment, Buffers, FileStore};
 use caisson_engine::{
-    ChangeError, Cipher, Create, Level, Memory, Options, Pool, PoolId, PoolVolume, Secrets, Settings as Kept,
+    ChangeError, Cipher, Create, KeySlot, Level, Memory, NewEpoch, Options, Pool, PoolId, PoolVolume,
+    Secrets, Settings as Kept,
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
@@ -51,19 +52,57 @@ fn kept(settings: Settings, block_size: u32) -> Kept {
         dedup: settings.dedup,
         write_cache: settings.write_cache,
         verify: settings.verify,
+        domain: settings.domain,
     }
 }
 
-/// Keys that every simulated pool has.
+/// A slot that wraps nothing: it holds its secret in the clear, and the fingerprint key behind it.
+fn key_slot(purpose: u8, domain: u32, epoch: u16) -> KeySlot {
+    let secret = if epoch == 0 { [domain as u8 + 1; 32] } else { [epoch as u8 ^ 0x80; 32] };
+    let blob = [secret, [domain as u8 + 2; 32]].concat();
+    KeySlot { purpose, domain, epoch, provider: "plain".into(), root: String::new(), blob }
+}
+
+/// What slots open.
+fn unlocked(slots: &[KeySlot]) -> Secrets {
+    let mut secrets = Secrets { epochs: Vec::new(), prints: Vec::new() };
+    for slot in slots {
+        let (secret, prints) = slot.blob.split_at(slot.blob.len().min(32));
+        let secret = Secret::take(&mut secret.to_vec());
+        secrets.epochs.push(((slot.domain, slot.epoch.max(1)), secret));
+        if let Ok(prints) = <[u8; 32]>::try_from(prints)
+            && slot.domain != 0
+            && !secrets.prints.iter().any(|p| p.0 == slot.domain)
+        {
+            secrets.prints.push((slot.domain, FingerprintKey::new(prints)));
+        }
+    }
+    secrets
+}
+
+/// The keys of a new epoch, and its slot.
+fn epoch(domain: u32, epoch: u16, new: bool) -> (NewEpoch, KeySlot) {
+    let slot = key_slot(5, domain, epoch);
+    let prints = new.then(|| FingerprintKey::new([domain as u8 + 2; 32]));
+    let secret = Secret::take(&mut slot.blob[..32].to_vec());
+    (NewEpoch { domain, epoch, secret, prints }, slot)
+}
+
+/// Keys that every simulated pool is made with.
 pub fn secrets() -> Secrets {
     let secret = |byte: u8| Secret::take(&mut [byte; 32]);
-    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
+    Secrets {
+        epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))],
+        prints: vec![(1, FingerprintKey::new([3; 32]))],
+    }
 }
 
 fn reply(result: Result<(), ChangeError>) -> Reply {
     match result {
         Ok(()) => Reply::Done,
         Err(ChangeError::Full) => Reply::Full,
+        // Refused before anything was done.
+        Err(ChangeError::Domain(_)) => Reply::Unsupported,
         Err(e) => Reply::Failed(e.to_string()),
     }
 }
@@ -117,7 +156,7 @@ impl Simulated {
             id: PoolId([7; 16]),
             cipher: self.cipher,
             segment_size: Some(self.segment),
-            slots: Vec::new(),
+            slots: vec![key_slot(4, 0, 0), key_slot(1, 1, 0)],
         };
         Task::spawn(cx, |port| async move {
             match Pool::create(&port, stores, secrets(), create, options).await {
@@ -130,7 +169,8 @@ impl Simulated {
     fn open(&mut self, cx: &mut Cx<'_>, slot: Slot) {
         let (stores, options, place) = (self.stores(), self.options(), Arc::clone(&self.place));
         Task::spawn(cx, |port| async move {
-            match Pool::open(&port, stores, secrets(), options).await {
+            let secrets = unlocked(&newest(&port, &stores).await);
+            match Pool::open(&port, stores, secrets, options).await {
                 Ok(pool) => begin(&port, pool, &place, &slot).await,
                 Err(e) => slot.put(Reply::Failed(e.to_string())),
             }
@@ -140,6 +180,35 @@ impl Simulated {
     fn pool(&self) -> Option<Pool> {
         lock(&self.place).clone()
     }
+}
+
+/// The slots of the newest superblock: what a key manager would be asked to unwrap.
+async fn newest(port: &Port, stores: &[Arc<FileStore>]) -> Vec<KeySlot> {
+    let mut newest: Option<Superblock> = None;
+    for store in stores {
+        let Ok(label) = Pool::label(port, store).await else { continue };
+        if newest.as_ref().is_none_or(|n| n.counter < label.counter) {
+            newest = Some(label);
+        }
+    }
+    newest.map_or_else(Vec::new, |n| n.slots)
+}
+
+/// Another epoch of a domain.
+async fn rotate(port: &Port, pool: &Pool, domain: u32) -> Result<(), ChangeError> {
+    let (keys, slot) = epoch(domain, pool.next_epoch()?, false);
+    let mut slots = pool.slots();
+    slots.push(slot);
+    pool.open_epoch(port, keys, slots).await
+}
+
+/// Another domain.
+async fn domain(port: &Port, pool: &Pool) -> Result<(), ChangeError> {
+    let number = pool.next_domain();
+    let (keys, slot) = epoch(number, pool.next_epoch()?, true);
+    let mut slots = pool.slots();
+    slots.push(slot);
+    pool.create_domain(port, &format!("d{number}"), keys, slots).await
 }
 
 /// Starts the background of a pool on this thread, and says that the pool is there.
@@ -168,8 +237,14 @@ async fn change(port: &Port, pool: &Pool, action: Action, block_size: u32) -> Re
             pool.resize_volume(port, &name_of(name), size * u64::from(block_size)).await
         }
         Action::Set { name, settings } => {
-            pool.set_volume(port, &name_of(name), kept(settings, block_size)).await
+            let domain =
+                pool.status().volumes.iter().find(|v| v.name == name_of(name)).and_then(|v| v.settings);
+            let settings = Kept { domain: domain.map_or(1, |s| s.domain), ..kept(settings, block_size) };
+            pool.set_volume(port, &name_of(name), settings).await
         }
+        Action::Rotate { domain } => rotate(port, pool, domain).await,
+        Action::Domain => domain(port, pool).await,
+        Action::Destroy { domain } => pool.destroy_domain(port, domain).await,
         Action::Checkpoint => pool.checkpoint(port).await,
         Action::Close => pool.close(port).await,
         Action::Scrub => {
@@ -192,7 +267,7 @@ async fn change(port: &Port, pool: &Pool, action: Action, block_size: u32) -> Re
 
 impl Subject for Simulated {
     fn nature(&self) -> Nature {
-        Nature { ordered: true, detects: true, manages: true, deallocates: true, marks: true }
+        Nature { ordered: true, detects: true, manages: true, deallocates: true, marks: true, keys: true }
     }
 
     fn act(&mut self, cx: &mut Cx<'_>, action: Action, slot: Slot) {
@@ -222,9 +297,10 @@ impl Subject for Simulated {
 
     fn volumes(&self) -> BTreeMap<u32, (u32, u64)> {
         let Some(pool) = self.pool() else { return BTreeMap::new() };
+        let alive = self.domains();
         let volumes = pool.status().volumes.into_iter();
         let shape = volumes.filter_map(|v| {
-            let block_size = v.settings?.block_size;
+            let block_size = v.settings.filter(|s| alive.contains(&s.domain))?.block_size;
             let name = v.name.strip_prefix('v')?.parse().ok()?;
             Some((name, (block_size, v.size / u64::from(block_size))))
         });
@@ -240,6 +316,11 @@ impl Subject for Simulated {
         let volume = Arc::new(pool.volume(&name_of(name)).ok()?);
         volumes.insert(name, Arc::clone(&volume));
         Some(volume)
+    }
+
+    fn domains(&self) -> Vec<u32> {
+        let domains = self.pool().map(|p| p.domains()).unwrap_or_default();
+        domains.into_iter().filter(|d| d.domain != 0 && d.epoch != 0).map(|d| d.domain).collect()
     }
 
     fn fault(&self) -> Option<String> {
@@ -262,7 +343,19 @@ impl Subject for Simulated {
     }
 
     fn inspect(&mut self) -> Result<(), String> {
-        self.nonces.repeated().map_or(Ok(()), Err)
+        self.nonces.repeated().map_or(Ok(()), Err)?;
+        // What is destroyed is in no copy of any superblock.
+        let Some(pool) = self.pool() else { return Ok(()) };
+        let gone: Vec<u32> = pool.domains().into_iter().filter(|d| d.epoch == 0).map(|d| d.domain).collect();
+        for (at, disk) in
+            self.disks.iter().enumerate().flat_map(|(n, d)| SUPERBLOCK_AT.map(|at| ((n, at), d)))
+        {
+            let Ok(copy) = Superblock::decode_plain(&disk.peek(at.1, SUPERBLOCK)) else { continue };
+            if let Some(slot) = copy.slots.iter().find(|s| gone.contains(&s.domain)) {
+                return Err(format!("the superblock at {at:?} holds a key that was destroyed: {slot:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn explain(&self) -> String {

@@ -68,6 +68,18 @@ pub enum Action {
         /// Which of the world's disks.
         disk: usize,
     },
+    /// Seal under another key from now on, and what is there by and by; of the subject's own data for domain 0.
+    Rotate {
+        /// Of which domain.
+        domain: u32,
+    },
+    /// Make a domain: volumes with keys of their own.
+    Domain,
+    /// Destroy the keys of a domain, and so all of its volumes at once.
+    Destroy {
+        /// Which.
+        domain: u32,
+    },
     /// Close in the orderly way.
     Close,
 }
@@ -83,6 +95,8 @@ pub struct Settings {
     pub write_cache: bool,
     /// Whether duplicates are compared byte by byte.
     pub verify: bool,
+    /// The domain that it is made in.
+    pub domain: u32,
 }
 
 /// How management ended.
@@ -127,6 +141,8 @@ pub struct Nature {
     pub deallocates: bool,
     /// It does Write Uncorrectable, and remembers it.
     pub marks: bool,
+    /// It has domains, and keys that come and go.
+    pub keys: bool,
 }
 
 /// A subject. It holds its disks; a world drives it.
@@ -142,6 +158,11 @@ pub trait Subject {
 
     /// One of them, to submit to.
     fn volume(&self, name: u32) -> Option<Arc<dyn Volume>>;
+
+    /// The domains that volumes may be made in.
+    fn domains(&self) -> Vec<u32> {
+        vec![1]
+    }
 
     /// Why it gave up, if it did.
     fn fault(&self) -> Option<String>;

@@ -116,6 +116,8 @@ pub struct World<S: Subject> {
     running: Vec<Running>,
     next_slot: u32,
     next_name: u32,
+    /// The domains that volumes were made in, those that are gone included.
+    domains: BTreeMap<u32, u32>,
     /// Replies that a slow host has not taken yet: they hold buffers.
     held: Vec<BufList>,
     /// Turns since the last answer.
@@ -143,6 +145,7 @@ impl<S: Subject> World<S> {
             running: Vec::new(),
             next_slot: 0,
             next_name,
+            domains: BTreeMap::new(),
             held: Vec::new(),
             waited: 0,
             dead: false,
@@ -159,7 +162,13 @@ impl<S: Subject> World<S> {
 
     /// Volumes that may be submitted to: there, and waiting for nothing.
     fn open_volumes(&self) -> Vec<u32> {
-        let wanted: BTreeSet<u32> = self.running.iter().filter_map(|r| manage::alone_on(&r.action)).collect();
+        let mut wanted: BTreeSet<u32> =
+            self.running.iter().filter_map(|r| manage::alone_on(&r.action)).collect();
+        for r in &self.running {
+            if let Action::Destroy { domain } = r.action {
+                wanted.extend(self.volumes_in(domain));
+            }
+        }
         let ready = |name: &u32| {
             let v = self.model.volume(*name);
             v.is_some_and(|v| v.made.1.is_some() && v.deleting.is_none() && v.sizes.len() == 1)
@@ -207,6 +216,10 @@ impl<S: Subject> World<S> {
             let pending = self.pending.remove(&(tag.queue, tag.slot));
             let pending = pending.ok_or_else(|| format!("{tag:?} was completed twice"))?;
             self.waited = 0;
+            if self.model.volume(pending.volume).is_none() && self.nature.keys {
+                // Its domain was destroyed while it was under way.
+                continue;
+            }
             self.judge(&pending, outcome).map_err(|e| format!("{e} ({pending:x?})"))?;
             let oldest = self.oldest();
             self.model.prune(pending.volume, &pending.writes, oldest);
@@ -250,6 +263,10 @@ impl<S: Subject> World<S> {
                 unsure(self);
             }
             BlockError::Interrupted if self.nature.manages => unsure(self),
+            // Its domain is being destroyed.
+            BlockError::KeyDestroyed if self.model.volume(p.volume).is_some_and(|v| v.deleting.is_some()) => {
+                unsure(self);
+            }
             // A pool keeps whole 4 KiB blocks, and knows nothing smaller to be unreadable.
             BlockError::Unsupported if p.kind == Kind::Mark && self.nature.manages => {
                 self.model.never(p.volume, &p.writes, p.id);

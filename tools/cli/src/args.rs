@@ -319,6 +319,7 @@ pub enum VolumeCommand {
 Examples:
   caisson volume create data --size 100G
   caisson volume create data --size 100G --pool main --compression zstd:3
+  caisson volume create data --size 100G --pool main --domain acme
   caisson volume create scratch --size 1G --backing ram
   caisson volume create disk --path /dev/nvme1n1")]
     Create {
@@ -339,6 +340,9 @@ Examples:
         /// Bytes of a logical block: 4096 or 512
         #[arg(long, value_name = "BYTES")]
         block_size: Option<u32>,
+        /// The domain of the pool whose keys seal it; never changes (`caisson key create POOL --domain NAME` makes one)
+        #[arg(long, value_name = "NAME", requires = "pool")]
+        domain: Option<String>,
         /// Take over a volume of that name that the pool holds already
         #[arg(long)]
         adopt: bool,

@@ -1,6 +1,7 @@
 //! `caisson key ...`: where pools' keys are, and what is done with them.
 
 use crate::args::{KeyArgs, KeyCommand, OneKey, Output};
+use crate::domains;
 use crate::failure::Failure;
 use crate::output::{Table, json, line, print};
 use crate::pools::named;
@@ -56,15 +57,25 @@ fn uri(at: &OneKey) -> KeyUri {
 pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failure> {
     let path = |pool: &str, rest: &str| format!("/v1/pools/{}/keys{rest}", segment(pool));
     match command {
-        KeyCommand::Create { at, audit } => {
-            let uri = uri(&at);
-            recorded(audit, "create", &uri.to_string(), || create(&uri))
-        }
+        KeyCommand::Create { pool, at, audit, output } => match (pool, at.domain) {
+            (Some(pool), Some(domain)) => domains::create(&client(), &pool, &domain, output),
+            (_, _) => {
+                let one = OneKey { key: at.key, key_file: at.key_file, passphrase_file: at.passphrase_file };
+                let uri = uri(&one);
+                recorded(audit, "create", &uri.to_string(), || create(&uri))
+            }
+        },
         KeyCommand::Reseal { key, audit } => {
             recorded(audit, "reseal", &key.to_string(), || reseal(&key, true).map_err(|e| of(&e)))?;
             line(format!("sealed to this machine as it is now: {key}"));
             line("a pool that waits for it opens with `caisson key retry POOL`, or when its target starts");
             Ok(())
+        }
+        KeyCommand::Rotate { pool, domain: Some(domain), output, .. } => {
+            domains::rotate(&client(), &pool, &domain, output)
+        }
+        KeyCommand::Destroy { pool, domain, confirm, output } => {
+            domains::destroy(&client(), &pool, &domain, confirm, output)
         }
         KeyCommand::List { pool, output } => list(&client().get(&path(&pool, ""))?, output),
         KeyCommand::Status { pool, output } => {
@@ -79,7 +90,7 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
             }
             Ok(())
         }
-        KeyCommand::Rotate { pool, key, output } => {
+        KeyCommand::Rotate { pool, domain: None, key, output } => {
             let ask = Rotate { key: key.map(|k| k.to_string()) };
             let done = client().send("POST", &path(&pool, "/rotate"), &ask)?;
             told(output, &done, &format!("the keys of pool {pool} are wrapped by new root keys"));
@@ -189,6 +200,7 @@ fn page(keys: &Keys) -> String {
         let detail = if p.detail.is_empty() { String::new() } else { format!(": {}", p.detail) };
         t.row(["".into(), format!("{}{detail}{unused}", p.state)]);
     }
+    domains::rows(keys).into_iter().for_each(|row| t.row(row));
     for s in &keys.slots {
         t.row(["wrapped".into(), format!("{} by {} {}", s.of, s.provider, s.root)]);
     }

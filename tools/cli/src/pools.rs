@@ -205,6 +205,9 @@ pub fn page(p: &Pool) -> String {
             a.write_amplification().map_or("-".into(), |w| format!("{w:.2}"))
         ),
     ]);
+    if let Some(r) = s.reseal.as_ref().filter(|r| r.running) {
+        t.row(["sealing anew".into(), crate::domains::reseal(r)]);
+    }
     if let Some(s) = &s.scrub {
         t.row(["scrub".into(), scrub(s)]);
         s.problems.iter().for_each(|p| t.row(["scrub found".into(), p.clone()]));

@@ -52,7 +52,18 @@ pub fn told(output: Output, done: &Done, what: &str) {
 /// Runs `volume ...`.
 pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { name, size, backing, path, pool, block_size, adopt, services, output } => {
+        VolumeCommand::Create {
+            name,
+            size,
+            backing,
+            path,
+            pool,
+            block_size,
+            domain,
+            adopt,
+            services,
+            output,
+        } => {
             // The target may run in another folder.
             let path = path.map(|p| std::path::absolute(&p).unwrap_or(p));
             let said = format!("volume {name} created");
@@ -65,6 +76,7 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
                 pool,
                 adopt,
                 services: services.into(),
+                domain,
             };
             told(output, &c.send("POST", "/v1/volumes", &ask)?, &said);
         }

@@ -76,7 +76,10 @@ fn plan() -> Plan {
 
 fn secrets() -> Secrets {
     let secret = |byte: u8| Secret::take(&mut [byte; 32]);
-    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
+    Secrets {
+        epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))],
+        prints: vec![(1, FingerprintKey::new([3; 32]))],
+    }
 }
 
 /// A line of `/proc/self/status`, in MiB.

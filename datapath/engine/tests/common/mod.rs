@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+pub mod keys;
 mod power;
 pub use power::Power;
 
@@ -203,7 +204,10 @@ impl Drop for Folder {
 
 pub fn secrets() -> Secrets {
     let secret = |byte: u8| Secret::take(&mut [byte; 32]);
-    Secrets { epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))], prints: FingerprintKey::new([3; 32]) }
+    Secrets {
+        epochs: vec![((0, 1), secret(1)), ((1, 1), secret(2))],
+        prints: vec![(1, FingerprintKey::new([3; 32]))],
+    }
 }
 
 pub fn store(path: &Path, size: u64) -> Arc<FileStore> {

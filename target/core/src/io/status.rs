@@ -21,6 +21,7 @@ pub(crate) fn of(error: BlockError) -> Status {
         BlockError::Unsupported => Status::INVALID_OPCODE.dnr(),
         BlockError::Interrupted => Status::COMMAND_INTERRUPTED,
         BlockError::Gone => Status::INVALID_NAMESPACE.dnr(),
+        BlockError::KeyDestroyed => Status::ACCESS_DENIED.dnr(),
         BlockError::Failed => Status::INTERNAL_ERROR.dnr(),
     }
 }

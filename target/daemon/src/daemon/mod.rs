@@ -6,6 +6,7 @@
 
 mod audit;
 mod change;
+mod limits;
 mod plane;
 #[cfg(test)]
 mod pool_tests;
@@ -220,6 +221,7 @@ impl Daemon {
             _data: data,
         });
         watch::write_protection(&daemon);
+        limits::watch(&daemon);
         Ok(daemon)
     }
 

@@ -80,6 +80,7 @@ fn volume(name: &str) -> ask::CreateVolume {
         pool: Some("main".into()),
         adopt: false,
         services: ask::ServicesAsk::default(),
+        domain: None,
     }
 }
 
@@ -381,4 +382,55 @@ fn a_first_start_that_fails_is_begun_anew() {
     // A seed is for the first start only.
     let d = s.start();
     assert_eq!(d.objects().volumes().count(), 1);
+}
+
+#[test]
+fn domains_and_epochs_are_made_by_every_provider_and_recorded() {
+    use crate::manage::keys;
+    use caisson_keys::limits::Limits;
+    let s = Stage::new("domains");
+    let d = s.with_pool();
+    let domain = |name: &str| ask::DomainAsk { domain: name.into() };
+    assert_eq!(keys::create_domain(&d, "main", &domain("acme")), Ok(Did::Changed));
+    let refused = keys::create_domain(&d, "main", &domain("a b")).unwrap_err();
+    assert!(refused.error.contains("domain"), "{refused}");
+    assert_eq!(keys::rotate_epoch(&d, "main", &domain("default")), Ok(Did::Changed));
+    assert!(keys::rotate_epoch(&d, "main", &domain("other")).unwrap_err().remedy.contains("key create"));
+    let slots = s.engine.only().lock().slots.clone();
+    let names: Vec<_> = slots.iter().map(|slot| (slot.domain, slot.epoch)).collect();
+    assert_eq!(names, [(0, 0), (1, 0), (2, 2), (1, 3)]);
+    let status = keys::status(&d, Some("main")).unwrap().remove(0);
+    assert!(status.incomplete.is_empty(), "{:?}", status.incomplete);
+    assert_eq!(status.slots[3].of, "domain 1, epoch 3");
+    // Destruction takes the name twice.
+    let destroy = |confirm: &str| ask::Destroy { domain: "default".into(), confirm: confirm.into() };
+    let refused = keys::destroy_domain(&d, "main", &destroy("defualt")).unwrap_err();
+    assert!(refused.remedy.contains("--confirm default"), "{refused}");
+    assert!(!s.engine.only().lock().calls.iter().any(|c| c.starts_with("destroy")));
+    assert_eq!(keys::destroy_domain(&d, "main", &destroy("default")), Ok(Did::Changed));
+    let pool = ask::Destroy { domain: "pool".into(), confirm: "pool".into() };
+    assert!(keys::destroy_domain(&d, "main", &pool).is_err());
+    // Nothing is used up, until the limit says so.
+    assert!(d.rotate_used_up(Limits { records: 1, bytes: 1 }).is_empty());
+    let rotated = d.rotate_used_up(Limits { records: 0, bytes: 1 });
+    assert!(rotated.iter().all(Result::is_ok) && rotated.len() == 2, "{rotated:?}");
+    let text = std::fs::read_to_string(s.dir.settings().data_dir.unwrap().join(AUDIT_FILE)).unwrap();
+    for op in ["create-domain", "rotate-epoch", "destroy-domain"] {
+        assert!(text.contains(op), "{op} is not recorded: {text}");
+    }
+    end(d);
+}
+
+#[test]
+fn a_volume_is_made_in_its_domain_and_stays_there() {
+    let s = Stage::new("volume-domain");
+    let d = s.with_pool();
+    let refused = verbs::create_volume(&d, &ask::CreateVolume { domain: Some("acme".into()), ..volume("v") });
+    assert_eq!(refused.unwrap_err().cause, Cause::NotFound);
+    // What every pool has is said, or not.
+    let said = ask::CreateVolume { domain: Some("default".into()), ..volume("v") };
+    assert_eq!(verbs::create_volume(&d, &said), Ok(Did::Changed));
+    assert_eq!(verbs::create_volume(&d, &volume("v")), Ok(Did::Nothing));
+    assert_eq!(view::volume(&d, "v").unwrap().domain, None);
+    end(d);
 }

@@ -124,6 +124,7 @@ fn ram(name: &str) -> ask::CreateVolume {
         pool: None,
         adopt: false,
         services: ask::ServicesAsk::default(),
+        domain: None,
     }
 }
 

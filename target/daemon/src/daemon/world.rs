@@ -267,9 +267,10 @@ impl World {
     }
 
     fn change_volume(&mut self, from: &Volume, to: &Volume) -> Result<(), Refusal> {
-        if (&from.backing, from.block_size, &from.origin) != (&to.backing, to.block_size, &to.origin) {
+        let fixed = |v: &Volume| (v.backing.clone(), v.block_size, v.origin.clone(), v.domain.clone());
+        if fixed(from) != fixed(to) {
             return Err(Refusal::invalid(
-                format!("volume {} cannot change its backing or block size", to.name),
+                format!("volume {} cannot change its backing, block size or domain", to.name),
                 "create another volume and copy the data",
             ));
         }

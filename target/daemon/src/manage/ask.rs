@@ -67,6 +67,9 @@ pub struct CreateVolume {
     /// What its pool does with its blocks; what is missing is as it is by itself.
     #[serde(default)]
     pub services: ServicesAsk,
+    /// The domain of its pool whose keys seal it; the one that every pool has where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
 }
 
 /// What a pool is to do with a volume's blocks, as far as it is said.
@@ -175,6 +178,24 @@ pub struct Rotate {
     /// The provider that is to have a new root key; all of them where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+}
+
+/// `POST /v1/pools/{name}/domains` and `POST /v1/pools/{name}/domains/rotate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainAsk {
+    /// The domain's name; `pool` is what belongs to none (headers, tables, checkpoints).
+    pub domain: String,
+}
+
+/// `POST /v1/pools/{name}/domains/destroy`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destroy {
+    /// The domain's name.
+    pub domain: String,
+    /// Its name again: what is destroyed is gone for good.
+    pub confirm: String,
 }
 
 /// `POST /v1/pools/{name}/keys/recovery`.

@@ -162,7 +162,19 @@ fn keys() -> Router<Arc<Daemon>> {
     let export = |State(d): App, Path(name): Path<String>, Body(ask): Body<Export>| {
         away(d, move |d| keys::export_recovery(d, &name, &ask).map(Json))
     };
+    let create = |State(d): App, Path(name): Path<String>, Body(ask): Body<DomainAsk>| {
+        done(d, move |d| keys::create_domain(d, &name, &ask))
+    };
+    let epoch = |State(d): App, Path(name): Path<String>, Body(ask): Body<DomainAsk>| {
+        done(d, move |d| keys::rotate_epoch(d, &name, &ask))
+    };
+    let destroy = |State(d): App, Path(name): Path<String>, Body(ask): Body<Destroy>| {
+        done(d, move |d| keys::destroy_domain(d, &name, &ask))
+    };
     Router::new()
+        .route("/v1/pools/{name}/domains", post(create))
+        .route("/v1/pools/{name}/domains/rotate", post(epoch))
+        .route("/v1/pools/{name}/domains/destroy", post(destroy))
         .route("/v1/keys", get(all))
         .route("/v1/pools/{name}/keys", get(one).post(add).delete(remove))
         .route("/v1/pools/{name}/keys/rotate", post(rotate))

@@ -2,12 +2,13 @@
 //!
 //! Each operation is recorded, before it is done and when it is. No answer but that of [`export_recovery`] has a secret in it.
 
-use super::ask::{Export, KeyAsk, Rotate};
+use super::ask::{Destroy, DomainAsk, Export, KeyAsk, Rotate};
 use super::pools::{key_uri, no_pool};
 use super::verbs::{Result, bad};
 use crate::daemon::{Daemon, Did, Waits};
 use crate::model::{Item, Lookup, Pool, key};
-use crate::pools::{PoolHandle, rekey};
+use crate::pools::domains::{self, POOL_DOMAIN};
+use crate::pools::{Domain, PoolHandle, Reseal, rekey};
 use caisson_keys::{KeyUri, ProviderStatus};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -23,6 +24,15 @@ pub struct Keys {
     pub providers: Vec<Provider>,
     /// Its wrapped keys, as they are stored.
     pub slots: Vec<Slot>,
+    /// Its domains, those that were destroyed included.
+    #[serde(default)]
+    pub domains: Vec<Domain>,
+    /// The sealing anew of what earlier key epochs sealed.
+    #[serde(default)]
+    pub reseal: Option<Reseal>,
+    /// Providers that wrap some of its keys and not all: alone, they open it no more.
+    #[serde(default)]
+    pub incomplete: Vec<String>,
 }
 
 /// A key provider, as it is now.
@@ -41,7 +51,7 @@ pub struct Provider {
 /// A wrapped key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slot {
-    /// What it is: `pool`, or `domain N`.
+    /// What it is: `pool`, or `domain N`; with the epoch, where it is not what the first comes from.
     pub of: String,
     /// Which provider wrapped it.
     pub provider: String,
@@ -79,6 +89,7 @@ pub fn status(d: &Daemon, name: Option<&str>) -> Result<Vec<Keys>> {
 
 fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -> Result<Keys> {
     let slots = handle.map(PoolHandle::slots).transpose()?.unwrap_or_default();
+    let status = handle.map(PoolHandle::status);
     let provider = |uri: KeyUri| {
         let (state, detail) = match caisson_providers::examine(&uri) {
             ProviderStatus::Ready => ("ready", String::new()),
@@ -89,7 +100,7 @@ fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -
         Provider { uri: uri.to_string(), state: state.into(), detail, used }
     };
     let slot = |s: &caisson_keys::KeySlot| Slot {
-        of: if s.domain == 0 { "pool".into() } else { format!("domain {}", s.domain) },
+        of: of_slot(s),
         provider: s.provider.clone(),
         root: s.wrapped.root.clone(),
     };
@@ -97,8 +108,61 @@ fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -
         pool: pool.name.clone(),
         waiting: waiting.cloned(),
         providers: pool.providers().into_iter().map(provider).collect(),
+        incomplete: domains::incomplete(&slots),
         slots: slots.iter().map(slot).collect(),
+        domains: status.as_ref().map(|s| s.domains.clone()).unwrap_or_default(),
+        reseal: status.and_then(|s| s.reseal),
     })
+}
+
+fn of_slot(s: &caisson_keys::KeySlot) -> String {
+    let whole = if s.domain == 0 { "pool".into() } else { format!("domain {}", s.domain) };
+    if s.epoch == 0 { whole } else { format!("{whole}, epoch {}", s.epoch) }
+}
+
+/// Makes a domain: volumes with keys of their own.
+pub fn create_domain(d: &Daemon, name: &str, ask: &DomainAsk) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let (pool, handle) = open(d, name)?;
+    if handle.domains().iter().any(|d| d.name == ask.domain && d.epoch != 0) {
+        return Ok(Did::Nothing);
+    }
+    let what = format!("domain {}", ask.domain);
+    recorded(d, "create-domain", name, &what, || domains::create(&pool, handle.as_ref(), &ask.domain))?;
+    Ok(Did::Changed)
+}
+
+/// Begins another key epoch of a domain.
+pub fn rotate_epoch(d: &Daemon, name: &str, ask: &DomainAsk) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let (pool, handle) = open(d, name)?;
+    let domain = domains::named(name, handle.as_ref(), &ask.domain)?;
+    let what = format!("domain {}", ask.domain);
+    recorded(d, "rotate-epoch", name, &what, || domains::rotate(&pool, handle.as_ref(), domain))?;
+    Ok(Did::Changed)
+}
+
+/// Destroys a domain's keys, and so everything that its volumes hold.
+pub fn destroy_domain(d: &Daemon, name: &str, ask: &Destroy) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let (_, handle) = open(d, name)?;
+    if ask.domain == POOL_DOMAIN {
+        return Err(bad(
+            format!("what belongs to no domain of pool {name} cannot be destroyed by itself"),
+            "destroy its domains; or, to destroy the whole pool, its root keys in every provider, and erase its devices' first MiB",
+        ));
+    }
+    let domain = domains::named(name, handle.as_ref(), &ask.domain)?;
+    if ask.confirm != ask.domain {
+        return Err(bad(
+            format!("the domain {} is destroyed only where its name is said again", ask.domain),
+            &format!("add --confirm {}; everything that its volumes hold is lost then, for good", ask.domain),
+        ));
+    }
+    let what = format!("domain {}", ask.domain);
+    recorded(d, "destroy-domain", name, &what, || handle.destroy_domain(domain))?;
+    tracing::warn!(pool = name, domain = ask.domain, "the keys of a domain are destroyed");
+    Ok(Did::Changed)
 }
 
 /// Does `f`, recorded before and after.

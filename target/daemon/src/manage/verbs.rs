@@ -9,6 +9,7 @@ use crate::model::{
     Backing, Change, DEFAULT_MODEL, DEFAULT_POOL, Host, Item, Listener, Lookup, MAX_NSID, Namespace, Objects,
     Origin, Referral, Services, Subsystem, Volume, derived_serial, key,
 };
+use crate::pools::domains::DEFAULT_DOMAIN;
 use crate::refusal::Refusal;
 
 pub(super) type Result<T> = std::result::Result<T, Refusal>;
@@ -79,7 +80,13 @@ pub fn create_volume(d: &Daemon, ask: &CreateVolume) -> Result<Did> {
         _ => return Err(bad("only volumes on files have a path or a pool", "leave out --path and --pool")),
     };
     let volume = Volume::new(ask.name.clone(), backing, size, ask.block_size.unwrap_or(4096));
-    let volume = Volume { services: services_of_new(d, &volume, ask)?, ..volume };
+    let domain = ask.domain.clone().filter(|name| name != DEFAULT_DOMAIN);
+    if let Some(name) = &domain
+        && let Some((pool, handle)) = volume.pool().and_then(|p| Some((p, d.pools().remove(p)?)))
+    {
+        crate::pools::domains::named(pool, handle.as_ref(), name)?;
+    }
+    let volume = Volume { services: services_of_new(d, &volume, ask)?, domain, ..volume };
     let adopt = ask.adopt.then(|| key::volume(&ask.name));
     d.change_adopting(adopt, |o| {
         // Asked without a size, for a file or device that has one: what was found then is meant.

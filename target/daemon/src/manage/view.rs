@@ -83,6 +83,9 @@ pub struct Volume {
     /// What its pool does with its blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
+    /// The domain of its pool whose keys seal it; none for the one that every pool has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// The volume that it is a snapshot or clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
@@ -416,6 +419,7 @@ fn volumes_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Volume
             fault: h.and_then(|h| h.fault.clone()),
             in_flight: h.map_or(0, |h| h.in_flight),
             services: v.services.or_else(|| held(v)),
+            domain: v.domain.clone(),
             origin: v.origin.clone(),
             space: v.pool().and_then(|p| status.get(p)?.volumes.get(&v.name).copied()),
             exports: objects

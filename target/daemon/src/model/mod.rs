@@ -59,12 +59,15 @@ pub struct Volume {
     /// The volume that it is a snapshot or clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The domain of its pool whose keys seal it; none for the one that every pool has. Never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
 }
 
 impl Volume {
     /// A new volume as its pool or store makes it by itself.
     pub fn new(name: impl Into<String>, backing: Backing, size: u64, block_size: u32) -> Volume {
-        Volume { name: name.into(), backing, size, block_size, services: None, origin: None }
+        Volume { name: name.into(), backing, size, block_size, services: None, origin: None, domain: None }
     }
 
     /// The pool that it is in, of whatever kind.

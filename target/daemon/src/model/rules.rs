@@ -111,6 +111,13 @@ fn services(v: &Volume, objects: &Objects, say: Say<'_>) {
             "leave out compression, dedup, write cache and verify; or make a pool for it: caisson pool create".into(),
         );
     }
+    if v.domain.is_some() {
+        say(
+            Cause::Invalid,
+            format!("volume {} is not in a pool that has domains", v.name),
+            "leave the domain out; or make a pool for it: caisson pool create".into(),
+        );
+    }
     if v.origin.is_some() {
         say(
             Cause::Invalid,

@@ -230,6 +230,40 @@ impl PoolHandle for Pool {
         Ok(())
     }
 
+    fn domains(&self) -> Vec<Domain> {
+        let named =
+            |(domain, name): (u32, &str)| Domain { domain, name: name.into(), epoch: 1, ..Domain::default() };
+        [(0, "pool"), (1, "default")].map(named).to_vec()
+    }
+
+    fn next(&self) -> Result<(u32, u16), Refusal> {
+        let inner = self.lock();
+        let domain = inner.slots.iter().map(|s| s.domain).max().unwrap_or(0);
+        let epoch = inner.slots.iter().map(|s| s.epoch).max().unwrap_or(0);
+        Ok((domain + 1, epoch.max(1) + 1))
+    }
+
+    fn open_epoch(&self, _: PoolSecrets, domain: u32, epoch: u16, slots: &[KeySlot]) -> Result<(), Refusal> {
+        self.call(format!("epoch {epoch} of {domain}"))?.slots = slots.to_vec();
+        Ok(())
+    }
+
+    fn create_domain(
+        &self,
+        name: &str,
+        _: PoolSecrets,
+        _: u32,
+        _: u16,
+        slots: &[KeySlot],
+    ) -> Result<(), Refusal> {
+        self.call(format!("domain {name}"))?.slots = slots.to_vec();
+        Ok(())
+    }
+
+    fn destroy_domain(&self, domain: u32) -> Result<(), Refusal> {
+        self.call(format!("destroy {domain}")).map(drop)
+    }
+
     fn close(&self) -> Result<(), Refusal> {
         let mut inner = self.lock();
         assert!(std::mem::replace(&mut inner.open, false), "closed twice");

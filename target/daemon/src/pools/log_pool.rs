@@ -73,6 +73,12 @@ impl LogPool {
                 format!("configure block_size = {}", record.block_size),
             ));
         }
+        if v.domain.is_some() && record.domain != v.domain {
+            return Err(Refusal::conflict(
+                format!("volume {} is in another domain of the pool {}", v.name, self.name),
+                "a volume's domain never changes: make another volume, and copy the data",
+            ));
+        }
         if let Some(services) = v.services
             && record.services != services
         {
@@ -125,6 +131,7 @@ impl LogPool {
                 block_size: v.block_size,
                 services,
                 read_only: false,
+                domain: v.domain.clone(),
             })?,
         }
         self.handle.volume(&doubtful).inspect_err(|_| self.unmake(&v.name))

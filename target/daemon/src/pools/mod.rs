@@ -5,6 +5,7 @@
 //! a device or Argon2id takes: they are made from the control plane's threads. No block of a volume is read or written
 //! here.
 
+pub mod domains;
 #[cfg(test)]
 pub(crate) mod fake_for_tests;
 mod keys;
@@ -18,7 +19,7 @@ mod status;
 pub use log_pool::LogPool;
 pub use open::Made;
 pub use real::engine;
-pub use status::{Activity, Damage, DeviceStatus, PoolStatus, Scrub, VolumeSpace};
+pub use status::{Activity, Damage, DeviceStatus, Domain, PoolStatus, Reseal, Scrub, VolumeSpace};
 
 use crate::model::{Device, Services};
 use crate::refusal::Refusal;
@@ -40,6 +41,8 @@ pub struct Record {
     pub services: Services,
     /// Whether it is never written to: a snapshot.
     pub read_only: bool,
+    /// Whose keys seal it; none for the domain that every pool has.
+    pub domain: Option<String>,
 }
 
 /// What stands on a device where a pool may be.
@@ -188,6 +191,46 @@ pub trait PoolHandle: Send + Sync {
     /// # Errors
     /// They do not fit; the pool has failed.
     fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal>;
+
+    /// Its domains, by number; those that were destroyed are among them, with epoch 0.
+    fn domains(&self) -> Vec<Domain>;
+
+    /// The numbers of the next domain, and of the next key epoch of any domain.
+    ///
+    /// # Errors
+    /// All epochs are used up.
+    fn next(&self) -> Result<(u32, u16), Refusal>;
+
+    /// Has a domain seal under another epoch, whose keys `secrets` holds and `slots` wrap with all others.
+    ///
+    /// # Errors
+    /// They do not fit; the pool has failed.
+    fn open_epoch(
+        &self,
+        secrets: PoolSecrets,
+        domain: u32,
+        epoch: u16,
+        slots: &[KeySlot],
+    ) -> Result<(), Refusal>;
+
+    /// Makes a domain with its first epoch.
+    ///
+    /// # Errors
+    /// The name is taken; as [`PoolHandle::open_epoch`].
+    fn create_domain(
+        &self,
+        name: &str,
+        secrets: PoolSecrets,
+        domain: u32,
+        epoch: u16,
+        slots: &[KeySlot],
+    ) -> Result<(), Refusal>;
+
+    /// Erases the keys of a domain, and so all that its volumes hold.
+    ///
+    /// # Errors
+    /// There is none; the pool has failed.
+    fn destroy_domain(&self, domain: u32) -> Result<(), Refusal>;
 
     /// Ends it: what was written is durable, and the next opening has nothing to recover. Volumes were closed before.
     ///

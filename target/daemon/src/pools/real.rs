@@ -1,18 +1,18 @@
 //! The engine of production: pools of `caisson-engine` on files and block devices, each tended by a thread of its own.
 
 use super::{
-    Activity, Damage, DeviceStatus, Engine, Found, Plain, PoolHandle, PoolStatus, Record, Scrub, Setup,
-    VolumeSpace,
+    Activity, Damage, DeviceStatus, Domain, Engine, Found, Plain, PoolHandle, PoolStatus, Record, Reseal,
+    Scrub, Setup, VolumeSpace,
 };
 use crate::model::{Compression, Device, Services};
 use crate::refusal::{Cause, Refusal};
 use caisson_device::{FileStore, Size};
 use caisson_engine::{
-    ChangeError, Cipher, Create, CreateError, Host, Level, Memory, OpenError, Options, Pool, PoolId,
-    ScrubStatus, Secrets, Settings, Superblock, VolumeId,
+    ChangeError, Cipher, Create, CreateError, Host, Level, Memory, NewEpoch, OpenError, Options, Pool,
+    PoolId, ScrubStatus, Secrets, Settings, Superblock, VolumeId,
 };
 use caisson_fingerprint::FingerprintKey;
-use caisson_keys::{DEFAULT_DOMAIN, KeySlot, PoolSecrets};
+use caisson_keys::{DEFAULT_DOMAIN, KeySlot, POOL_DOMAIN, PoolSecrets};
 use caisson_volume::Opened;
 use std::fs::File;
 use std::io::Read;
@@ -171,6 +171,12 @@ fn of_change(e: &ChangeError) -> Refusal {
         ChangeError::Device { .. } | ChangeError::Layout(_) => {
             (Cause::Conflict, "name a blank file or device that has room for a segment")
         }
+        ChangeError::NoDomain(_) => {
+            (Cause::NotFound, "see `caisson key status` for the domains that there are")
+        }
+        ChangeError::Domain(_) => {
+            (Cause::Conflict, "see `caisson key status` for the pool's domains and epochs")
+        }
         ChangeError::Slots(_) => {
             (Cause::Conflict, "remove a key provider that is not used any more (caisson key remove)")
         }
@@ -182,17 +188,31 @@ fn of_change(e: &ChangeError) -> Refusal {
 }
 
 fn secrets(mut unlocked: PoolSecrets) -> Result<Secrets, Refusal> {
-    let prints = unlocked.fingerprint(DEFAULT_DOMAIN).and_then(|s| s.expose_array::<32>()).map(|key| {
-        let mut key = *key;
-        FingerprintKey::take(&mut key)
-    });
-    let prints = prints.ok_or_else(|| {
+    let numbers: Vec<u32> = unlocked.domains().filter(|d| *d != POOL_DOMAIN).collect();
+    let lacks = |domain: u32| {
         Refusal::invalid(
-            "the pool's keys lack those of its first domain",
+            format!("the pool's keys lack those of its domain {domain}"),
             "put back a copy of its superblock",
         )
-    })?;
+    };
+    let mut prints = Vec::with_capacity(numbers.len());
+    for domain in numbers {
+        prints.push((domain, fingerprint(&unlocked, domain).ok_or_else(|| lacks(domain))?));
+    }
     Ok(Secrets { epochs: unlocked.take_epochs(), prints })
+}
+
+fn fingerprint(unlocked: &PoolSecrets, domain: u32) -> Option<FingerprintKey> {
+    let mut key = *unlocked.fingerprint(domain)?.expose_array::<32>()?;
+    Some(FingerprintKey::take(&mut key))
+}
+
+/// The keys of one epoch, out of those that were unlocked.
+fn new_epoch(mut unlocked: PoolSecrets, domain: u32, epoch: u16) -> Result<NewEpoch, Refusal> {
+    let prints = fingerprint(&unlocked, domain);
+    let found = unlocked.take_epochs().into_iter().find(|(name, _)| *name == (domain, epoch));
+    let (_, secret) = found.ok_or_else(|| Refusal::invalid("the new epoch has no keys", "try it again"))?;
+    Ok(NewEpoch { domain, epoch, secret, prints })
 }
 
 fn stores(devices: &[Device]) -> Result<Vec<Arc<FileStore>>, Refusal> {
@@ -267,12 +287,12 @@ fn services(s: &Settings) -> Services {
     }
 }
 
-fn settings(s: &Services, block_size: u32) -> Settings {
+fn settings(s: &Services, block_size: u32, domain: u32) -> Settings {
     let compression = match s.compression {
         Compression::Off => None,
         Compression::Zstd(level) => Some(Level::new(level.into()).unwrap_or_default()),
     };
-    Settings { block_size, compression, dedup: s.dedup, write_cache: s.write_cache, verify: s.verify }
+    Settings { block_size, compression, dedup: s.dedup, write_cache: s.write_cache, verify: s.verify, domain }
 }
 
 impl Handle {
@@ -301,7 +321,8 @@ impl Handle {
 
 impl PoolHandle for Handle {
     fn volumes(&self) -> Vec<Record> {
-        let volumes = self.pool.status().volumes.into_iter();
+        let status = self.pool.status();
+        let (volumes, names) = (status.volumes.into_iter(), status.domains);
         let record = |v: caisson_engine::VolumeStatus| {
             let known = v.settings.unwrap_or_default();
             Record {
@@ -310,6 +331,10 @@ impl PoolHandle for Handle {
                 block_size: known.block_size,
                 services: services(&known),
                 read_only: v.read_only,
+                domain: names
+                    .iter()
+                    .find(|d| d.domain == known.domain && d.domain != DEFAULT_DOMAIN)
+                    .map(|d| d.name.clone()),
             }
         };
         volumes.map(record).collect()
@@ -322,7 +347,12 @@ impl PoolHandle for Handle {
 
     fn create(&self, record: &Record) -> Result<(), Refusal> {
         let (name, size) = (record.name.clone(), record.size);
-        let settings = settings(&record.services, record.block_size);
+        let number = |name: &String| {
+            let found = self.pool.domain_named(name).filter(|d| *d != POOL_DOMAIN);
+            found.ok_or_else(|| of_change(&ChangeError::NoDomain(name.clone())))
+        };
+        let domain = record.domain.as_ref().map_or(Ok(DEFAULT_DOMAIN), number)?;
+        let settings = settings(&record.services, record.block_size, domain);
         self.change(move |pool, port| async move { pool.create_volume(&port, &name, size, settings).await })
             .map(drop)
     }
@@ -344,8 +374,9 @@ impl PoolHandle for Handle {
     }
 
     fn set(&self, name: &str, services: &Services) -> Result<(), Refusal> {
-        let block_size = self.record(name).map_or(4096, |r| r.block_size);
-        let (name, settings) = (name.to_owned(), settings(services, block_size));
+        let held = self.pool.status().volumes.into_iter().find(|v| v.name == name).and_then(|v| v.settings);
+        let held = held.unwrap_or_default();
+        let (name, settings) = (name.to_owned(), settings(services, held.block_size, held.domain));
         self.change(move |pool, port| async move { pool.set_volume(&port, &name, settings).await })
     }
 
@@ -394,6 +425,8 @@ impl PoolHandle for Handle {
                 device_errors: s.device_errors,
             },
             scrub: s.scrub.as_ref().map(scrub),
+            domains: s.domains.iter().map(domain).collect(),
+            reseal: s.reseal.as_ref().map(reseal),
             volumes: s.volumes.iter().map(space).collect(),
         }
     }
@@ -446,12 +479,72 @@ impl PoolHandle for Handle {
         self.change(move |pool, port| async move { pool.set_slots(&port, slots).await })
     }
 
+    fn domains(&self) -> Vec<Domain> {
+        self.pool.domains().iter().map(domain).collect()
+    }
+
+    fn next(&self) -> Result<(u32, u16), Refusal> {
+        Ok((self.pool.next_domain(), self.pool.next_epoch().map_err(|e| of_change(&e))?))
+    }
+
+    fn open_epoch(
+        &self,
+        secrets: PoolSecrets,
+        domain: u32,
+        epoch: u16,
+        slots: &[KeySlot],
+    ) -> Result<(), Refusal> {
+        let (new, slots) = (new_epoch(secrets, domain, epoch)?, slots.iter().map(stored).collect());
+        self.change(move |pool, port| async move { pool.open_epoch(&port, new, slots).await })
+    }
+
+    fn create_domain(
+        &self,
+        name: &str,
+        secrets: PoolSecrets,
+        domain: u32,
+        epoch: u16,
+        slots: &[KeySlot],
+    ) -> Result<(), Refusal> {
+        let (new, slots) = (new_epoch(secrets, domain, epoch)?, slots.iter().map(stored).collect());
+        let name = name.to_owned();
+        self.change(move |pool, port| async move { pool.create_domain(&port, &name, new, slots).await })
+    }
+
+    fn destroy_domain(&self, domain: u32) -> Result<(), Refusal> {
+        self.change(move |pool, port| async move { pool.destroy_domain(&port, domain).await })
+    }
+
     fn close(&self) -> Result<(), Refusal> {
         let closed = self.change(|pool, port| async move { pool.close(&port).await });
         // The thread ends with its last holder; after that the devices are free for another opening.
         self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.stores().clear();
         closed
+    }
+}
+
+fn domain(d: &caisson_engine::DomainStatus) -> Domain {
+    Domain {
+        domain: d.domain,
+        name: d.name.clone(),
+        epoch: d.epoch,
+        old_epochs: d.old.clone(),
+        sealed_records: d.sealed.records,
+        sealed_bytes: d.sealed.bytes,
+        volumes: d.volumes,
+    }
+}
+
+fn reseal(r: &caisson_engine::ResealStatus) -> Reseal {
+    Reseal {
+        running: r.running,
+        segments: r.segments.0,
+        all_segments: r.segments.1,
+        bytes: r.bytes,
+        rounds: r.rounds,
+        left: r.left,
+        waits: r.waits.clone(),
     }
 }
 

@@ -36,8 +36,52 @@ pub struct PoolStatus {
     pub activity: Activity,
     /// The walk over all that is stored: the one under way, or the last.
     pub scrub: Option<Scrub>,
+    /// Its domains, by number.
+    #[serde(default)]
+    pub domains: Vec<Domain>,
+    /// The sealing anew of what earlier key epochs sealed: the one under way, or the last.
+    #[serde(default)]
+    pub reseal: Option<Reseal>,
     /// Space by volume.
     pub volumes: BTreeMap<String, VolumeSpace>,
+}
+
+/// A domain: volumes with keys of their own, of one tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// Its number; 0 is what belongs to no domain.
+    pub domain: u32,
+    /// Its name.
+    pub name: String,
+    /// The key epoch that seals; 0 where its keys are destroyed.
+    pub epoch: u16,
+    /// Earlier epochs that something may still be sealed under.
+    pub old_epochs: Vec<u16>,
+    /// Records that the present epoch sealed.
+    pub sealed_records: u64,
+    /// Bytes of them.
+    pub sealed_bytes: u64,
+    /// How many volumes it has.
+    pub volumes: usize,
+}
+
+/// How far what earlier key epochs sealed is sealed anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reseal {
+    /// Whether there is something, or may be.
+    pub running: bool,
+    /// Segments that this round has looked at.
+    pub segments: u32,
+    /// Of so many.
+    pub all_segments: u32,
+    /// Bytes that were read or moved for it since the pool was opened.
+    pub bytes: u64,
+    /// Rounds since the pool was opened.
+    pub rounds: u64,
+    /// What the last count found under earlier epochs; none before the first.
+    pub left: Option<u64>,
+    /// What it waits for.
+    pub waits: Option<String>,
 }
 
 /// A device of a pool.

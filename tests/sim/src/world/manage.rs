@@ -24,9 +24,14 @@ impl<S: Subject> World<S> {
         let new = self.next_name;
         let size = self.model.volume(name)?.size();
         let read_only = self.model.volume(name)?.read_only;
+        if self.nature.keys && self.rng.below(5) == 0 {
+            return self.some_key_action();
+        }
         let action = match self.rng.below(100) {
             0..12 if !full => {
-                let v = VolumePlan::some(&mut self.rng);
+                let mut v = VolumePlan::some(&mut self.rng);
+                let domains = self.usable_domains();
+                v.settings.domain = *domains.get(self.rng.below(domains.len() as u64) as usize)?;
                 Action::Make { name: new, block_size: v.block_size, size: v.size, settings: v.settings }
             }
             12..40 if !full => Action::Snapshot { of: name, name: new, read_only: self.rng.below(2) == 0 },
@@ -50,6 +55,63 @@ impl<S: Subject> World<S> {
         Some(action)
     }
 
+    /// Something with keys. One domain at least is left, so that something can be done.
+    fn some_key_action(&mut self) -> Option<Action> {
+        let domains = self.usable_domains();
+        let some = *domains.get(self.rng.below(domains.len() as u64) as usize)?;
+        // Not too many: a superblock has room for so many keys.
+        let few = domains.len() < 6 && self.next_name < 200;
+        Some(match self.rng.below(8) {
+            0..3 => Action::Rotate { domain: some },
+            3 => Action::Rotate { domain: 0 },
+            4..7 if few => Action::Domain,
+            _ if domains.len() > 1 => Action::Destroy { domain: some },
+            _ => Action::Rotate { domain: some },
+        })
+    }
+
+    /// Domains that nobody is about to destroy.
+    fn usable_domains(&self) -> Vec<u32> {
+        let mut domains = self.subject.domains();
+        let going = |d: &u32| {
+            self.running.iter().any(|r| matches!(r.action, Action::Destroy { domain } if domain == *d))
+        };
+        domains.retain(|d| !going(d));
+        domains
+    }
+
+    /// The volumes of a domain that the model knows.
+    pub(crate) fn volumes_in(&self, domain: u32) -> Vec<u32> {
+        let of = |name: &u32| self.domains.get(name).copied().unwrap_or(1) == domain;
+        self.model.volumes().keys().copied().filter(of).collect()
+    }
+
+    /// Whether another action has to end first: one with keys while there is another, and the end of a domain while something is made
+    /// or changed in it.
+    fn waits_for_others(&self, at: usize) -> bool {
+        let key = |a: &Action| matches!(a, Action::Rotate { .. } | Action::Domain | Action::Destroy { .. });
+        let action = &self.running[at].action;
+        if !key(action) {
+            return false;
+        }
+        if self.running.iter().any(|r| r.begun.is_some() && key(&r.action)) {
+            return true;
+        }
+        let Action::Destroy { domain } = *action else { return false };
+        let own = self.volumes_in(domain);
+        self.running.iter().enumerate().any(|(i, r)| {
+            i != at
+                && match r.action {
+                    Action::Make { settings, .. } => settings.domain == domain,
+                    Action::Snapshot { of, name, .. } => own.contains(&of) || own.contains(&name),
+                    Action::Delete { name } | Action::Resize { name, .. } | Action::Set { name, .. } => {
+                        own.contains(&name)
+                    }
+                    _ => false,
+                }
+        })
+    }
+
     /// Asks for an action, which begins as soon as it can.
     pub(crate) fn ask(&mut self, action: Action) -> Result<(), String> {
         self.counts.actions += 1;
@@ -68,7 +130,7 @@ impl<S: Subject> World<S> {
             let waits = on.is_some_and(|n| {
                 self.pending.values().any(|p| p.volume == n) || self.model.snapshots_under_way(n)
             });
-            if waits {
+            if waits || self.waits_for_others(at) {
                 continue;
             }
             self.note(|| format!("begin {action:?}"));
@@ -86,9 +148,16 @@ impl<S: Subject> World<S> {
     fn action_begins(&mut self, action: &Action) {
         match *action {
             Action::Make { name, block_size, size, settings } => {
+                self.domains.insert(name, settings.domain);
                 self.model.make(name, block_size, size, !settings.write_cache);
             }
-            Action::Snapshot { of, name, read_only } => self.model.copy(of, name, read_only),
+            Action::Snapshot { of, name, read_only } => {
+                self.domains.insert(name, self.domains.get(&of).copied().unwrap_or(1));
+                self.model.copy(of, name, read_only);
+            }
+            Action::Destroy { domain } => {
+                self.volumes_in(domain).into_iter().for_each(|name| self.model.deleting(name));
+            }
             Action::Delete { name } => self.model.deleting(name),
             Action::Resize { name, size } => self.model.resizing(name, size),
             // Off means something only once it is done; on, at once.
@@ -137,6 +206,11 @@ impl<S: Subject> World<S> {
         match *action {
             Action::Make { name, .. } | Action::Snapshot { name, .. } if done => self.model.made(name),
             Action::Make { name, .. } | Action::Snapshot { name, .. } => self.model.gone(name),
+            Action::Destroy { domain } => {
+                for name in self.volumes_in(domain) {
+                    if done { self.model.gone(name) } else { self.model.undelete(name) }
+                }
+            }
             Action::Delete { name } if done => self.model.gone(name),
             Action::Delete { name } => self.model.undelete(name),
             Action::Resize { name, .. } => self.model.resized(name, start, done),
@@ -152,6 +226,9 @@ impl<S: Subject> World<S> {
                 | Action::Delete { .. }
                 | Action::Resize { .. }
                 | Action::Checkpoint
+                | Action::Rotate { .. }
+                | Action::Domain
+                | Action::Destroy { .. }
                 | Action::Close
         );
         if done && durable && self.nature.ordered {

@@ -19,24 +19,52 @@ pub struct OneKey {
     pub passphrase_file: Option<PathBuf>,
 }
 
+/// A key provider, where one is named.
+#[derive(Args, Clone, Debug)]
+#[group(id = "made", required = true, multiple = false, args = ["key", "key_file", "domain"])]
+pub struct Made {
+    /// The key provider, such as 'pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE'
+    #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+    pub key: Option<caisson_keys::KeyUri>,
+    /// A sealed key file
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A file with the key file's passphrase, which the target can read
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// A domain: keys of their own for the volumes of one tenant, in the pool that is named
+    #[arg(long, value_name = "NAME", requires = "pool")]
+    pub domain: Option<String>,
+}
+
 /// `key ...`.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
-    /// Make a root key in a token or server, or a sealed key file; no target is needed
+    /// Make a root key in a token or server, or a sealed key file, for which no target is needed; or a domain in a pool
     #[command(after_help = "\
 Examples:
   caisson key create --key 'pkcs11:token=Caisson;object=main?module-path=/usr/lib/softhsm/libsofthsm2.so'
   caisson key create --key 'tpm2:pcrs=sha256+7?file=/etc/caisson/tpm.key'
   caisson key create --key-file /etc/caisson/main.key
 
+  caisson key create main --domain acme
+
 A token or server that has such a key already gets another, which wraps from then on. A PIN or passphrase is asked for, where no
-file, systemd credential or variable gives it.")]
+file, systemd credential or variable gives it.
+
+A domain is for one tenant: its volumes (caisson volume create --domain acme) are sealed under keys of its own, duplicates are never
+shared with other domains, and destroying its keys destroys all of its data at once (caisson key destroy).")]
     Create {
+        /// The pool of a domain
+        #[arg(conflicts_with_all = ["key", "key_file"])]
+        pool: Option<String>,
         #[command(flatten)]
-        at: OneKey,
+        at: Made,
         /// The folder of the audit log that this is recorded in, as a target's data directory; else that of $CAISSON_AUDIT
         #[arg(long, value_name = "DIR")]
         audit: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Seal a key file to this machine's TPM anew, with its recovery passphrase; no target is needed
     #[command(after_help = "\
@@ -68,19 +96,49 @@ one, or other registers are wanted. The recovery passphrase is asked for where n
         #[command(flatten)]
         output: Output,
     },
-    /// Give a pool's key providers new root keys, and wrap its keys with those: at once, while it serves
+    /// Give a pool's key providers new root keys, and wrap its keys with those; or begin a domain's next key epoch: while it serves
     #[command(after_help = "\
-Example:
+Examples:
   caisson key rotate main
+  caisson key rotate main --domain default
+  caisson key rotate main --domain pool
 
-No block is written anew: what changes is the wrapped keys in the pool's superblock, in one step. The old root keys stay in their
-providers, for other pools and for older copies of this one.")]
+Without --domain, no block is written anew: what changes is the wrapped keys in the pool's superblock, in one step. The old root keys stay in their
+providers, for other pools and for older copies of this one.
+
+With --domain, what is written from now on is sealed under new random keys, and what there is is sealed anew in the background, which
+reads and writes it once; `caisson key status` shows how far that is. When nothing is left under the earlier keys, they are erased. The domain
+'pool' is what belongs to no tenant: headers, tables, checkpoints; its rotation moves all data of the pool. Recovery shares that were made before
+do not open what is new: make them anew (caisson key export-recovery).")]
     Rotate {
         /// The pool
         pool: String,
+        /// The domain whose next key epoch begins: `default`, the name of another, or `pool`
+        #[arg(long, value_name = "NAME", conflicts_with = "key")]
+        domain: Option<String>,
         /// Only this provider, as `caisson key status` names it
         #[arg(long, value_name = "URI", value_parser = super::key_uri)]
         key: Option<caisson_keys::KeyUri>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Destroy a domain's keys: everything that its volumes, their snapshots and clones hold is gone at once, for good
+    #[command(after_help = "\
+Example:
+  caisson key destroy main --domain acme --confirm acme
+
+The wrapped keys are erased from the superblocks of all devices, and the keys from memory. The domain's volumes stay, and fail with the
+NVMe status Access Denied until they are deleted. Copies of the superblock that were made before still hold the wrapped keys: where that
+matters, rotate the root keys (caisson key rotate main), and destroy the old ones in their providers.")]
+    Destroy {
+        /// The pool
+        pool: String,
+        /// The domain
+        #[arg(long, value_name = "NAME")]
+        domain: String,
+        /// Its name again; asked for at a terminal where it is missing
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
         #[command(flatten)]
         output: Output,
     },
