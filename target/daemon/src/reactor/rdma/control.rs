@@ -274,12 +274,12 @@ impl Worker {
         let CmEvent { id, kind, status } = event;
         let why = match kind {
             CmKind::Request(incoming) => return self.request(incoming),
-            CmKind::Established | CmKind::Other(_) => return,
+            CmKind::Established { .. } | CmKind::Resolved | CmKind::Routed | CmKind::Other(_) => return,
             CmKind::AddressChanged => {
                 self.listeners.lost(id);
                 return;
             }
-            CmKind::Failed => {
+            CmKind::Failed | CmKind::Refused { .. } => {
                 tracing::debug!(status, "an RDMA connection did not come about");
                 "it did not come about"
             }

@@ -3,7 +3,7 @@
 use super::port::{Port, Table};
 use caisson_block::{Buf, Pin, Pool, offered};
 use caisson_rdma::{Memory, Receives, Regions};
-use caisson_verbs::{CompletionQueue, Device, ReceiveQueue, Region};
+use caisson_verbs::{CompletionQueue, Device, Reach, ReceiveQueue, Region};
 use std::io;
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ fn register(device: &Arc<Device>, pool: &Pool) -> io::Result<Region> {
     let (at, len) = pool.memory();
     // SAFETY: a pool's memory stays mapped while the pool is there, and whoever calls this keeps it for longer than the
     // region. Its pages stay in place: the thread's own pools are never trimmed, the process's are pinned.
-    unsafe { device.register(at, len, true) }
+    unsafe { device.register(at, len, Reach::Write) }
 }
 
 impl InUse {
@@ -68,7 +68,7 @@ impl InUse {
         );
         let zeroes = Buf::zeroes(usize::MAX);
         // SAFETY: memory of the program, which is never unmapped nor written.
-        let zeroes = unsafe { device.register(zeroes.as_ptr(), zeroes.len(), false) };
+        let zeroes = unsafe { device.register(zeroes.as_ptr(), zeroes.len(), Reach::Read) };
         if let Err(error) = &zeroes {
             tracing::debug!(%error, "blocks of zeroes are copied");
         }
