@@ -8,7 +8,7 @@ plan 50
 # Processor time in ticks over three seconds without a host: an idle target sleeps.
 idle() {
     local pid before after
-    pid=$(cat /tmp/caisson.pid) || return 1
+    pid=$(cat /tmp/caisson.0.pid) || return 1
     before=$(cut -d' ' -f14,15 "/proc/$pid/stat" | tr ' ' + | xargs -I{} sh -c 'echo $(({}))')
     sleep 3
     after=$(cut -d' ' -f14,15 "/proc/$pid/stat" | tr ' ' + | xargs -I{} sh -c 'echo $(({}))')
@@ -118,7 +118,7 @@ check disconnect-again disconnect 0
 
 # The link down and up, which the device tells. (Soft-RoCE's own queue pair for the connection manager does not come back
 # from that in the kernels of the day, so no host connects over it afterwards; TCP must serve on.)
-says_port() { grep -q "a port of an RDMA device is $1" /tmp/caisson.log; }
+says_port() { grep -q "a port of an RDMA device is $1" /tmp/caisson.0.log; }
 ip link set eth0 down
 beyond_nvmet down-is-said within 10 says_port down
 ip link set eth0 up

@@ -443,12 +443,12 @@ impl Connection {
         checked(unsafe { (self.id.f().rdma_accept)(self.id.id.as_ptr(), &mut param) })
     }
 
-    /// Asks for it, having the other side's RDMA READs answered, as many as `reads` at once. We read nothing. What comes of it
-    /// is an event.
+    /// Asks for it, having the other side's RDMA READs answered, as many as `reads` at once, and it repeat `repeats` times (7: for
+    /// ever) what finds no receive of ours. We read nothing. What comes of it is an event.
     ///
     /// # Errors
     /// The system's.
-    pub fn connect(&self, private: &[u8], reads: u8) -> io::Result<()> {
+    pub fn connect(&self, private: &[u8], reads: u8, repeats: u8) -> io::Result<()> {
         let mut param = ffi::rdma_conn_param {
             private_data: private.as_ptr().cast(),
             private_data_len: private.len().min(56) as u8,
@@ -456,7 +456,7 @@ impl Connection {
             initiator_depth: 0,
             flow_control: 1,
             retry_count: 7,
-            rnr_retry_count: 7,
+            rnr_retry_count: repeats,
             srq: 1,
             qp_num: self.number,
         };

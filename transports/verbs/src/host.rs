@@ -78,6 +78,8 @@ pub struct Shape {
     pub sends: u32,
     /// Messages received at once.
     pub receives: u32,
+    /// How often the other side repeats what finds no receive; 7 is for ever.
+    pub repeats: u8,
 }
 
 /// An anonymous mapping.
@@ -276,10 +278,8 @@ impl HostQueue {
         let device = id.device().map_err(failed("opening the device"))?;
         let mut queue = HostQueue::prepare(id, channel, device, shape).map_err(failed("making queues"))?;
         let step = "connecting";
-        queue
-            .connection
-            .connect(private, queue.device.attributes().answers.min(128))
-            .map_err(failed(step))?;
+        let reads = queue.device.attributes().answers.min(128);
+        queue.connection.connect(private, reads, shape.repeats).map_err(failed(step))?;
         let stands = |k| if let CmKind::Established { private } = k { Some(private) } else { None };
         queue.accepted = await_event(&queue.channel, step, until, stands)?;
         Ok(queue)
@@ -292,10 +292,9 @@ impl HostQueue {
         shape: Shape,
     ) -> io::Result<HostQueue> {
         let a = device.attributes();
-        let shape = Shape {
-            sends: shape.sends.min(a.queue_wrs).max(1),
-            receives: shape.receives.min(a.receives).max(1),
-        };
+        let sends = shape.sends.min(a.queue_wrs).max(1);
+        let receives = shape.receives.min(a.receives).max(1);
+        let shape = Shape { sends, receives, ..shape };
         let cq = CompletionQueue::new(&device, (shape.sends + shape.receives).min(a.completions))?;
         let srq = ReceiveQueue::new(&device, shape.receives)?;
         let received = Memory::new(&device, shape.receives as usize * MESSAGE, Reach::Write)?;

@@ -69,7 +69,8 @@ impl Rdma {
     /// There is no RDMA here; no target there; it refuses.
     pub fn open(address: &Address, qid: u16, entries: u16, timeout: Duration) -> Result<Rdma> {
         let private = request(qid, entries);
-        let shape = Shape { sends: 2 * u32::from(entries) + SPARE, receives: u32::from(entries) + SPARE };
+        let room = u32::from(entries);
+        let shape = Shape { sends: 2 * room + SPARE, receives: room + SPARE, repeats: 7 };
         Rdma::open_with(address, private.as_bytes(), shape, timeout)
     }
 

@@ -11,6 +11,7 @@ use super::listeners::Listeners;
 use super::port::Port;
 use super::{Adopted, Buried, Message};
 use caisson_block::offered;
+use caisson_rdma::Cause;
 use caisson_rdma::cm::{self, Accepted};
 use caisson_rdma::session::Config;
 use caisson_verbs::{Channel, CmEvent, CmKind, Connection, DeviceEvent, Incoming, QueuePair};
@@ -295,7 +296,7 @@ impl Worker {
             }
         };
         if let Some(place) = self.known.get(&id) {
-            self.tell(place.thread, Message::Lost { connection: id, why });
+            self.tell(place.thread, Message::Lost { connection: id, why, cause: None });
         }
     }
 
@@ -333,7 +334,9 @@ impl Worker {
                             self.known.iter().find(|(_, p)| (p.device, p.number) == (key, queue_pair));
                         if let Some((&connection, place)) = place {
                             let why = "its queue pair failed";
-                            self.tell(place.thread, Message::Lost { connection, why });
+                            // The host reached for what is not its own, or sent what no rule allows.
+                            let cause = Some(Cause::Protection);
+                            self.tell(place.thread, Message::Lost { connection, why, cause });
                         }
                     }
                     DeviceEvent::PortDown => {
@@ -370,7 +373,14 @@ impl Worker {
             }
             Err(status) => status,
         };
-        tracing::warn!(peer = who, "an RDMA connection is refused: {status}");
+        if status != CmStatus::NoResources {
+            self.shared.rdma_stats.count(Cause::PrivateData);
+        }
+        tracing::warn!(
+            peer = who,
+            cause = Cause::PrivateData.name(),
+            "an RDMA connection is refused: {status}"
+        );
         incoming.reject(&cm::reject(status));
     }
 
@@ -473,7 +483,8 @@ impl Worker {
         self.tell(thread, Message::Adopt(Box::new(adopted)));
         if let Err(error) = connection.accept(&cm::accept(accepted), accepted.reads) {
             tracing::debug!(%error, "the host did not wait to be accepted");
-            self.tell(thread, Message::Lost { connection: id, why: "it could not be accepted" });
+            let why = "it could not be accepted";
+            self.tell(thread, Message::Lost { connection: id, why, cause: None });
         }
         Ok(())
     }

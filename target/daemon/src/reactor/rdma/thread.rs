@@ -9,8 +9,9 @@ use super::conn::{Conn, LINGER_MS, Phase};
 use super::control::Control;
 use super::port::Port;
 use super::{Adopted, Buried, KEY, Message};
-use caisson_block::{Completions, Cx, Mono, Outcome, Remote, Ring};
+use caisson_block::{BufList, Completions, Cx, Mono, Outcome, Remote, Ring};
 use caisson_core::{Action, Arrival, PortId, Queue, Target};
+use caisson_rdma::fault::{Cause, RECEIVE};
 use caisson_rdma::session::Env;
 use caisson_rdma::{Event, Fatal, Payload, Session, WcStatus};
 use caisson_verbs::{Completion, Scratch};
@@ -134,13 +135,9 @@ impl Thread {
                 }
             }
             Message::Adopt(adopted) => self.adopt(*adopted, t),
-            Message::Lost { connection, why } => {
+            Message::Lost { connection, why, cause } => {
                 if let Some(&at) = self.by_id.get(&connection) {
-                    if let Some(Some(conn)) = self.conns.get(at as usize)
-                        && conn.phase == Phase::Open
-                    {
-                        tracing::debug!(peer = %conn.peer, "RDMA connection lost: {why}");
-                    }
+                    self.lost(at, why, cause);
                     self.begin_close(at, t);
                 }
             }
@@ -161,6 +158,23 @@ impl Thread {
                 self.drop_retired();
             }
         }
+    }
+
+    /// Says and counts that a connection was lost, where it was open: as `cause`, or for what was on its way.
+    fn lost(&self, at: u32, why: &str, cause: Option<Cause>) {
+        let Some(Some(conn)) = self.conns.get(at as usize) else { return };
+        let Some(session) = conn.session.as_ref().filter(|_| conn.phase == Phase::Open) else { return };
+        let (commands, transfers) = (session.in_hand(), session.on_their_way());
+        // Event requests wait for ever, on the admin queue of a host that goes as it should.
+        let busy = transfers > 0 || conn.queue.in_flight() > 0;
+        let Some(cause) = cause.or(busy.then_some(Cause::DisconnectInTransfer)) else {
+            tracing::debug!(peer = %conn.peer, "RDMA connection lost: {why}");
+            return;
+        };
+        self.shared.rdma_stats.count(cause);
+        tracing::warn!(
+            peer = %conn.peer, cause = cause.name(), commands, transfers, "RDMA connection lost: {why}"
+        );
     }
 
     fn adopt(&mut self, a: Adopted, t: &mut Turn<'_>) {
@@ -193,7 +207,8 @@ impl Thread {
             t.now,
         );
         tracing::debug!(%peer, qid = a.accepted.qid, depth = a.accepted.depth, reads = a.accepted.reads, "RDMA connection");
-        let conn = Conn::new(session, a.connection, queue, nudge, port, peer);
+        let send_ms = self.shared.limits.send_ms;
+        let conn = Conn::new(session, a.connection, queue, nudge, port, peer, send_ms);
         if let Some(port) = &mut self.ports[port] {
             port.by_number.insert(conn.number, at);
         }
@@ -258,11 +273,12 @@ impl Thread {
             } else {
                 port.receives.give_back(id);
                 if conn.phase == Phase::Open && c.status() != WcStatus::Flushed {
-                    session.fail(Fatal::Failed { what: "receive", status: c.status() });
+                    session.fail(Fatal::Failed { what: RECEIVE, status: c.status() });
                 }
             }
         } else {
             session.completed(c.send(), c.status(), &mut env!(port, t), &mut self.events);
+            conn.watch_sends(t.now);
         }
         let mut events = std::mem::take(&mut self.events);
         conn.held.extend(events.drain(..));
@@ -280,8 +296,11 @@ impl Thread {
                 Event::Command { slot, sqe, payload } => {
                     let payload = match payload {
                         Payload::None => caisson_core::Payload::None,
-                        Payload::InCapsule(data) => caisson_core::Payload::InCapsule(data),
+                        Payload::InCapsule(data) => {
+                            caisson_core::Payload::InCapsule(conn.own(slot, &sqe, data))
+                        }
                         Payload::Transport { len } => {
+                            conn.own(slot, &sqe, BufList::new());
                             conn.owe(slot, len);
                             caisson_core::Payload::Transport { len }
                         }
@@ -291,6 +310,7 @@ impl Thread {
                 }
                 Event::Data { slot, data } => {
                     conn.owe(slot, data.len() as u32);
+                    let data = conn.unshared(slot, data);
                     conn.queue.data(&mut cx!(t), slot, data, t.actions);
                 }
             }
@@ -350,6 +370,22 @@ impl Thread {
                 self.settle(at, t);
             }
         }
+        if !self.ports.is_empty() {
+            self.publish();
+        }
+    }
+
+    /// How many buffers are out.
+    fn publish(&self) {
+        let mut out = [0u64; 3];
+        for port in self.ports.iter().flatten() {
+            out[0] += port.memory.transfer.iter().map(|p| u64::from(p.in_use())).sum::<u64>();
+            out[1] += u64::from(port.receives.held());
+            out[2] += u64::from(port.memory.small.in_use());
+        }
+        for (shown, out) in self.stats.rdma_buffers.iter().zip(out) {
+            shown.store(out, Ordering::Relaxed);
+        }
     }
 
     fn post(&mut self, at: u32, t: &mut Turn<'_>) {
@@ -372,6 +408,9 @@ impl Thread {
         let posted = unsafe { connection.post(session.batch(), &mut self.scratch) };
         let (refused, errno) = posted.err().map_or((0, 0), |r| (r.requests, r.errno));
         session.posted(refused, errno, &mut env!(port, t));
+        if conn.stalls().is_none() {
+            conn.watch_sends(t.now);
+        }
     }
 
     /// Takes a connection a step nearer to its end where it has one, and sets its timer.
@@ -379,10 +418,13 @@ impl Thread {
         let Some(Some(conn)) = self.conns.get_mut(at as usize) else { return };
         let Some(session) = &conn.session else { return };
         if let Some(fatal) = session.fatal().filter(|_| conn.phase != Phase::Closing) {
-            if conn.phase == Phase::Open && !matches!(fatal, Fatal::Failed { status: WcStatus::Flushed, .. })
-            {
-                tracing::warn!(peer = %conn.peer, "RDMA connection ended: {fatal}");
-                self.stats.protocol_errors.fetch_add(1, Ordering::Relaxed);
+            if conn.phase == Phase::Open {
+                let cause = fatal.cause();
+                tracing::warn!(peer = %conn.peer, cause = cause.name(), "RDMA connection ended: {fatal}");
+                self.shared.rdma_stats.count(cause);
+                if cause != Cause::DisconnectInTransfer {
+                    self.stats.protocol_errors.fetch_add(1, Ordering::Relaxed);
+                }
             }
             self.begin_close(at, t);
         } else if conn.phase == Phase::Open && conn.close {
@@ -492,6 +534,7 @@ impl Thread {
             conn.timer = None;
             let overdue = conn.deadline().is_some_and(|d| d <= t.now);
             match conn.phase {
+                Phase::Open if conn.stalls().is_some_and(|at| at <= t.now) => self.stalled(at, t),
                 Phase::Open if overdue => self.poll_queue(at, t),
                 Phase::Draining if overdue => self.begin_close(at, t),
                 // Not all was flushed, or nobody said so: destroying the queue pair ends what is left.
@@ -501,6 +544,12 @@ impl Thread {
             self.touch(at);
             self.set_timer(at, t.now);
         }
+    }
+
+    /// A host has taken nothing of what was sent to it for too long.
+    fn stalled(&mut self, at: u32, t: &mut Turn<'_>) {
+        self.lost(at, "the host takes nothing of what is sent to it", Some(Cause::ReceiverNotReady));
+        self.begin_close(at, t);
     }
 
     /// Ends all connections, once what was answered has gone out.
@@ -529,7 +578,7 @@ fn apply(conn: &mut Conn, port: &Port, t: &mut Turn<'_>) {
             }
             Action::Reply { slot, cqe, data } => {
                 session.reply(slot, cqe, data, &mut env!(port, t));
-                conn.settle(slot);
+                conn.answered(slot);
             }
             Action::Close { reason } => {
                 tracing::info!(peer = %conn.peer, "closing the connection: {reason}");
