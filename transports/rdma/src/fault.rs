@@ -78,8 +78,9 @@ impl Fatal {
             Fatal::Refused { .. } | Fatal::Stray => Cause::Device,
             Fatal::Failed { what, status } => match status {
                 WcStatus::Length => Cause::Length,
-                // A receive that is refused so is one that was too small; some devices have no other word for it.
-                WcStatus::RemoteOperation if *what == RECEIVE => Cause::Length,
+                // A receive fails where it was too small. Not all devices have the word for it: soft-RoCE says "local operation
+                // error" (2).
+                WcStatus::RemoteOperation | WcStatus::Other(2) if *what == RECEIVE => Cause::Length,
                 WcStatus::LocalProtection => Cause::Protection,
                 WcStatus::RemoteAccess => Cause::BadKey,
                 WcStatus::RemoteOperation => Cause::RemoteOperation,
@@ -107,6 +108,7 @@ mod tests {
         }
         let failed = |what, status| Fatal::Failed { what, status }.cause();
         assert_eq!(failed(RECEIVE, WcStatus::RemoteOperation), Cause::Length);
+        assert_eq!(failed(RECEIVE, WcStatus::Other(2)), Cause::Length);
         assert_eq!(failed("SEND", WcStatus::RemoteOperation), Cause::RemoteOperation);
         assert_eq!(failed("RDMA READ", WcStatus::RemoteAccess), Cause::BadKey);
     }

@@ -169,31 +169,50 @@ impl Id {
         Ok(Id { channel: Arc::clone(channel), id })
     }
 
+    /// What it is bound to; 0 where that is no device.
+    fn context(&self) -> usize {
+        // SAFETY: an identifier that is there.
+        unsafe { self.id.as_ref() }.verbs.addr()
+    }
+
     /// The device that it is bound to; one and the same for all of a device's.
     fn device(&self, known: impl Fn(usize) -> Option<Arc<Device>>) -> io::Result<Arc<Device>> {
+        if let Some(device) = known(self.context()) {
+            return Ok(device);
+        }
+        // The connection manager closes a device that was removed with the last identifier of it: one is kept for as long as
+        // there is anything else of ours on it.
+        let anchor = Id::create(&self.channel)?;
+        let mut at = self.addresses().0.ok_or(io::ErrorKind::NotFound)?;
+        at.set_port(0);
+        anchor.bind(at)?;
         // SAFETY: an identifier that is there.
-        let context = unsafe { self.id.as_ref() }.verbs;
-        if context.is_null() {
+        let (context, own) = unsafe { (self.id.as_ref().verbs, anchor.id.as_ref().verbs) };
+        if context.is_null() || context != own {
             return Err(io::ErrorKind::NotFound.into());
         }
-        match known(context.addr()) {
-            Some(device) => Ok(device),
-            None => Device::open(self.f(), context),
-        }
+        Device::open(self.f(), context, Anchor(anchor))
+    }
+
+    fn bind(&self, at: SocketAddr) -> io::Result<()> {
+        let mut raw = raw_address(at);
+        // SAFETY: an identifier that is there, and an address that says its family.
+        checked(unsafe { (self.f().rdma_bind_addr)(self.id.as_ptr(), (&raw mut raw).cast()) })
     }
 
     /// Makes a queue pair for it. `want` says what it came to afterwards.
     fn with_queue_pair(
         self,
-        cq: &Arc<CompletionQueue>,
+        sends: &Arc<CompletionQueue>,
+        receives: &Arc<CompletionQueue>,
         srq: &Arc<ReceiveQueue>,
         want: &mut QueuePair,
     ) -> Result<Connection, (Id, io::Error)> {
-        let device = Arc::clone(&cq.device);
+        let device = Arc::clone(&sends.device);
         let mut attr = ffi::ibv_qp_init_attr {
             qp_context: null_mut(),
-            send_cq: cq.cq.as_ptr(),
-            recv_cq: cq.cq.as_ptr(),
+            send_cq: sends.cq.as_ptr(),
+            recv_cq: receives.cq.as_ptr(),
             srq: srq.srq.as_ptr(),
             cap: ffi::ibv_qp_cap {
                 max_send_wr: want.send_wrs,
@@ -213,7 +232,8 @@ impl Id {
         want.inline = attr.cap.max_inline_data;
         // SAFETY: made by the call above.
         let number = unsafe { (*self.id.as_ref().qp).qp_num };
-        Ok(Connection { id: self, number, _cq: Arc::clone(cq), _srq: Arc::clone(srq), _device: device })
+        let _cqs = [Arc::clone(sends), Arc::clone(receives)];
+        Ok(Connection { id: self, number, _cqs, _srq: Arc::clone(srq), _device: device })
     }
 
     fn f(&self) -> &'static Functions {
@@ -242,6 +262,9 @@ impl Drop for Id {
     }
 }
 
+/// Keeps a device open, see [`Id::device`].
+pub(crate) struct Anchor(#[allow(dead_code, reason = "it is there to be dropped")] Id);
+
 /// A listener.
 pub struct Listener(Id);
 
@@ -266,9 +289,7 @@ impl Listener {
                 size_of::<libc::c_int>(),
             )
         };
-        let mut raw = raw_address(at);
-        // SAFETY: an identifier that is there, and an address that says its family.
-        checked(unsafe { (f.rdma_bind_addr)(id.as_ptr(), (&raw mut raw).cast()) })?;
+        this.0.bind(at)?;
         // SAFETY: an identifier that is bound.
         checked(unsafe { (f.rdma_listen)(id.as_ptr(), backlog) })?;
         Ok(this)
@@ -277,6 +298,11 @@ impl Listener {
     /// What events say of it.
     pub fn key(&self) -> usize {
         self.0.key()
+    }
+
+    /// [`Device::key`] of its device; 0 where it listens on all.
+    pub fn device(&self) -> usize {
+        self.0.context()
     }
 
     /// Where it listens.
@@ -333,18 +359,21 @@ impl Incoming {
         };
     }
 
-    /// Makes its queue pair. `want` says what it came to afterwards. The connection is not accepted yet.
+    /// Makes its queue pair, with the queues that its SENDs and its receives complete to. `want` says what it came to afterwards.
+    /// The connection is not accepted yet.
     ///
     /// # Errors
     /// The system's, with the request given back to be rejected.
     pub fn prepare(
         self,
-        cq: &Arc<CompletionQueue>,
+        sends: &Arc<CompletionQueue>,
+        receives: &Arc<CompletionQueue>,
         srq: &Arc<ReceiveQueue>,
         want: &mut QueuePair,
     ) -> Result<Connection, (Incoming, io::Error)> {
         let Incoming { id, listener, private, reads } = self;
-        id.with_queue_pair(cq, srq, want).map_err(|(id, e)| (Incoming { id, listener, private, reads }, e))
+        id.with_queue_pair(sends, receives, srq, want)
+            .map_err(|(id, e)| (Incoming { id, listener, private, reads }, e))
     }
 }
 
@@ -393,7 +422,7 @@ impl Outgoing {
         srq: &Arc<ReceiveQueue>,
         want: &mut QueuePair,
     ) -> io::Result<Connection> {
-        self.0.with_queue_pair(cq, srq, want).map_err(|(_, e)| e)
+        self.0.with_queue_pair(cq, cq, srq, want).map_err(|(_, e)| e)
     }
 }
 
@@ -406,7 +435,7 @@ pub struct Connection {
     id: Id,
     number: u32,
     // What the queue pair hangs on, given back after it.
-    _cq: Arc<CompletionQueue>,
+    _cqs: [Arc<CompletionQueue>; 2],
     _srq: Arc<ReceiveQueue>,
     _device: Arc<Device>,
 }

@@ -1,5 +1,6 @@
 //! A device: its limits, its protection domain, the memory that is registered with it, and what it reports by itself.
 
+use crate::cm::Anchor;
 use crate::ffi::{self, Functions, ibv_context, ibv_mr, ibv_pd};
 use crate::make_nonblocking;
 use std::ffi::CStr;
@@ -39,6 +40,8 @@ pub struct Device {
     pub(crate) context: *mut ibv_context,
     pub(crate) pd: *mut ibv_pd,
     attributes: Attributes,
+    // Dropped after the domain is freed: the context may be closed with it.
+    _anchor: Anchor,
 }
 
 // SAFETY: verbs may be called from any thread on any object; the pointers are only changed by `drop`.
@@ -47,8 +50,12 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// The device behind `context`, which the connection manager has opened and keeps open for the life of the process.
-    pub(crate) fn open(functions: &'static Functions, context: *mut ibv_context) -> io::Result<Arc<Device>> {
+    /// The device behind `context`, which the connection manager has opened and keeps open while `anchor` is there.
+    pub(crate) fn open(
+        functions: &'static Functions,
+        context: *mut ibv_context,
+        anchor: Anchor,
+    ) -> io::Result<Arc<Device>> {
         let mut attr = MaybeUninit::<ffi::ibv_device_attr>::zeroed();
         // SAFETY: an open context, and room for the attributes.
         let result = unsafe { (functions.ibv_query_device)(context, attr.as_mut_ptr()) };
@@ -83,7 +90,7 @@ impl Device {
         if pd.is_null() {
             return Err(io::Error::last_os_error());
         }
-        Ok(Arc::new(Device { functions, context, pd, attributes }))
+        Ok(Arc::new(Device { functions, context, pd, attributes, _anchor: anchor }))
     }
 
     /// What it can do.

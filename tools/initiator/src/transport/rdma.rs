@@ -24,7 +24,7 @@ const SPARE: u32 = 8;
 pub struct Rdma {
     host: HostQueue,
     /// What came and nobody has taken.
-    pub(crate) came: Vec<Message>,
+    pub came: Vec<Message>,
     /// Looks for responses so far; those that found some; posts.
     pub calls: (u64, u64, u64),
 }

@@ -46,6 +46,8 @@ pub(crate) struct Conn {
     pub(crate) last_receive: bool,
     /// On the list of connections to be looked at by [`super::thread::Thread::flush`].
     pub(crate) dirty: bool,
+    /// What its port was last told of it.
+    pub(crate) accounted: (bool, bool),
     /// What came and has to wait, see [`Conn::full`].
     pub(crate) held: VecDeque<Event>,
     /// Bytes that the data of the command in each slot has, where it lies in the host's memory.
@@ -88,6 +90,7 @@ impl Conn {
             close: false,
             last_receive: false,
             dirty: false,
+            accounted: (false, false),
             held: VecDeque::new(),
             owed: Vec::new(),
             owed_bytes: 0,

@@ -286,7 +286,8 @@ impl Worker {
             }
             CmKind::Disconnected => "the host disconnected",
             CmKind::DeviceRemoved => {
-                if self.listeners.lost(id) {
+                if let Some(device) = self.listeners.lost(id) {
+                    self.retire(device);
                     return;
                 }
                 if let Some(device) = self.known.get(&id).map(|p| p.device) {
@@ -312,14 +313,14 @@ impl Worker {
         for thread in threads {
             self.tell(thread, Message::Retire { device: key });
         }
+        self.devices.retain(|d| d.leaving != Some(0));
     }
 
     fn device_events(&mut self) {
-        for at in 0..self.devices.len() {
-            if self.devices[at].leaving.is_some() {
-                continue;
-            }
-            let (device, key) = (Arc::clone(&self.devices[at].device), self.devices[at].device.key());
+        let here: Vec<_> =
+            self.devices.iter().filter(|d| d.leaving.is_none()).map(|d| Arc::clone(&d.device)).collect();
+        for device in here {
+            let key = device.key();
             let name = &device.attributes().name;
             while let Some(event) = device.event() {
                 match event {
@@ -344,7 +345,7 @@ impl Worker {
                     }
                     DeviceEvent::PortUp => tracing::info!(device = name, "a port of an RDMA device is up"),
                     DeviceEvent::Fatal => {
-                        tracing::error!(device = name, "an RDMA device has failed");
+                        tracing::warn!(device = name, "an RDMA device has failed, or goes");
                         self.retire(key);
                     }
                     DeviceEvent::Other(event) => tracing::debug!(device = name, event, "RDMA device event"),
@@ -452,7 +453,7 @@ impl Worker {
         // Some devices promise each limit by itself and not all of them together.
         let (connection, inline) = loop {
             let mut want = QueuePair { send_wrs, send_sges: sges, inline: 16 };
-            match incoming.prepare(&part.cq, &part.srq, &mut want) {
+            match incoming.prepare(&part.sends, &part.receives, &part.srq, &mut want) {
                 Ok(connection) => break (Arc::new(connection), want.inline >= 16),
                 Err((back, _)) if sges > 1 => (incoming, sges) = (back, sges / 2),
                 Err((back, error)) => return Err((error, Some(back))),

@@ -4,7 +4,7 @@
 //! all that in one batch a connection. Nothing here blocks. What one turn takes is bounded by [`TURN`].
 
 use super::super::mailbox::{Mailbox, Nudge};
-use super::super::shared::{Shared, ThreadStats};
+use super::super::shared::{Shared, ThreadStats, clock};
 use super::conn::{Conn, LINGER_MS, Phase};
 use super::control::Control;
 use super::port::Port;
@@ -111,16 +111,18 @@ impl Thread {
 
     /// Has the devices wake the thread. `false` when it must not sleep.
     pub(crate) fn sleep(&mut self, watch: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
-        let mut may = true;
+        let (mut may, now) = (true, clock());
         for port in self.ports.iter_mut().flatten() {
-            may &= port.sleep(watch);
+            may &= port.sleep(now, watch);
         }
         may
     }
 
     /// When the thread must look here again.
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let ports = self.ports.iter().flatten().filter_map(|p| p.deadline()).min();
+        let timers = self.timers.peek().map(|Reverse((at, _))| *at);
+        [ports, timers].into_iter().flatten().min()
     }
 
     /// Something from the control thread.
@@ -137,6 +139,10 @@ impl Thread {
             Message::Adopt(adopted) => self.adopt(*adopted, t),
             Message::Lost { connection, why, cause } => {
                 if let Some(&at) = self.by_id.get(&connection) {
+                    // What was done before the end is told first.
+                    if let Some(Some(conn)) = self.conns.get(at as usize) {
+                        self.look(conn.port, t);
+                    }
                     self.lost(at, why, cause);
                     self.begin_close(at, t);
                 }
@@ -166,7 +172,7 @@ impl Thread {
         let Some(session) = conn.session.as_ref().filter(|_| conn.phase == Phase::Open) else { return };
         let (commands, transfers) = (session.in_hand(), session.on_their_way());
         // Event requests wait for ever, on the admin queue of a host that goes as it should.
-        let busy = transfers > 0 || conn.queue.in_flight() > 0;
+        let busy = transfers > 0 || session.awaits() || conn.queue.in_flight() > 0;
         let Some(cause) = cause.or(busy.then_some(Cause::DisconnectInTransfer)) else {
             tracing::debug!(peer = %conn.peer, "RDMA connection lost: {why}");
             return;
@@ -225,22 +231,26 @@ impl Thread {
             control.look();
         }
         for at in 0..self.ports.len() {
-            if let Some(port) = &mut self.ports[at] {
-                port.renew();
-                let mut taken = std::mem::take(&mut self.taken);
-                taken.append(&mut port.strange);
-                let known = taken.len();
-                while taken.len() < TURN && port.take(&mut taken) > 0 {}
-                for (n, c) in taken.drain(..).enumerate() {
-                    self.completion(at, &c, n < known, t);
-                }
-                self.taken = taken;
-                if let Some(port) = &mut self.ports[at] {
-                    port.refill(&mut self.scratch);
-                }
-            }
+            self.look(at, t);
         }
         self.on_timers(t);
+    }
+
+    /// Takes and executes what one device has completed.
+    fn look(&mut self, at: usize, t: &mut Turn<'_>) {
+        let Some(port) = &mut self.ports[at] else { return };
+        port.renew();
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.append(&mut port.strange);
+        let known = taken.len();
+        while taken.len() < TURN && port.take(&mut taken) > 0 {}
+        for (n, c) in taken.drain(..).enumerate() {
+            self.completion(at, &c, n < known, t);
+        }
+        self.taken = taken;
+        if let Some(port) = &mut self.ports[at] {
+            port.refill(&mut self.scratch);
+        }
     }
 
     /// A completion; one that was `strange` has been put off once, until the messages that came with it were read.
@@ -368,10 +378,26 @@ impl Thread {
                 conn.dirty = false;
                 self.post(at, t);
                 self.settle(at, t);
+                self.account(at);
             }
         }
         if !self.ports.is_empty() {
+            self.ports.iter_mut().flatten().for_each(|p| p.rest(t.now));
             self.publish();
+        }
+    }
+
+    /// Tells its port what a connection waits for, and whether the device has something of it.
+    fn account(&mut self, at: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(at as usize) else { return };
+        let now = conn
+            .session
+            .as_ref()
+            .map_or((false, false), |s| (conn.phase != Phase::Open || s.awaits(), s.on_their_way() > 0));
+        let before = std::mem::replace(&mut conn.accounted, now);
+        if let Some(port) = &mut self.ports[conn.port] {
+            port.awaiting = port.awaiting + u32::from(now.0) - u32::from(before.0);
+            port.unretired = port.unretired + u32::from(now.1) - u32::from(before.1);
         }
     }
 
@@ -477,6 +503,7 @@ impl Thread {
         if let (Some(connection), Some(session)) = (conn.connection.take(), conn.session.take()) {
             self.bury(Buried { connection, _session: session });
         }
+        self.account(at);
         self.maybe_free(at);
         self.drop_retired();
     }
