@@ -30,6 +30,9 @@ impl Table {
     }
 }
 
+/// Has the driver tell when a descriptor is readable, or forget to.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(BorrowedFd<'_>);
+
 /// A completion queue and what was asked of its channel.
 struct Watched {
     cq: Arc<CompletionQueue>,
@@ -42,11 +45,15 @@ impl Watched {
         Watched { cq, armed: false, watched: false }
     }
 
-    /// Arms it where it is not; whether it was armed now.
-    fn arm(&mut self) -> bool {
+    /// Takes what its channel has told, which some drivers tell over and over until then.
+    fn settle(&mut self) {
         if self.armed && self.cq.silence() {
             (self.armed, self.watched) = (false, false);
         }
+    }
+
+    /// Arms it where it is not; whether it was armed now.
+    fn arm(&mut self) -> bool {
         if self.armed || self.cq.arm().is_err() {
             return false;
         }
@@ -54,7 +61,7 @@ impl Watched {
         true
     }
 
-    fn watch(&mut self, watch: &mut dyn FnMut(BorrowedFd<'_>)) {
+    fn watch(&mut self, watch: Watch<'_>) {
         if self.armed && !std::mem::replace(&mut self.watched, true) {
             watch(self.cq.as_fd());
         }
@@ -183,11 +190,13 @@ impl Port {
     }
 
     /// Arms the completion queues that matter and has their channels watched. `false` when something is there to be looked at instead.
-    pub(crate) fn sleep(&mut self, now: Mono, watch: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+    pub(crate) fn sleep(&mut self, now: Mono, watch: Watch<'_>) -> bool {
         if self.failed || self.retired {
             return true;
         }
         let patience_over = self.lazy.is_some_and(|at| at <= now);
+        self.receives_done.settle();
+        self.sends.settle();
         let mut armed = self.receives_done.arm();
         if self.awaiting > 0 || patience_over {
             armed |= self.sends.arm();
@@ -199,6 +208,12 @@ impl Port {
         self.receives_done.watch(watch);
         self.sends.watch(watch);
         self.taken_len == 0
+    }
+
+    /// Has the driver forget its channels: a file that is polled is held, and a device that goes waits for all of its files.
+    pub(crate) fn part(&self, unwatch: Watch<'_>) {
+        unwatch(self.receives_done.cq.as_fd());
+        unwatch(self.sends.cq.as_fd());
     }
 
     /// Notes at the end of a turn that the device has buffers for which nobody waits.

@@ -7,7 +7,7 @@ use super::super::mailbox::{Mailbox, Nudge};
 use super::super::shared::{Shared, ThreadStats, clock};
 use super::conn::{Conn, LINGER_MS, Phase};
 use super::control::Control;
-use super::port::Port;
+use super::port::{Port, Watch};
 use super::{Adopted, Buried, KEY, Message};
 use caisson_block::{BufList, Completions, Cx, Mono, Outcome, Remote, Ring};
 use caisson_core::{Action, Arrival, PortId, Queue, Target};
@@ -17,7 +17,6 @@ use caisson_rdma::{Event, Fatal, Payload, Session, WcStatus};
 use caisson_verbs::{Completion, Scratch};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -55,6 +54,9 @@ pub(crate) struct Thread {
     shared: Arc<Shared>,
     stats: Arc<ThreadStats>,
     ports: Vec<Option<Box<Port>>>,
+    /// Of devices that have gone: those whose channels the driver still knows, and those that it was told to forget.
+    parting: Vec<Box<Port>>,
+    parted: Vec<Box<Port>>,
     conns: Vec<Option<Box<Conn>>>,
     free: Vec<u32>,
     live: u32,
@@ -81,6 +83,8 @@ impl Thread {
             stats: Arc::clone(&shared.threads[index]),
             shared,
             ports: Vec::new(),
+            parting: Vec::new(),
+            parted: Vec::new(),
             conns: Vec::new(),
             free: Vec::new(),
             live: 0,
@@ -110,12 +114,29 @@ impl Thread {
     }
 
     /// Has the devices wake the thread. `false` when it must not sleep.
-    pub(crate) fn sleep(&mut self, watch: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+    pub(crate) fn sleep(&mut self, watch: Watch<'_>) -> bool {
         let (mut may, now) = (true, clock());
         for port in self.ports.iter_mut().flatten() {
             may &= port.sleep(now, watch);
         }
         may
+    }
+
+    /// Whether something of a device that has gone is to be let go of.
+    #[inline]
+    pub(crate) fn parts(&self) -> bool {
+        !self.parting.is_empty() || !self.parted.is_empty()
+    }
+
+    /// Lets go of it, in two turns: what the driver was told to forget in the last, the kernel holds no more.
+    pub(crate) fn part(&mut self, unwatch: Watch<'_>) {
+        for port in self.parted.drain(..) {
+            if let Some(control) = self.shared.rdma.get() {
+                control.port_dropped(port);
+            }
+        }
+        self.parting.iter().for_each(|port| port.part(unwatch));
+        self.parted.append(&mut self.parting);
     }
 
     /// When the thread must look here again.
@@ -517,11 +538,7 @@ impl Thread {
 
     fn drop_retired(&mut self) {
         for port in &mut self.ports {
-            if let Some(gone) = port.take_if(|p| p.retired && p.by_number.is_empty())
-                && let Some(control) = self.shared.rdma.get()
-            {
-                control.port_dropped(gone);
-            }
+            self.parting.extend(port.take_if(|p| p.retired && p.by_number.is_empty()));
         }
     }
 
