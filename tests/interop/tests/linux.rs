@@ -35,9 +35,9 @@ fn two(store: Store) -> Vec<Export> {
     vec![on(0, 4096), on(1, 512)]
 }
 
-/// The list: each suite's test `tcp` and test `rdma` differ in nothing but the transport.
+/// The list: each suite's test `tcp` and test `rdma` differ in nothing but the transport. An attribute in front is of the latter.
 macro_rules! suites {
-    ($($name:ident: $scenario:expr;)*) => {$(
+    ($($(#[$of_rdma:meta])* $name:ident: $scenario:expr;)*) => {$(
         mod $name {
             use super::*;
 
@@ -54,6 +54,7 @@ macro_rules! suites {
             }
 
             #[test]
+            $(#[$of_rdma])*
             fn rdma() {
                 over(Transport::Rdma);
             }
@@ -62,14 +63,23 @@ macro_rules! suites {
 }
 
 suites! {
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     basics: scenario("basics", one(Store::Memory, 64 * MIB));
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     fs: scenario("fs", one(Store::File, 400 * MIB));
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     fio: scenario("fio", two(Store::File));
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     fs_on_a_pool: Scenario { name: "fs-pool", ..scenario("fs", one(POOL, 400 * MIB)) };
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     fio_on_pools: Scenario { name: "fio-pool", ..scenario("fio", two(POOL)) };
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     failover_on_a_pool: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     live: Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", one(Store::File, 64 * MIB)) };
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     failover: scenario("failover", one(Store::File, 64 * MIB));
+    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
     discovery: Scenario {
         mode: Mode::Serve,
         ..scenario("discovery", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)])
@@ -89,6 +99,7 @@ fn rdma() {
 
 /// The conformance programs over RDMA, with Caisson's own initiator.
 #[test]
+#[ignore = "its programs have not all been run over RDMA yet: run it with --ignored"]
 fn conformance() {
     run(&Scenario {
         mode: Mode::Programs,
