@@ -1,7 +1,7 @@
 //! The conformance programs that run in the guest: which, and how they come there.
 //!
-//! [`OVER_BOTH`] is the list of what is judged over both transports. On this machine `cargo test` runs all of them over TCP; the
-//! guest, which has RDMA, runs them over RDMA, and those that have `tcp` in a test's name leave that test out there.
+//! [`OVER_BOTH`] is the list of what says nothing of one transport. On this machine `cargo test` runs all of them over TCP; in the guest,
+//! which has RDMA, they run over RDMA, without the tests that have `tcp` in their names.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,5 +1,5 @@
-//! A stock Linux kernel's NVMe/TCP and NVMe/RDMA hosts against caisson: one list of suites of `guest/`, each over both
-//! transports, and the conformance programs where there is RDMA.
+//! A stock Linux kernel's NVMe/TCP and NVMe/RDMA hosts against caisson: one list of suites of `guest/` and of the transports that each
+//! runs over.
 
 use std::time::Duration;
 
@@ -35,52 +35,41 @@ fn two(store: Store) -> Vec<Export> {
     vec![on(0, 4096), on(1, 512)]
 }
 
-/// The list: each suite's test `tcp` and test `rdma` differ in nothing but the transport. An attribute in front is of the latter.
+fn named(transport: &str) -> Transport {
+    if transport == Transport::Rdma.name() { Transport::Rdma } else { Transport::Tcp }
+}
+
+/// The list: each suite, and the transports that it runs over. Its tests differ in nothing but the transport.
 macro_rules! suites {
-    ($($(#[$of_rdma:meta])* $name:ident: $scenario:expr;)*) => {$(
+    ($($name:ident [$($over:ident)*]: $scenario:expr;)*) => {$(
         mod $name {
             use super::*;
 
-            fn over(transport: Transport) {
+            fn run_over(transport: Transport) {
                 let of_one_transport = $scenario;
                 // Where host and target share one emulated processor, all takes longer.
                 let limit = of_one_transport.limit * if transport == Transport::Rdma { 2 } else { 1 };
                 run(&Scenario { transport, limit, ..of_one_transport });
             }
 
-            #[test]
-            fn tcp() {
-                over(Transport::Tcp);
-            }
-
-            #[test]
-            $(#[$of_rdma])*
-            fn rdma() {
-                over(Transport::Rdma);
-            }
+            $(#[test]
+            fn $over() {
+                run_over(named(stringify!($over)));
+            })*
         }
     )*};
 }
 
 suites! {
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    basics: scenario("basics", one(Store::Memory, 64 * MIB));
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    fs: scenario("fs", one(Store::File, 400 * MIB));
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    fio: scenario("fio", two(Store::File));
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    fs_on_a_pool: Scenario { name: "fs-pool", ..scenario("fs", one(POOL, 400 * MIB)) };
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    fio_on_pools: Scenario { name: "fio-pool", ..scenario("fio", two(POOL)) };
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    failover_on_a_pool: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    live: Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", one(Store::File, 64 * MIB)) };
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    failover: scenario("failover", one(Store::File, 64 * MIB));
-    #[ignore = "written for both transports, and not yet run over RDMA: run it with --ignored"]
-    discovery: Scenario {
+    basics [tcp rdma]: scenario("basics", one(Store::Memory, 64 * MIB));
+    fs [tcp]: scenario("fs", one(Store::File, 400 * MIB));
+    fio [tcp]: scenario("fio", two(Store::File));
+    fs_on_a_pool [tcp]: Scenario { name: "fs-pool", ..scenario("fs", one(POOL, 400 * MIB)) };
+    fio_on_pools [tcp]: Scenario { name: "fio-pool", ..scenario("fio", two(POOL)) };
+    failover_on_a_pool [tcp]: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
+    live [tcp rdma]: Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", one(Store::File, 64 * MIB)) };
+    failover [tcp]: scenario("failover", one(Store::File, 64 * MIB));
+    discovery [tcp]: Scenario {
         mode: Mode::Serve,
         ..scenario("discovery", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)])
     };
@@ -94,17 +83,5 @@ fn rdma() {
         transport: Transport::Rdma,
         limit: Duration::from_secs(480),
         ..scenario("rdma", one(Store::Memory, 64 * MIB))
-    });
-}
-
-/// The conformance programs over RDMA, with Caisson's own initiator.
-#[test]
-#[ignore = "its programs have not all been run over RDMA yet: run it with --ignored"]
-fn conformance() {
-    run(&Scenario {
-        mode: Mode::Programs,
-        transport: Transport::Rdma,
-        limit: Duration::from_secs(600),
-        ..scenario("conformance", Vec::new())
     });
 }

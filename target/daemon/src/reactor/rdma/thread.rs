@@ -55,7 +55,9 @@ pub(crate) struct Thread {
     stats: Arc<ThreadStats>,
     ports: Vec<Option<Box<Port>>>,
     /// Of devices that have gone: those whose channels the driver still knows, and those that it was told to forget.
+    #[allow(clippy::vec_box, reason = "a port goes from list to list in its box")]
     parting: Vec<Box<Port>>,
+    #[allow(clippy::vec_box, reason = "as above")]
     parted: Vec<Box<Port>>,
     conns: Vec<Option<Box<Conn>>>,
     free: Vec<u32>,
