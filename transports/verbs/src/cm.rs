@@ -40,19 +40,6 @@ impl Channel {
         Ok(Arc::new(this))
     }
 
-    /// Has the connection manager look which devices there are. Until then it keeps one open that was removed, even when nothing
-    /// of ours is on it any more, and some devices cannot go before it is closed.
-    pub fn look_for_devices(&self) {
-        let mut count = 0;
-        // SAFETY: room for the number; the list is given back by the call that is there for it.
-        unsafe {
-            let list = (self.functions.rdma_get_devices)(&mut count);
-            if !list.is_null() {
-                (self.functions.rdma_free_devices)(list);
-            }
-        }
-    }
-
     /// What becomes readable when something happened.
     pub fn fd(&self) -> RawFd {
         // SAFETY: a channel that is there.

@@ -362,8 +362,6 @@ functions! {
     }
     Cm {
         rdma_create_event_channel: fn() -> *mut rdma_event_channel;
-        rdma_get_devices: fn(*mut c_int) -> *mut *mut ibv_context;
-        rdma_free_devices: fn(*mut *mut ibv_context);
         rdma_destroy_event_channel: fn(*mut rdma_event_channel);
         rdma_create_id: fn(*mut rdma_event_channel, *mut *mut rdma_cm_id, *mut c_void, c_int) -> c_int;
         rdma_destroy_id: fn(*mut rdma_cm_id) -> c_int;

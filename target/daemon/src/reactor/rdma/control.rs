@@ -190,7 +190,6 @@ impl Worker {
             }
             self.graves.clear();
             if self.listeners.waiting() {
-                self.channel.look_for_devices();
                 self.listeners.retry(&self.channel);
             }
         }
