@@ -348,4 +348,13 @@ fn reactors(g: &mut Gather, d: &Daemon) {
             }
         });
     }
+    let rdma = d.plane().rdma();
+    g.counter(
+        "caisson_rdma_faults_total",
+        "RDMA connections refused or ended before their time, by cause.",
+        |put| rdma.faults.iter().for_each(|(cause, n)| put(&[("cause", cause)], *n)),
+    );
+    g.gauge("caisson_rdma_buffers_in_use", "RDMA buffers that commands and transfers hold now.", |put| {
+        rdma.buffers.iter().for_each(|(kind, n)| put(&[("kind", kind)], *n as f64));
+    });
 }

@@ -1,8 +1,9 @@
-//! The target under test, in this process: RAM volumes, the real reactors, loopback.
+//! The target under test, in this process: RAM volumes, the real reactors, loopback; or, where the environment says so, RDMA.
 
 use caisson_core::{Exports, NamespaceSpec, PortId, PortSpec, Settings, SubsystemSpec, Target, Transport};
 use caisson_daemon::reactor::{DriverChoice, Limits, ReactorConfig, Reactors, clock};
 use caisson_device::StoreSpec;
+use caisson_initiator::Transport as Way;
 use caisson_initiator::{Address, Client, Command, Options, Queue};
 use caisson_volume::{Manage, open};
 use caisson_wire::fabrics::DISCOVERY_NQN;
@@ -93,18 +94,26 @@ impl Subject {
             Arc::clone(&target),
         )
         .expect("the data plane starts");
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let at = reactors.listen(any, 1).expect("loopback can be listened on");
+        let (way, ip) = place();
+        let any = SocketAddr::from((ip, 0));
+        let at = match way {
+            Way::Tcp => reactors.listen(any, 1).expect("loopback can be listened on"),
+            Way::Rdma => reactors.listen_rdma(any, 1).unwrap_or_else(|e| panic!("{e}")),
+        };
         let port = PortSpec {
             id: PortId(1),
-            transport: Transport::Tcp,
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            transport: match way {
+                Way::Tcp => Transport::Tcp,
+                Way::Rdma => Transport::Rdma,
+            },
+            address: ip,
             service: at.port(),
             exports: Exports::All,
             discovery: true,
         };
         target.add_port(port).expect("the port is new");
-        Subject { target, reactors, address: Address::new("127.0.0.1", at.port()), volumes, folder }
+        let address = Address::new(ip.to_string(), at.port()).over(way);
+        Subject { target, reactors, address, volumes, folder }
     }
 
     /// Waits until the target has `most` connections or fewer. Those that a test has dropped go a moment later, and their
@@ -153,6 +162,19 @@ impl Subject {
     /// When that fails.
     pub fn discovery(&self, hostnqn: &str) -> Client {
         Client::connect(self.options(DISCOVERY_NQN).host(hostnqn)).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+/// Over what, and where: RDMA at an address of a device with `CAISSON_TRANSPORT=rdma` and `CAISSON_ADDRESS`, otherwise TCP on
+/// loopback.
+fn place() -> (Way, IpAddr) {
+    match std::env::var("CAISSON_TRANSPORT").as_deref() {
+        Ok("rdma") => {
+            let ip = std::env::var("CAISSON_ADDRESS").ok().and_then(|a| a.parse().ok());
+            (Way::Rdma, ip.expect("CAISSON_ADDRESS names an address of an RDMA device"))
+        }
+        Ok("tcp") | Err(_) => (Way::Tcp, IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Ok(other) => panic!("CAISSON_TRANSPORT is `{other}`; use tcp or rdma"),
     }
 }
 

@@ -447,7 +447,7 @@ fn event_requests_are_limited_and_can_be_aborted() {
 }
 
 #[test]
-fn abort_ends_a_write_that_waits_for_its_data() {
+fn abort_ends_a_write_that_waits_for_its_data_over_tcp() {
     let s = Subject::start();
     let mut c = s.client();
     // A bare queue, so that the R2T can be left unanswered.

@@ -37,11 +37,15 @@ fn each_host_sees_what_it_may_connect_to() {
     assert_eq!(names(&page, "current discovery subsystem"), [DISCOVERY_NQN]);
     assert_eq!(names(&seen(FRIEND), "nvme subsystem"), [NQN, PRIVATE]);
     let entry = page.entries.iter().find(|e| e.subnqn == NQN).unwrap();
-    assert_eq!((entry.trtype.as_str(), entry.adrfam.as_str()), ("tcp", "ipv4"));
-    assert_eq!((entry.traddr.as_str(), entry.trsvcid.clone()), ("127.0.0.1", s.address.port.to_string()));
+    let way = s.address.transport.name();
+    assert_eq!((entry.trtype.as_str(), entry.adrfam.as_str()), (way, "ipv4"));
+    assert_eq!(
+        (entry.traddr.as_str(), entry.trsvcid.clone()),
+        (s.address.host.as_str(), s.address.port.to_string())
+    );
     assert_eq!((entry.cntlid, entry.portid), (0xffff, 1));
     assert!(entry.asqsz >= 32);
-    assert_eq!(entry.sectype.as_deref(), Some("none"));
+    assert_eq!(entry.sectype.as_deref(), (!s.address.is_rdma()).then_some("none"));
 }
 
 #[test]

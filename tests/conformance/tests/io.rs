@@ -101,7 +101,7 @@ fn data_moves_by_capsule_or_on_request_alike() {
     let data = bytes(1, 16384);
     let asked = io(op::WRITE, d.nsid, 8, 4).with(Data::OutAsked(data.clone()));
     let done = q.run(asked).unwrap();
-    assert!(done.status().is_success() && done.r2ts >= 1, "{done:?}");
+    assert!(done.status().is_success() && (done.r2ts >= 1 || s.address.is_rdma()), "{done:?}");
     let inside = q.run(write(d, 16, data.clone())).unwrap();
     assert!(inside.status().is_success() && inside.r2ts == 0, "{inside:?}");
     let mut rows = vec![];
@@ -256,10 +256,15 @@ fn descriptors_are_judged() {
             ],
         ),
     ];
+    // What is kept for the transport, over RDMA is a keyed descriptor (`Data::Raw`), so that keyed ones are right there.
+    let keyed = [0x40, 0x4f];
     // Bit Bucket, Segment, Last Segment, Keyed, Transport of other sub types, reserved, vendor specific.
     for id in
         [0x10, 0x20, 0x21, 0x30, 0x31, 0x40, 0x4f, 0x50, 0x51, 0x5b, 0x5f, 0x60, 0x70, 0xe0, 0xf0, 0xff, 0x0f]
     {
+        if s.address.is_rdma() && keyed.contains(&id) {
+            continue;
+        }
         rows.push(Row::is(format!("read by a descriptor of type {id:02x}h"), r(typed(id, 8192)), kind));
         rows.push(Row::is(format!("write by a descriptor of type {id:02x}h"), w(typed(id, 8192), 0), kind));
     }

@@ -35,7 +35,7 @@ fn more_writes_than_one_host_may_pin_go_through() {
 }
 
 #[test]
-fn a_host_that_stops_reading_within_a_pdu_stops_nobody() {
+fn a_host_that_stops_reading_within_a_pdu_over_tcp_stops_nobody() {
     let s = Subject::start();
     beside_verified_io(&s, || {
         let way = Way::new(&s);
@@ -101,12 +101,12 @@ fn cpu() -> f64 {
 }
 
 #[test]
-fn out_of_descriptors_costs_no_cpu_and_is_got_over() {
+fn out_of_descriptors_over_tcp_costs_no_cpu_and_is_got_over() {
     // In a process of its own, for the limit is the process's.
     if std::env::var_os("CAISSON_LIMITED").is_none() {
         let me = std::env::current_exe().unwrap();
         let mut child = std::process::Command::new(me);
-        child.args(["--exact", "out_of_descriptors_costs_no_cpu_and_is_got_over", "--nocapture"]);
+        child.args(["--exact", "out_of_descriptors_over_tcp_costs_no_cpu_and_is_got_over", "--nocapture"]);
         assert!(child.env("CAISSON_LIMITED", "1").status().unwrap().success());
         return;
     }

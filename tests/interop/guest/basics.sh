@@ -3,11 +3,11 @@
 . /share/guest/lib.sh
 plan 89
 
-check discover-on-io-port says "subnqn: *$NQN_0$" nvme discover -t tcp -a "$ADDR" -s "$PORT_0"
+check discover-on-io-port says "subnqn: *$NQN_0$" nvme discover -t $TRANSPORT -a "$ADDR" -s "$PORT_0"
 check discover-says-port grep -q "trsvcid: *$PORT_0$" "$prev"
-check discover-on-discovery-port says "subnqn: *$NQN_0$" nvme discover -t tcp -a "$ADDR" -s "$DISCOVERY_PORT"
+check discover-on-discovery-port says "subnqn: *$NQN_0$" nvme discover -t $TRANSPORT -a "$ADDR" -s "$DISCOVERY_PORT"
 check connect-to-unknown-subsystem-refused fails 'failed|could not|invalid|denied|error' \
-    nvme connect -t tcp -a "$ADDR" -s "$PORT_0" -n nqn.2026-01.test:nobody
+    nvme connect -t $TRANSPORT -a "$ADDR" -s "$PORT_0" -n nqn.2026-01.test:nobody
 check connect connect 0 --nr-io-queues=2 --queue-size=64 --keep-alive-tmo=10
 B=$(device 0) || { echo "no block device"; exit 1; }
 C=/dev/$(ctrl 0)
@@ -17,7 +17,7 @@ check two-io-queues is "$(cat "/sys/class/nvme/${C#/dev/}/queue_count")" 3
 last=$((SIZE_0 / BLOCK_0))
 
 check list says "${B#/dev/}" nvme list
-check list-subsys says "tcp.*(traddr=$ADDR|$ADDR).*live" nvme list-subsys
+check list-subsys says "$TRANSPORT.*(traddr=$ADDR|$ADDR).*live" nvme list-subsys
 check list-subsys-nqn grep -q "$NQN_0" "$prev"
 check id-ctrl says "subnqn *: *$NQN_0" nvme id-ctrl "$C"
 cp "$out" /tmp/id-ctrl
@@ -114,7 +114,7 @@ check holds-after-reset holds 0 /tmp/pattern
 check disconnect disconnect 0
 check gone-after-disconnect within 10 not ns 0 1
 
-check connect-with-digests connect 0 --hdr-digest --data-digest --nr-io-queues=1
+check connect-with-digests connect 0 $DIGESTS --nr-io-queues=1
 B=$(device 0)
 check data-with-digests big
 check disconnect-with-digests says 'disconnected 1' disconnect 0

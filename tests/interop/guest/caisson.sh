@@ -3,23 +3,27 @@
 # Sourced by lib.sh where WHERE is guest.
 
 SOCKET=/tmp/caisson.sock
-modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma
-rdma link add rxe0 type rxe netdev eth0 || { echo "no soft-RoCE"; exit 1; }
+soft_roce || { echo "no soft-RoCE"; exit 1; }
 cp /share/caisson /tmp/caisson
 mkdir -p /tmp/target
 cp /share/target/* /tmp/target/
+chmod 600 /tmp/target/*.passphrase 2>/dev/null
 
-# launch: start it and wait until every listener listens.
+# launch INDEX: start process INDEX and wait until every listener of it listens.
 launch() {
-    local seen
-    seen=$(grep -c '  listening' /tmp/caisson.log 2>/dev/null)
+    local seen words listeners log
+    log=/tmp/caisson.$1.log
+    eval "words=\$TARGET_WORDS_$1; listeners=\$TARGET_LISTENERS_$1"
+    seen=$(grep -c '  listening' "$log" 2>/dev/null)
     # shellcheck disable=SC2086 # words without blanks in them
-    /tmp/caisson $TARGET_WORDS >>/tmp/caisson.log 2>&1 &
-    echo $! >/tmp/caisson.pid
-    within 20 listens $((seen + TARGET_LISTENERS))
+    /tmp/caisson $words >>"$log" 2>&1 &
+    echo $! >"/tmp/caisson.$1.pid"
+    within 30 listens "$log" $((seen + listeners))
 }
-listens() { [ "$(grep -c '  listening' /tmp/caisson.log)" -ge "$1" ]; }
+listens() { [ "$(grep -c '  listening' "$1")" -ge "$2" ]; }
 caisson() { timeout 30 /tmp/caisson --socket $SOCKET "$@"; }
+# The process of an export: one for all where it is managed while it runs.
+process() { if [ "$1" -lt "$TARGET_PROCESSES" ]; then echo "$1"; else echo 0; fi; }
 
 target() {
     local verb=$1 index=$2 nqn
@@ -32,23 +36,39 @@ target() {
             ;;
         remove-ns) caisson subsystem remove-ns "$nqn" "$1" ;;
         resize-ns) caisson volume resize "v$index-$1" "$2" --shrink ;;
+        allow) caisson host allow "$nqn" "$1" ;;
+        remove-host) caisson host remove "$nqn" "$1" ;;
+        add-subsystem) caisson subsystem create "$1" --allow-any-host ;;
+        remove-subsystem) caisson subsystem delete "$1" ;;
         listen) caisson listener add "$1" ;;
         unlisten) caisson listener remove "$1" ;;
-        kill) kill -9 "$(cat /tmp/caisson.pid)" ;;
-        restart) launch ;;
+        kill) kill -9 "$(cat "/tmp/caisson.$(process "$index").pid")" ;;
+        restart) launch "$(process "$index")" ;;
         *) echo "failed: no verb $verb"; return 1 ;;
     esac
 }
 
-# It must end in time and with success; its log stays with the results.
+# Each must end in time and with success; the logs stay with the results.
 finish() {
-    local pid status
-    pid=$(cat /tmp/caisson.pid)
-    kill "$pid"
-    status=0
-    wait "$pid" || status=$?
-    cp /tmp/caisson.log /share/caisson.log
-    [ $status = 0 ] || { echo "it ended with $status"; return 1; }
-    ! grep -E 'panicked|ERROR' /tmp/caisson.log
+    local i=0 pid status bad=0
+    while [ $i -lt "$TARGET_PROCESSES" ]; do
+        pid=$(cat "/tmp/caisson.$i.pid")
+        kill "$pid"
+        status=0
+        wait "$pid" || status=$?
+        cp "/tmp/caisson.$i.log" /share/
+        [ $status = 0 ] || { echo "process $i ended with $status"; bad=1; }
+        ! grep -E 'panicked|ERROR' "/tmp/caisson.$i.log" || bad=1
+        i=$((i + 1))
+    done
+    touch /tmp/finished
+    return $bad
 }
-launch || { echo "caisson does not start"; cat /tmp/caisson.log; cp /tmp/caisson.log /share/caisson.log; exit 1; }
+# What the harness looks for elsewhere when a suite is over.
+ends() { [ -e /tmp/finished ] || run finish || failed target-ends-cleanly; }
+
+started=0
+while [ $started -lt "$TARGET_PROCESSES" ]; do
+    launch $started || { echo "caisson does not start"; cat /tmp/caisson.*.log; cp /tmp/caisson.*.log /share/; exit 1; }
+    started=$((started + 1))
+done

@@ -11,8 +11,8 @@ dc() {
     done
     return 1
 }
-discover() { nvme discover -t tcp -a "$ADDR" -s "$DISCOVERY_PORT" "$@"; }
-again() { nvme discover --device="$(dc)" -t tcp -a "$ADDR" -s "$DISCOVERY_PORT" "$@"; }
+discover() { nvme discover -t $TRANSPORT -a "$ADDR" -s "$DISCOVERY_PORT" "$@"; }
+again() { nvme discover --device="$(dc)" -t $TRANSPORT -a "$ADDR" -s "$DISCOVERY_PORT" "$@"; }
 generation() { sed -nE 's/.*Generation counter ([0-9]+).*/\1/p' "$1"; }
 # How often the kernel was told that the discovery log changed: AER type 2 (notice), information F0h, log page 70h.
 events() { grep -c 'NVME_AEN=0x70f002' /tmp/events; }
@@ -55,7 +55,7 @@ check removed-is-not-listed not lists /tmp/log $NEW 'nvme subsystem'
 
 kept() { sleep 8 && dc; }
 check kept-alive kept
-check connect-all nvme connect-all -t tcp -a "$ADDR" -s "$DISCOVERY_PORT" --persistent
+check connect-all nvme connect-all -t $TRANSPORT -a "$ADDR" -s "$DISCOVERY_PORT" --persistent
 check first-is-connected device 0
 check second-is-connected device 1
 check disconnect-all nvme disconnect-all

@@ -17,7 +17,7 @@ for index in 0 1; do
     for digests in off on; do
         name=$block-digests-$digests
         options=--nr-io-queues=2
-        [ $digests = off ] || options="$options --hdr-digest --data-digest"
+        [ $digests = off ] || options="$options $DIGESTS"
         check "$name-connect" connect $index $options
         check "$name-device" arrives $index
         check "$name-mixed" verified 6M --rw=randrw --iodepth=16 --bssplit=$block/30:4k/30:16k/20:64k/10:256k/10 --blockalign=$block

@@ -36,7 +36,7 @@ for fs in ext4 xfs; do
     check $fs-write copy_tree
     check $fs-unmount umount /mnt
     check $fs-disconnect disconnect 0
-    check $fs-reconnect connect 0 --hdr-digest --data-digest
+    check $fs-reconnect connect 0 $DIGESTS
     check $fs-device-again arrives
     check $fs-fsck check_$fs "$B"
     check $fs-mount-again mount -t $fs "$B" /mnt

@@ -150,12 +150,24 @@ bytes() { echo $(($(cat "/sys/block/$1/size") * 512)); }
 # field NAME FILE: value of a "name : value" line as nvme-cli prints them.
 field() { sed -nE "s/^$1 *: *([^ ]+).*/\1/p" "$2" | head -n 1; }
 
+# Makes the guest's soft-RoCE device (its modules, and rxe0 on eth0).
+soft_roce() {
+    modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma && rdma link add rxe0 type rxe netdev eth0
+}
+
+# What asks for digests; RDMA has none.
+DIGESTS=
+[ "$TRANSPORT" != tcp ] || DIGESTS="--hdr-digest --data-digest"
+
+# Once the suite is over; a target inside the guest is ended then (caisson.sh).
+ends() { :; }
+
 modprobe -a nvme_tcp
 mkdir -p /etc/nvme
 echo "$HOSTNQN" >/etc/nvme/hostnqn
 echo "$HOSTID" >/etc/nvme/hostid
 if [ "$TARGET" = nvmet ]; then
     . /share/guest/nvmet.sh
-elif [ "$WHERE" = guest ]; then
+elif [ "$TARGET" = caisson ] && [ "$WHERE" = guest ]; then
     . /share/guest/caisson.sh
 fi

@@ -33,7 +33,7 @@ OTHER=nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-00000000beef
 other() { connect 0 --hostnqn=$OTHER --hostid=00000000-0000-4000-8000-00000000beef; }
 check stranger-refused fails 'failed|could not|invalid|denied|error' other
 check stranger-finds-nothing not says "subnqn: *$NQN_0" \
-    nvme discover -t tcp -a "$ADDR" -s "$PORT_0" --hostnqn=$OTHER --hostid=00000000-0000-4000-8000-00000000beef
+    nvme discover -t $TRANSPORT -a "$ADDR" -s "$PORT_0" --hostnqn=$OTHER --hostid=00000000-0000-4000-8000-00000000beef
 check remove-host target remove-host 0 "$HOSTNQN"
 check removed-host-is-disconnected within 20 not ctrl 0
 disconnect 0 >/dev/null 2>&1

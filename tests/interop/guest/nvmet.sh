@@ -4,8 +4,8 @@
 N=/sys/kernel/config/nvmet
 modprobe -a nvmet_tcp loop
 if [ "$TRANSPORT" = rdma ]; then
-    modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma nvmet_rdma
-    rdma link add rxe0 type rxe netdev eth0
+    modprobe nvmet_rdma
+    soft_roce
 fi
 
 # Namespaces are files in memory. nvmet gives a file on tmpfs 4096-byte blocks; 512 go through a loop device.

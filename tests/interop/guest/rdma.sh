@@ -1,14 +1,14 @@
 # NVMe/RDMA over rdma_rxe, host and target in one guest: discovery, connect, file systems, verified I/O of mixed sizes and
-# depths, both transports at once on one namespace, changes of a running target, the target killed,
-# and the link going down.
+# depths, both transports at once on one namespace, Caisson's own host, IPv6, changes of a running target, the target killed, and
+# the link going down.
 # Wants one export of 4096-byte blocks, on RDMA at PORT_0 and on TCP at TCP_PORT.
 . /share/guest/lib.sh
-plan 50
+plan 61
 
 # Processor time in ticks over three seconds without a host: an idle target sleeps.
 idle() {
     local pid before after
-    pid=$(cat /tmp/caisson.pid) || return 1
+    pid=$(cat /tmp/caisson.0.pid) || return 1
     before=$(cut -d' ' -f14,15 "/proc/$pid/stat" | tr ' ' + | xargs -I{} sh -c 'echo $(({}))')
     sleep 3
     after=$(cut -d' ' -f14,15 "/proc/$pid/stat" | tr ' ' + | xargs -I{} sh -c 'echo $(({}))')
@@ -116,14 +116,37 @@ check reconnects within 30 ctrl 0
 check reads-after-restart hold
 check disconnect-again disconnect 0
 
-# The link down and up, which the device tells. (Soft-RoCE's own queue pair for the connection manager does not come back
-# from that in the kernels of the day, so no host connects over it afterwards; TCP must serve on.)
-says_port() { grep -q "a port of an RDMA device is $1" /tmp/caisson.log; }
+# Caisson's own host.
+own() { timeout 60 /tmp/caisson "$@"; }
+[ "$TARGET" = caisson ] || own() { echo "there is no caisson"; return 1; }
+AT=rdma://$ADDR:$PORT_0
+beyond_nvmet own-discover says "subnqn: *$NQN_0" own discover "$AT"
+beyond_nvmet own-identify says "subnqn *$NQN_0" own identify "$AT" --nqn "$NQN_0"
+beyond_nvmet own-perf says 'verified: .* all right' own perf "$AT" --nqn "$NQN_0" -p randrw -b 16k -d 16 --bytes 4M --verify --no-poll -q
+beyond_nvmet own-refused fails 'nobody listens there' own perf "rdma://$ADDR:4999" --nqn "$NQN_0"
+
+# IPv6.
+ip -6 address add fd00::15/64 dev eth0 nodad
+over_v6() {
+    nvme connect -t rdma -a fd00::15 -s 4498 -n "$NQN_0" --nr-io-queues=1 && arrives && hold &&
+        grep -q 'traddr=fd00::15' "/sys/class/nvme/$(ctrl 0)/address"
+}
+beyond_nvmet listener-on-ipv6 within 5 target listen 0 "rdma://[fd00::15]:4498"
+beyond_nvmet discover-over-ipv6 says "traddr: *fd00::15" nvme discover -t rdma -a fd00::15 -s 4498
+beyond_nvmet connect-over-ipv6 over_v6
+beyond_nvmet disconnect-from-ipv6 disconnect 0
+
+# The link down and up, which the device tells; hosts connect again afterwards. (With a connection open, the guest kernel sends on
+# the dead link, which ends soft-RoCE's own queue pair for the connection manager for good: that is the kernel's.)
+says_port() { grep -q "a port of an RDMA device is $1" /tmp/caisson.0.log; }
 ip link set eth0 down
 beyond_nvmet down-is-said within 10 says_port down
 ip link set eth0 up
 ip route add default via 10.0.2.2 2>/dev/null
 beyond_nvmet up-is-said within 10 says_port up
+check discover-after-up within 20 says "subnqn: *$NQN_0" nvme discover -t rdma -a "$ADDR" -s "$PORT_0"
+check connect-after-up connect 0 --nr-io-queues=1
+check disconnect-after-up disconnect 0
 check tcp-serves-on says "subnqn: *$NQN_0" nvme discover -t tcp -a "$ADDR" -s "$TCP_PORT"
 beyond_nvmet idle-uses-no-processor idle
 beyond_nvmet ends-cleanly finish

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::scenario::{Export, HOST_NQN, Store};
+use crate::scenario::{Export, HOST_NQN, Store, Transport};
 
 /// What the program prints once for each listener that accepts connections.
 pub const LISTENING: &str = "listening";
@@ -14,11 +14,13 @@ pub const LISTENING: &str = "listening";
 /// `ADDRESS:PORT`.
 pub fn export(
     export: &Export,
+    transport: Transport,
     path: &Path,
     io: &str,
     discovery: Option<&str>,
     allow: Option<&str>,
 ) -> Vec<String> {
+    let scheme = transport.name();
     let mut words = vec!["export".to_owned()];
     let size = ["--size".to_owned(), export.size.to_string()];
     match export.store {
@@ -36,9 +38,9 @@ pub fn export(
             words.extend(["--write-cache".to_owned(), (if write_cache { "on" } else { "off" }).to_owned()]);
         }
     }
-    words.extend(["--listen".to_owned(), format!("tcp://{io}")]);
+    words.extend(["--listen".to_owned(), format!("{scheme}://{io}")]);
     if let Some(discovery) = discovery {
-        words.extend(["--discovery".to_owned(), format!("tcp://{discovery}")]);
+        words.extend(["--discovery".to_owned(), format!("{scheme}://{discovery}")]);
     }
     words.extend(["--nqn".to_owned(), export.nqn.clone()]);
     words.extend(["--block-size".to_owned(), export.block.to_string()]);
@@ -64,16 +66,20 @@ pub fn config(folder: &Path, socket: &Path, io: &str, discovery: &str) -> String
     )
 }
 
-/// The configuration file of a target inside the guest, which has all that is there at the start: RAM volumes, a subsystem
-/// each, and listeners, the last of which is for discovery only.
-pub fn config_in_guest(exports: &[Export], listeners: &[String], restricted: bool) -> String {
+/// The configuration file of a target inside the guest, which has all that is there at the start: volumes in memory or in files
+/// of `folder`, a subsystem each, and listeners, the last of which is for discovery only.
+pub fn config_in_guest(exports: &[Export], folder: &Path, listeners: &[String], restricted: bool) -> String {
     let mut text =
         String::from("[management]\nsocket = \"/tmp/caisson.sock\"\n\n[metrics]\naddress = \"\"\n");
     for (index, export) in exports.iter().enumerate() {
         let allow =
             if restricted { format!("hosts = [\"{HOST_NQN}\"]") } else { "allow_any_host = true".to_owned() };
+        let backing = match export.store {
+            Store::Memory => "backing = \"ram\"".to_owned(),
+            _ => format!("path = \"{}\"", folder.join(format!("v{index}-1.img")).display()),
+        };
         text += &format!(
-            "\n[[volume]]\nname = \"v{index}-1\"\nsize = {}\nbacking = \"ram\"\nblock_size = {}\n\n[[subsystem]]\nnqn = \"{}\"\n{allow}\n\
+            "\n[[volume]]\nname = \"v{index}-1\"\nsize = {}\n{backing}\nblock_size = {}\n\n[[subsystem]]\nnqn = \"{}\"\n{allow}\n\
              namespace = [{{ volume = \"v{index}-1\", nsid = 1 }}]\n",
             export.size, export.block, export.nqn
         );
@@ -135,13 +141,14 @@ mod tests {
     #[test]
     fn export_names_store_and_addresses() {
         let export = Export { store: Store::Memory, ..Export::new(0, 1 << 20, 512) };
-        let words =
-            super::export(&export, Path::new("/s"), "10.0.0.1:4420", Some("10.0.0.1:8009"), None).join(" ");
-        assert!(
-            words.starts_with(
-                "export ram:1048576 --listen tcp://10.0.0.1:4420 --discovery tcp://10.0.0.1:8009"
-            )
-        );
+        for transport in [Transport::Tcp, Transport::Rdma] {
+            let (io, discovery) = ("10.0.0.1:4420", Some("10.0.0.1:8009"));
+            let words = super::export(&export, transport, Path::new("/s"), io, discovery, None).join(" ");
+            let t = transport.name();
+            assert!(words.starts_with(&format!(
+                "export ram:1048576 --listen {t}://10.0.0.1:4420 --discovery {t}://10.0.0.1:8009"
+            )));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod commands;
 mod in_guest;
 mod paths;
+mod programs;
 pub mod results;
 pub mod scenario;
 pub mod suite;

@@ -50,8 +50,28 @@ pub enum Mode {
     Export,
     /// One `caisson serve`, set up and changed over its management socket.
     Serve,
-    /// One `caisson serve` inside the guest, over RDMA (and over TCP beside it): this machine's kernel has none.
-    Guest,
+    /// Not at all: the guest runs test programs, which have targets of their own.
+    Programs,
+}
+
+/// How the host reaches the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// NVMe/TCP, the target on this machine.
+    Tcp,
+    /// NVMe/RDMA over soft-RoCE, the target in the guest: this machine's kernel has no RDMA. What serves changes listens on TCP
+    /// beside it.
+    Rdma,
+}
+
+impl Transport {
+    /// As `nvme -t` and addresses have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Rdma => "rdma",
+        }
+    }
 }
 
 /// A suite of `guest/` and what it runs against.
@@ -59,16 +79,30 @@ pub enum Mode {
 pub struct Scenario {
     /// The script's name without `.sh`.
     pub suite: &'static str,
-    /// What this run of it is called: names its files and its results.
+    /// What this run of it is called, its transport apart.
     pub name: &'static str,
     /// How the target is run.
     pub mode: Mode,
+    /// How the host reaches it.
+    pub transport: Transport,
     /// The subsystems that are there at the start.
     pub exports: Vec<Export>,
     /// Whether only the guest's host NQN may connect, or any.
     pub restricted: bool,
     /// How long the guest may take, its start included.
     pub limit: Duration,
+}
+
+impl Scenario {
+    /// Names its files and its results.
+    pub fn title(&self) -> String {
+        format!("{}-{}", self.name, self.transport.name())
+    }
+
+    /// Whether the target runs in the guest.
+    pub fn in_guest(&self) -> bool {
+        self.transport == Transport::Rdma
+    }
 }
 
 /// The guest's own address, as its `init` sets it.
@@ -97,8 +131,8 @@ impl Ports {
     /// # Panics
     /// When the machine has no free port, or no address but loopback.
     pub fn pick(scenario: &Scenario) -> Self {
-        if scenario.mode == Mode::Guest {
-            return Self { address: GUEST.into(), ..Self::in_guest(scenario) };
+        if scenario.in_guest() {
+            return Self::in_guest(scenario);
         }
         let address = own_address().expect("the guest can only reach an address other than loopback");
         let free: Vec<TcpListener> = (0..=scenario.exports.len())
@@ -114,13 +148,13 @@ impl Ports {
         Self { address, io, discovery, tcp: GUEST_TCP }
     }
 
-    /// The ports of the self-test, which are inside the guest.
+    /// The ports of what runs inside the guest.
     pub fn in_guest(scenario: &Scenario) -> Self {
         let io = (0..scenario.exports.len())
             .map(|index| if scenario.mode == Mode::Export { 4420 + index as u16 } else { 4420 })
             .collect();
         // Soft-RoCE has no loopback device.
-        let address = if scenario.mode == Mode::Guest { GUEST } else { Ipv4Addr::LOCALHOST };
+        let address = if scenario.in_guest() { GUEST } else { Ipv4Addr::LOCALHOST };
         Self { address: address.into(), io, discovery: 8009, tcp: GUEST_TCP }
     }
 
@@ -140,15 +174,19 @@ fn own_address() -> Option<IpAddr> {
 }
 
 /// The shell assignments that tell the guest where it is and what to expect (`/share/env`).
-pub fn guest_environment(scenario: &Scenario, ports: &Ports, in_guest: bool) -> String {
+pub fn guest_environment(scenario: &Scenario, ports: &Ports, nvmet: bool) -> String {
     let mut text = String::new();
     let mut set = |name: &str, value: &dyn std::fmt::Display| {
         writeln!(text, "{name}='{value}'").expect("writing to a string");
     };
-    let guest = scenario.mode == Mode::Guest;
-    set("TARGET", &if in_guest { "nvmet" } else { "caisson" });
-    set("TRANSPORT", &if guest { "rdma" } else { "tcp" });
-    set("WHERE", &if guest { "guest" } else { "machine" });
+    let target = match scenario.mode {
+        Mode::Programs => "none",
+        _ if nvmet => "nvmet",
+        _ => "caisson",
+    };
+    set("TARGET", &target);
+    set("TRANSPORT", &scenario.transport.name());
+    set("WHERE", &if scenario.in_guest() { "guest" } else { "machine" });
     set("TCP_PORT", &ports.tcp);
     set("ADDR", &ports.address);
     set("DISCOVERY_PORT", &ports.discovery);

@@ -27,38 +27,39 @@ pub fn run(scenario: &Scenario) {
     let _turn = Turn::take();
     println!();
     let began = Instant::now();
+    let title = scenario.title();
     match try_run(scenario) {
         Ok(results) => {
             let faults = results.faults(self_test());
             for name in &results.passed {
-                println!("ok {} {name}", scenario.name);
+                println!("ok {title} {name}");
             }
             for what in &results.skipped {
-                println!("skip {} {what}", scenario.name);
+                println!("skip {title} {what}");
             }
             for what in &results.failed {
-                println!("not ok {} {what}", scenario.name);
+                println!("not ok {title} {what}");
             }
             println!(
                 "{}: {} ok, {} skipped, {} failed, {:.0} s",
-                scenario.name,
+                title,
                 results.passed.len(),
                 results.skipped.len(),
                 results.failed.len(),
                 began.elapsed().as_secs_f32()
             );
-            assert!(faults.is_empty(), "{}:\n  {}", scenario.name, faults.join("\n  "));
+            assert!(faults.is_empty(), "{title}:\n  {}", faults.join("\n  "));
         }
-        Err(error) => panic!("{}: {error}", scenario.name),
+        Err(error) => panic!("{title}: {error}"),
     }
 }
 
 fn try_run(scenario: &Scenario) -> Result<Results, String> {
     let text = |error: std::io::Error| error.to_string();
     let image = image()?;
-    let folder = paths::suite_folder(scenario.name).map_err(text)?;
-    let guest = scenario.mode == Mode::Guest;
-    let (ports, mut target) = if self_test() {
+    let folder = paths::suite_folder(&scenario.title()).map_err(text)?;
+    let guest = scenario.in_guest();
+    let (ports, mut target) = if self_test() && scenario.mode != Mode::Programs {
         (Ports::in_guest(scenario), None)
     } else if guest {
         (Ports::pick(scenario), None)
@@ -68,10 +69,13 @@ fn try_run(scenario: &Scenario) -> Result<Results, String> {
         (ports, Some(target))
     };
     let mut environment = guest_environment(scenario, &ports, self_test());
-    if guest && !self_test() {
-        environment += &in_guest::lay_out(scenario, &ports, &folder.join("share")).map_err(text)??;
+    let shared = folder.join("share");
+    if scenario.mode == Mode::Programs {
+        environment += &in_guest::lay_out_programs(&shared).map_err(text)??;
+    } else if guest && !self_test() {
+        environment += &in_guest::lay_out(scenario, &ports, &shared).map_err(text)??;
     }
-    let mut share = Share::create(folder.join("share"), scenario.suite, &environment).map_err(text)?;
+    let mut share = Share::create(shared, scenario.suite, &environment).map_err(text)?;
     let mut vm = Vm::boot(&image, &share, scenario.limit, if guest { 2048 } else { 1024 }).map_err(text)?;
 
     let status = loop {

@@ -106,7 +106,7 @@ impl Target {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         // A Unix socket's path has little room; the suite's folder may be deep.
         let socket =
-            std::env::temp_dir().join(format!("caisson-{}-{}.sock", scenario.name, std::process::id()));
+            std::env::temp_dir().join(format!("caisson-{}-{}.sock", scenario.title(), std::process::id()));
         let mut target = Self {
             mode: scenario.mode,
             exports: scenario.exports.clone(),
@@ -117,7 +117,7 @@ impl Target {
         match scenario.mode {
             Mode::Export => target.start_exports(scenario, ports)?,
             Mode::Serve => target.start_serving(scenario, ports)?,
-            Mode::Guest => return Err("a target in the guest is started there".into()),
+            Mode::Programs => return Err("programs have targets of their own".into()),
         }
         Ok(target)
     }
@@ -134,7 +134,7 @@ impl Target {
                 fs::set_permissions(&passphrase, private).map_err(|error| error.to_string())?;
             }
             let allow = scenario.restricted.then_some(HOST_NQN);
-            let words = commands::export(export, &path, &io, discovery.as_deref(), allow);
+            let words = commands::export(export, scenario.transport, &path, &io, discovery.as_deref(), allow);
             self.launch(words, 1 + usize::from(discovery.is_some()))?;
         }
         Ok(())

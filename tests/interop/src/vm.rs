@@ -43,7 +43,7 @@ impl Share {
             fs::copy(entry.path(), guest.join(entry.file_name()))?;
         }
         fs::write(path.join("env"), environment)?;
-        fs::write(path.join("run.sh"), format!(". /share/env\n. /share/guest/{suite}.sh\n"))?;
+        fs::write(path.join("run.sh"), format!(". /share/env\n. /share/guest/{suite}.sh\nends\n"))?;
         fs::write(path.join("results"), "")?;
         Ok(Self { path, answered: 0 })
     }

@@ -1,84 +1,87 @@
-//! A stock Linux kernel's NVMe/TCP and NVMe/RDMA hosts against caisson, one suite of `guest/` a test.
+//! A stock Linux kernel's NVMe/TCP and NVMe/RDMA hosts against caisson: one list of suites of `guest/` and of the transports that each
+//! runs over.
 
 use std::time::Duration;
 
-use caisson_interop::scenario::{Export, Mode, Scenario, Store};
+use caisson_interop::scenario::{Export, Mode, Scenario, Store, Transport};
 use caisson_interop::suite::run;
 
 const MIB: u64 = 1 << 20;
+/// A volume of a pool, with deduplication, compression and sealing.
+const POOL: Store = Store::Pool { write_cache: true };
+/// The same without a volatile write cache: a host does not know that a target was killed, and repeats nothing that was
+/// acknowledged.
+const SAFE_POOL: Store = Store::Pool { write_cache: false };
 
 fn scenario(suite: &'static str, exports: Vec<Export>) -> Scenario {
     Scenario {
         suite,
         name: suite,
         mode: Mode::Export,
+        transport: Transport::Tcp,
         exports,
         restricted: false,
         limit: Duration::from_secs(240),
     }
 }
 
-#[test]
-fn basics() {
-    let export = Export { store: Store::Memory, ..Export::new(0, 64 * MIB, 4096) };
-    run(&scenario("basics", vec![export]));
+fn one(store: Store, size: u64) -> Vec<Export> {
+    vec![Export { store, ..Export::new(0, size, 4096) }]
 }
 
-#[test]
-fn fs() {
-    run(&scenario("fs", vec![Export::new(0, 400 * MIB, 4096)]));
+/// Of 4096-byte and of 512-byte blocks.
+fn two(store: Store) -> Vec<Export> {
+    let on = |index, block| Export { store, ..Export::new(index, 64 * MIB, block) };
+    vec![on(0, 4096), on(1, 512)]
 }
 
-#[test]
-fn fio() {
-    run(&scenario("fio", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 512)]));
+fn named(transport: &str) -> Transport {
+    if transport == Transport::Rdma.name() { Transport::Rdma } else { Transport::Tcp }
 }
 
-/// The same on volumes of pools, with deduplication, compression and sealing.
-const POOL: Store = Store::Pool { write_cache: true };
+/// The list: each suite, and the transports that it runs over. Its tests differ in nothing but the transport.
+macro_rules! suites {
+    ($($name:ident [$($over:ident)*]: $scenario:expr;)*) => {$(
+        mod $name {
+            use super::*;
 
-#[test]
-fn fs_on_a_pool() {
-    let exports = vec![Export { store: POOL, ..Export::new(0, 400 * MIB, 4096) }];
-    run(&Scenario { name: "fs-pool", ..scenario("fs", exports) });
+            fn run_over(transport: Transport) {
+                let of_one_transport = $scenario;
+                // Where host and target share one emulated processor, all takes longer.
+                let limit = of_one_transport.limit * if transport == Transport::Rdma { 2 } else { 1 };
+                run(&Scenario { transport, limit, ..of_one_transport });
+            }
+
+            $(#[test]
+            fn $over() {
+                run_over(named(stringify!($over)));
+            })*
+        }
+    )*};
 }
 
-#[test]
-fn fio_on_pools() {
-    let on = |index, block| Export { store: POOL, ..Export::new(index, 64 * MIB, block) };
-    run(&Scenario { name: "fio-pool", ..scenario("fio", vec![on(0, 4096), on(1, 512)]) });
+suites! {
+    basics [tcp rdma]: scenario("basics", one(Store::Memory, 64 * MIB));
+    fs [tcp]: scenario("fs", one(Store::File, 400 * MIB));
+    fio [tcp]: scenario("fio", two(Store::File));
+    fs_on_a_pool [tcp]: Scenario { name: "fs-pool", ..scenario("fs", one(POOL, 400 * MIB)) };
+    fio_on_pools [tcp]: Scenario { name: "fio-pool", ..scenario("fio", two(POOL)) };
+    failover_on_a_pool [tcp]: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
+    live [tcp rdma]: Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", one(Store::File, 64 * MIB)) };
+    failover [tcp]: scenario("failover", one(Store::File, 64 * MIB));
+    discovery [tcp]: Scenario {
+        mode: Mode::Serve,
+        ..scenario("discovery", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)])
+    };
 }
 
-/// Without a volatile write cache: a host does not know that a target was killed, and repeats nothing that was
-/// acknowledged.
-#[test]
-fn failover_on_a_pool() {
-    let store = Store::Pool { write_cache: false };
-    let exports = vec![Export { store, ..Export::new(0, 64 * MIB, 4096) }];
-    run(&Scenario { name: "failover-pool", ..scenario("failover", exports) });
-}
-
-#[test]
-fn live() {
-    let exports = vec![Export::new(0, 64 * MIB, 4096)];
-    run(&Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", exports) });
-}
-
-#[test]
-fn failover() {
-    run(&scenario("failover", vec![Export::new(0, 64 * MIB, 4096)]));
-}
-
-#[test]
-fn discovery() {
-    let exports = vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)];
-    run(&Scenario { mode: Mode::Serve, ..scenario("discovery", exports) });
-}
-
-/// Over soft-RoCE, the target inside the guest.
+/// What only RDMA has, over soft-RoCE, and both transports at once.
 #[test]
 fn rdma() {
-    let export = Export { store: Store::Memory, ..Export::new(0, 64 * MIB, 4096) };
-    let limit = Duration::from_secs(480);
-    run(&Scenario { mode: Mode::Guest, limit, ..scenario("rdma", vec![export]) });
+    run(&Scenario {
+        mode: Mode::Serve,
+        transport: Transport::Rdma,
+        limit: Duration::from_secs(480),
+        ..scenario("rdma", one(Store::Memory, 64 * MIB))
+    });
 }

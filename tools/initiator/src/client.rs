@@ -1,4 +1,4 @@
-//! A host of one controller: connect, enable, ask, make I/O queues.
+//! A host of one controller, over TCP or RDMA: connect, enable, ask, make I/O queues.
 //!
 //! Blocking, without threads of its own. Whoever holds a client for longer than its keep-alive time-out calls
 //! [`Client::tick`] now and then.
@@ -16,6 +16,9 @@ use caisson_wire::opcode::{admin, fctype};
 use caisson_wire::property::{Cap, Cc, Csts, shn, shst};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
+
+/// The largest queue id that is said to the connection manager; a larger one is left to Connect to refuse.
+const MAX_QID: u16 = 128;
 
 /// Whom to connect to, and as whom.
 #[derive(Clone, Debug)]
@@ -125,7 +128,8 @@ impl Client {
     /// # Errors
     /// When the target is not there or refuses; a refused Connect says why in words.
     pub fn attach(options: Options) -> Result<Client> {
-        let mut admin = Queue::open(&options.address, options.greeting, options.timeout)?;
+        let (o, entries) = (&options, options.admin_entries);
+        let mut admin = Queue::open_for(&o.address, o.greeting, o.timeout, 0, entries)?;
         let data = options.connect_data(options.cntlid);
         let done = admin.connect(0, options.admin_entries, options.kato_ms, &data)?;
         let done = done.ok(&format!("Connect to {} as {}", options.subnqn, options.hostnqn))?;
@@ -356,7 +360,10 @@ impl Client {
     /// # Errors
     /// When no completion comes.
     pub fn try_io_queue(&mut self, qid: u16, entries: u32) -> Result<(Queue, Completion)> {
-        let mut queue = Queue::open(&self.options.address, self.options.greeting, self.options.timeout)?;
+        let o = &self.options;
+        // What is beyond the controller's limits is for Connect to refuse.
+        let said = entries.min(self.max_entries());
+        let mut queue = Queue::open_for(&o.address, o.greeting, o.timeout, qid.min(MAX_QID), said)?;
         let done = queue.connect(qid, entries, 0, &self.options.connect_data(self.cntlid))?;
         Ok((queue, done))
     }

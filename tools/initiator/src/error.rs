@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is not one.
-    #[error("`{text}` is no address: {why}; write it as tcp://HOST:PORT or HOST:PORT")]
+    #[error("`{text}` is no address: {why}; write it as tcp://HOST:PORT, rdma://HOST:PORT or HOST:PORT")]
     Address {
         /// What was given.
         text: String,
@@ -23,6 +23,30 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// No RDMA connection came about.
+    #[error("cannot connect to {addr}: {source}")]
+    Rdma {
+        /// Where to.
+        addr: String,
+        /// Which step failed, and why.
+        source: caisson_verbs::host::Failure,
+    },
+    /// The target refused an RDMA connection.
+    #[error("{addr} refuses the RDMA connection: {text} (status {status:#x})")]
+    Refused {
+        /// Where to.
+        addr: String,
+        /// STS of the private data; 0 when it said nothing.
+        status: u16,
+        /// What that means.
+        text: &'static str,
+    },
+    /// An RDMA connection failed later.
+    #[error("the RDMA connection failed: {source}")]
+    Transfer {
+        /// How.
+        source: caisson_verbs::host::Over,
+    },
     /// The socket failed later.
     #[error("the connection failed while {doing}: {source}")]
     Io {
@@ -32,7 +56,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Nothing came in time.
-    #[error("{what} did not come within {after:?}; is the target alive, and is this an NVMe/TCP port?")]
+    #[error("{what} did not come within {after:?}; is the target alive, and does NVMe listen there?")]
     Timeout {
         /// What was waited for.
         what: String,

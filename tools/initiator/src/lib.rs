@@ -1,7 +1,7 @@
-//! A user-space NVMe/TCP host: library, load generator, bare-socket yardstick.
+//! A user-space NVMe/TCP and NVMe/RDMA host: library, load generator, bare-socket yardstick.
 //!
 //! For people who have no kernel initiator at hand, for measuring targets, and for tests that need a host which sends
-//! anything at all. Blocking or polling, over plain nonblocking sockets; works against any NVMe/TCP target.
+//! anything at all. Blocking or polling, over plain nonblocking sockets or verbs; works against any NVMe/TCP or NVMe/RDMA target.
 //!
 //! Trusts nothing that a target sends: a breach of the protocol is an [`Error`], never a panic.
 
@@ -21,5 +21,5 @@ pub mod yardstick;
 
 pub use client::{Client, Options};
 pub use error::{Error, Result};
-pub use net::Address;
+pub use net::{Address, Transport};
 pub use queue::{Command, Completion, Data, Queue};

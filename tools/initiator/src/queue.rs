@@ -1,12 +1,15 @@
 //! One fabrics queue: a connection on which commands are submitted and completions awaited.
 //!
 //! Blocking, without threads: time passes only in calls. Any submission queue entry can be sent, also ones that no
-//! sane host would send; data goes out as the controller asks for it and comes in wherever it says it belongs.
+//! sane host would send; data goes out as the controller asks for it and comes in wherever it says it belongs. Over RDMA each
+//! command's data has registered memory of its own.
 
 use crate::error::{Error, Result};
 use crate::net::{Address, wait_one};
-use crate::perf::Link;
+use crate::perf::{Link, Way};
 use crate::transport::{Framing, Greeting, RawConn, Rx, Sink, Tx};
+use blocks::Blocks;
+use caisson_verbs::host::Memory;
 use caisson_wire::fabrics::ConnectData;
 use caisson_wire::opcode::{FABRICS, fctype};
 use caisson_wire::pdu::{IcResp, R2t};
@@ -15,7 +18,10 @@ use caisson_wire::zerocopy::little_endian::{U16, U32};
 use caisson_wire::{Cqe, Sgl, Sqe, Status};
 use std::collections::HashMap;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+mod blocks;
 
 /// Data of a command, and how its first SGL descriptor is made.
 #[derive(Clone, Debug, Default)]
@@ -130,27 +136,41 @@ impl Completion {
 }
 
 /// An outstanding command.
+#[derive(Default)]
 struct Pending {
     /// What an R2T may ask for: where in the queue's memory, and how much.
     asked: (u64, u32),
     data: Vec<u8>,
     limit: u32,
     r2ts: u32,
+    /// Where its data lies, over RDMA.
+    block: Option<Arc<Memory>>,
 }
 
 /// One fabrics queue.
 pub struct Queue {
-    stream: TcpStream,
-    rx: Rx,
-    tx: Tx,
-    framing: Framing,
-    icresp: IcResp,
+    wire: Wire,
     in_capsule: u32,
     state: State,
     next_cid: u16,
     timeout: Duration,
     /// Entries of the submission queue, set by Connect.
     entries: u32,
+}
+
+/// The connection.
+enum Wire {
+    Tcp(Box<Socket>),
+    Rdma(Box<Blocks>),
+}
+
+/// A socket and its framing.
+struct Socket {
+    stream: TcpStream,
+    rx: Rx,
+    tx: Tx,
+    framing: Framing,
+    icresp: IcResp,
 }
 
 /// What PDUs change.
@@ -166,7 +186,11 @@ struct State {
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Queue({:?}, {} outstanding)", self.framing, self.state.pending.len())
+        let way = match &self.wire {
+            Wire::Tcp(s) => format!("{:?}", s.framing),
+            Wire::Rdma(_) => "RDMA".into(),
+        };
+        write!(f, "Queue({way}, {} outstanding)", self.state.pending.len())
     }
 }
 
@@ -174,31 +198,54 @@ impl std::fmt::Debug for Queue {
 const CONNECT_IN_CAPSULE: u32 = 8192;
 
 impl Queue {
-    /// Connects and exchanges ICReq and ICResp. `timeout` bounds this and each later wait.
+    /// Connects, and over TCP exchanges ICReq and ICResp. `timeout` bounds this and each later wait.
     ///
     /// # Errors
     /// When there is no target, or it does not answer as it must.
     pub fn open(address: &Address, greeting: Greeting, timeout: Duration) -> Result<Queue> {
-        let mut conn = RawConn::connect(address, timeout)?;
-        let icresp = conn.greet(greeting)?;
-        let framing = Framing::from(icresp);
-        Ok(Queue {
-            stream: conn.into_stream()?,
-            rx: Rx::new(framing.header_digest, framing.data_digest),
-            tx: Tx::new(framing, 64),
-            framing,
-            icresp,
-            in_capsule: CONNECT_IN_CAPSULE,
-            state: State::default(),
-            next_cid: 0,
-            timeout,
-            entries: 0,
-        })
+        Queue::open_for(address, greeting, timeout, 0, 128)
     }
 
-    /// The ICResp that opened it.
-    pub fn icresp(&self) -> &IcResp {
-        &self.icresp
+    /// The same for queue `qid` of `entries` entries, which over RDMA has to be said before Connect says it (RDMA, "Connection
+    /// Management"); there, `entries` is brought to what that can say, 2 to 65,535.
+    ///
+    /// # Errors
+    /// As [`Queue::open`]; digests asked of RDMA, which has none.
+    pub fn open_for(
+        address: &Address,
+        greeting: Greeting,
+        timeout: Duration,
+        qid: u16,
+        entries: u32,
+    ) -> Result<Queue> {
+        let (wire, in_capsule) = if address.is_rdma() {
+            if greeting.header_digest || greeting.data_digest {
+                return Err(Error::unsuitable("NVMe/RDMA has no digests", "leave the options for them out"));
+            }
+            // How much a controller takes in a capsule is not known yet, and there need be nothing.
+            (Wire::Rdma(Box::new(Blocks::open(address, qid, entries, timeout)?)), 0)
+        } else {
+            let mut conn = RawConn::connect(address, timeout)?;
+            let icresp = conn.greet(greeting)?;
+            let framing = Framing::from(icresp);
+            let socket = Socket {
+                stream: conn.into_stream()?,
+                rx: Rx::new(framing.header_digest, framing.data_digest),
+                tx: Tx::new(framing, 64),
+                framing,
+                icresp,
+            };
+            (Wire::Tcp(Box::new(socket)), CONNECT_IN_CAPSULE)
+        };
+        Ok(Queue { wire, in_capsule, state: State::default(), next_cid: 0, timeout, entries: 0 })
+    }
+
+    /// The ICResp that opened it; none over RDMA.
+    pub fn icresp(&self) -> Option<&IcResp> {
+        match &self.wire {
+            Wire::Tcp(s) => Some(&s.icresp),
+            Wire::Rdma(_) => None,
+        }
     }
 
     /// Sets how much data goes in a capsule, from IOCCSZ.
@@ -261,7 +308,7 @@ impl Queue {
     /// # Errors
     /// When the connection is gone.
     pub fn submit_as(&mut self, cid: u16, command: Command) -> Result<()> {
-        self.enqueue(cid, command);
+        self.enqueue(cid, command)?;
         self.flush()
     }
 
@@ -277,21 +324,30 @@ impl Queue {
                 cid = cid.wrapping_add(1);
             }
             self.next_cid = cid.wrapping_add(1);
-            self.enqueue(cid, command);
+            self.enqueue(cid, command)?;
             cids.push(cid);
         }
         self.flush()?;
         Ok(cids)
     }
 
-    fn enqueue(&mut self, cid: u16, command: Command) {
-        if self.state.pending.is_empty() && self.tx.is_empty() {
-            self.state.memory.clear();
-        }
+    fn enqueue(&mut self, cid: u16, command: Command) -> Result<()> {
         let mut sqe = command.sqe;
         sqe.cid = U16::new(cid);
+        let socket = match &mut self.wire {
+            Wire::Tcp(socket) => socket,
+            Wire::Rdma(blocks) => {
+                let pending =
+                    blocks.command(sqe, command.data, self.in_capsule, self.timeout, &mut self.state)?;
+                self.state.pending.insert(cid, pending);
+                return Ok(());
+            }
+        };
+        if self.state.pending.is_empty() && socket.tx.is_empty() {
+            self.state.memory.clear();
+        }
         let at = self.state.memory.len() as u64;
-        let mut pending = Pending { asked: (at, 0), data: Vec::new(), limit: 0, r2ts: 0 };
+        let mut pending = Pending { asked: (at, 0), ..Pending::default() };
         let mut capsule = None;
         match command.data {
             Data::None => sqe.sgl = Sgl::transport(0),
@@ -318,20 +374,25 @@ impl Queue {
             }
         }
         self.state.pending.insert(cid, pending);
-        self.tx.command(&sqe, capsule, &self.state.memory);
+        socket.tx.command(&sqe, capsule, &self.state.memory);
+        Ok(())
     }
 
     /// Sends what there is to send.
     fn flush(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.timeout;
         loop {
+            let socket = match &mut self.wire {
+                Wire::Tcp(socket) => socket,
+                Wire::Rdma(blocks) => return blocks.flush(),
+            };
             for r2t in std::mem::take(&mut self.state.asked) {
                 // A command that has meanwhile completed needs no data any more.
                 let Some(p) = self.state.pending.get(&r2t.cccid.get()) else { continue };
-                self.tx.data(&r2t, p.asked.0 + u64::from(r2t.r2to.get()), &self.state.memory);
+                socket.tx.data(&r2t, p.asked.0 + u64::from(r2t.r2to.get()), &self.state.memory);
             }
-            self.tx.flush(&self.stream, &self.state.memory)?;
-            if self.tx.is_empty() && self.state.asked.is_empty() {
+            socket.tx.flush(&socket.stream, &self.state.memory)?;
+            if socket.tx.is_empty() && self.state.asked.is_empty() {
                 return Ok(());
             }
             if !self.poll_until(deadline, true)? {
@@ -340,11 +401,15 @@ impl Queue {
         }
     }
 
-    /// Waits until `deadline` for the socket, and takes what came; `false` when the time is over.
+    /// Waits until `deadline` for the connection, and takes what came; `false` when the time is over.
     fn poll_until(&mut self, deadline: Instant, write: bool) -> Result<bool> {
-        let ready = wait_one(&self.stream, write, deadline).map_err(|e| Error::io("waiting", e))?;
-        if ready && self.rx.read(&self.stream)? {
-            self.rx.parse(&mut self.state)?;
+        let socket = match &mut self.wire {
+            Wire::Tcp(socket) => socket,
+            Wire::Rdma(blocks) => return blocks.poll_until(deadline, &mut self.state),
+        };
+        let ready = wait_one(&socket.stream, write, deadline).map_err(|e| Error::io("waiting", e))?;
+        if ready && socket.rx.read(&socket.stream)? {
+            socket.rx.parse(&mut self.state)?;
         }
         Ok(ready)
     }
@@ -400,12 +465,11 @@ impl Queue {
         if self.outstanding() > 0 {
             return Err(Error::unsuitable("commands are outstanding", "wait for them first"));
         }
-        Ok(Link {
-            stream: self.stream,
-            framing: self.framing,
-            in_capsule: self.in_capsule,
-            depth: self.entries.saturating_sub(1),
-        })
+        let way = match self.wire {
+            Wire::Tcp(s) => Way::Tcp { stream: s.stream, framing: s.framing },
+            Wire::Rdma(blocks) => Way::Rdma(blocks.into_rdma()),
+        };
+        Ok(Link { way, in_capsule: self.in_capsule, depth: self.entries.saturating_sub(1) })
     }
 }
 

@@ -2,7 +2,7 @@
 //! never wait longer than they were told.
 
 use caisson_initiator::perf::workload::Random;
-use caisson_initiator::perf::{self, Link, Namespace, Until, Workload};
+use caisson_initiator::perf::{self, Link, Namespace, Until, Way, Workload};
 use caisson_initiator::queue::{Command, Data, Queue};
 use caisson_initiator::transport::{Framing, Greeting};
 use caisson_initiator::{Address, net};
@@ -107,7 +107,7 @@ fn the_load_generator_survives_it() {
     let framing = Framing { header_digest: false, data_digest: false, align: 4, max_h2c: 4096 };
     for seed in 0..COUNT {
         let stream = net::connect(&Address::new("127.0.0.1", port), Duration::from_secs(5)).unwrap();
-        let link = Link { stream, framing, in_capsule: 0, depth: 8 };
+        let link = Link { way: Way::Tcp { stream, framing }, in_capsule: 0, depth: 8 };
         let pattern = if seed % 2 == 0 { perf::Pattern::RandRead } else { perf::Pattern::Write };
         let w = Workload { pattern, verify: seed % 3 == 0, seed, ..w.clone() };
         let result = perf::run(vec![link], &ns, &w, &Arc::default(), &mut |_| Ok(()));

@@ -9,12 +9,14 @@
 //! has let go of it (or the caller says that the queue pair is destroyed).
 
 pub mod cm;
+pub mod fault;
 pub mod memory;
 mod place;
 pub mod receive;
 pub mod session;
 pub mod work;
 
+pub use fault::Cause;
 pub use memory::{Keys, Memory, Regions};
 pub use place::Payload;
 pub use receive::Receives;

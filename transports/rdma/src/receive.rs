@@ -42,6 +42,8 @@ pub struct Receives {
     entries: Vec<Entry>,
     /// Entries that are not posted.
     idle: Vec<u32>,
+    /// Entries that have a data buffer.
+    stocked: u32,
 }
 
 impl Receives {
@@ -58,7 +60,7 @@ impl Receives {
             .collect();
         // The first go out first.
         let idle = (0..entries.len() as u32).rev().collect();
-        Ok(Receives { heads, data, entries, idle })
+        Ok(Receives { heads, data, entries, idle, stocked: 0 })
     }
 
     /// The pools, to be registered.
@@ -69,6 +71,11 @@ impl Receives {
     /// Entries that the device has.
     pub fn posted(&self) -> u32 {
         (self.entries.len() - self.idle.len()) as u32
+    }
+
+    /// Data buffers in the hands of commands.
+    pub fn held(&self) -> u32 {
+        self.data.in_use().saturating_sub(self.stocked)
     }
 
     /// Entries in all.
@@ -88,6 +95,7 @@ impl Receives {
             let entry = &mut self.entries[id as usize];
             if entry.data.is_none() {
                 entry.data = self.data.alloc();
+                self.stocked += u32::from(entry.data.is_some());
             }
             let Some(data) = &mut entry.data else { return };
             let sge = |buf: &mut BufMut| -> Option<Sge> {
@@ -126,6 +134,7 @@ impl Receives {
             return Some(Capsule { sqe, inside: None });
         }
         let mut data = entry.data.take()?;
+        self.stocked -= 1;
         data.truncate(inside);
         Some(Capsule { sqe, inside: Some(data.freeze()) })
     }
@@ -177,10 +186,11 @@ mod tests {
             }
             ids = out.iter().map(|w| w.id).collect();
         }
+        assert_eq!(r.held(), 6);
         assert!(kept.len() == 6 && kept.iter().all(|b| b.len() == 512) && r.posted() == 0);
         drop(kept);
         r.fill(&keys, 10, &mut out);
-        assert_eq!(r.posted(), 4);
+        assert_eq!((r.posted(), r.held()), (4, 0));
         r.reclaim();
         assert_eq!(r.posted(), 0);
     }

@@ -9,15 +9,16 @@
 mod device;
 
 use caisson_block::{Buf, BufList, Completions, Pool};
+use caisson_rdma::session::Fatal;
 use caisson_rdma::session::{Config, Env};
-use caisson_rdma::{Event, Memory, Payload, Receives, Regions, Session, WcStatus};
+use caisson_rdma::{Cause, Event, Memory, Payload, Receives, Regions, Session, WcStatus};
 use caisson_wire::opcode::io;
 use caisson_wire::rdma::CmStatus;
 use caisson_wire::zerocopy::IntoBytes;
 use caisson_wire::zerocopy::little_endian::{U16, U32};
 use caisson_wire::{Cqe, Sgl, Sqe, Status};
 use device::{Device, Rng, Wc};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 const IN_CAPSULE: usize = 8192;
 /// Bytes of the volume that hosts read and write.
@@ -57,6 +58,8 @@ struct World {
     pairs: Vec<Pair>,
     answered: u32,
     lost: u32,
+    /// The host of pair 0 keeps no rule.
+    hostile: bool,
 }
 
 impl World {
@@ -86,6 +89,7 @@ impl World {
             pairs,
             answered: 0,
             lost: 0,
+            hostile: false,
         }
     }
 
@@ -142,6 +146,48 @@ impl World {
         self.device.send(n, message);
     }
 
+    /// The host of pair 0 does one of the things that none may.
+    fn attack(&mut self) {
+        if self.pairs[0].over || self.device.dead(0) {
+            return;
+        }
+        let len = UNIT * (1 + self.rng.below(100));
+        let mut sqe = Sqe { flags: 0x40, opcode: io::READ, ..Sqe::default() };
+        sqe.cdw12 = U32::new(len as u32);
+        let invalidate = self.rng.chance(2);
+        let mut times = 1;
+        match self.rng.below(6) {
+            0 => {
+                let short = self.rng.below(64);
+                return self.device.send(0, vec![0x40; short]);
+            }
+            // A key that is nobody's, one of another host, and one of fewer bytes than the descriptor says.
+            1 => sqe.sgl = Sgl::keyed(self.rng.next(), len as u32, 1, invalidate),
+            2 => {
+                let theirs = self.device.register(1, vec![0; len]);
+                sqe.sgl = Sgl::keyed(self.device.base(theirs), len as u32, theirs, false);
+            }
+            3 => {
+                let own = self.device.register(0, vec![0; len / 2]);
+                sqe.sgl = Sgl::keyed(self.device.base(own), len as u32, own, invalidate);
+                sqe.opcode = if self.rng.chance(2) { io::READ } else { io::WRITE };
+            }
+            4 => times = 3 * usize::from(self.pairs[0].depth),
+            // Data that the capsule does not have.
+            _ => (sqe.opcode, sqe.sgl) = (io::WRITE, Sgl::in_capsule(self.rng.next(), len as u32)),
+        }
+        if times > 1 {
+            sqe.opcode = io::FLUSH;
+        }
+        for _ in 0..times {
+            let pair = &mut self.pairs[0];
+            sqe.cid = U16::new(pair.next_cid);
+            pair.awaited.insert(pair.next_cid, Awaited { rkey: 0, want: None });
+            pair.next_cid = pair.next_cid.wrapping_add(1);
+            self.device.send(0, sqe.as_bytes().to_vec());
+        }
+    }
+
     /// The target posts receives and what sessions have made.
     fn post(&mut self) {
         let mut wrs = Vec::new();
@@ -170,7 +216,10 @@ impl World {
                     let session = &mut self.pairs[n].session;
                     match capsule {
                         Some(capsule) => events.extend(session.command(capsule).ok().flatten()),
-                        None => panic!("the hosts here send whole commands"),
+                        None => {
+                            assert!(self.hostile && n == 0, "the other hosts send whole commands");
+                            session.fail(Fatal::Short { len });
+                        }
                     }
                 }
                 device::What::Send { id } => {
@@ -206,7 +255,10 @@ impl World {
                     }
                 }
                 Payload::Transport { .. } => pair.work.push((slot, sqe)),
-                Payload::Bad(status) => panic!("{status}"),
+                Payload::Bad(status) => {
+                    assert!(self.hostile && n == 0, "{status}");
+                    pair.session.reply(slot, Cqe::new(sqe.cid.get(), status), BufList::new(), &mut env);
+                }
             },
             Event::Data { slot, data } => {
                 let (_, sqe) =
@@ -255,7 +307,10 @@ impl World {
             let cqe = Cqe::decode(&cqe).unwrap();
             let awaited = self.pairs[n].awaited.remove(&cqe.cid.get()).expect("one answer a command");
             self.busy.retain(|&(_, _, p, cid)| (p, cid) != (n as u32, cqe.cid.get()));
-            assert!(invalidated.is_none_or(|key| key == awaited.rkey), "another's key was invalidated");
+            assert!(
+                invalidated.is_none_or(|key| key == awaited.rkey || self.hostile && n == 0),
+                "another's key was invalidated"
+            );
             if awaited.rkey != 0 {
                 let memory = self.device.deregister(awaited.rkey);
                 if let (Some(want), true) = (awaited.want, cqe.status().is_success()) {
@@ -295,6 +350,7 @@ impl World {
     fn step(&mut self) {
         let n = self.rng.below(self.pairs.len());
         match self.rng.below(8) {
+            0 if self.hostile && self.rng.chance(50) => self.attack(),
             0 | 1 => self.host(n),
             2 => self.post(),
             3 => self.poll(),
@@ -410,6 +466,28 @@ fn whatever_fails_every_buffer_comes_home() {
         (answered, lost) = (answered + a, lost + l);
     }
     assert!(answered > 0 && lost > 0);
+}
+
+/// A host that keeps no rule ends its own connection at most, for the cause that it was, and holds nothing.
+#[test]
+fn hostile_hosts_end_only_themselves() {
+    let mut causes = HashSet::new();
+    for seed in 0..seeds() {
+        let mut w = World::new(seed + 2_000_000);
+        (w.hostile, w.device.hostile) = (true, true);
+        for _ in 0..3000 {
+            w.step();
+        }
+        assert!(
+            w.pairs[1..].iter().all(|p| !p.over && p.session.fatal().is_none()),
+            "seed {seed}: a bystander"
+        );
+        causes.extend(w.pairs[0].session.fatal().map(Fatal::cause));
+        w.close();
+    }
+    for cause in [Cause::ShortMessage, Cause::BadKey, Cause::TooManyCommands] {
+        assert!(causes.contains(&cause), "never met: {cause:?}");
+    }
 }
 
 /// A host that has more on its way than its queue has entries is ended, and a reject says which field was wrong.

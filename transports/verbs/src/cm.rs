@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where the connection manager tells what happens.
 pub struct Channel {
@@ -63,33 +64,32 @@ impl Channel {
     /// An event that was not acknowledged.
     unsafe fn read(self: &Arc<Channel>, event: &ffi::rdma_cm_event) -> CmEvent {
         let id = event.id.addr();
-        let kind = match event.event {
-            4 => {
-                let conn = &event.conn;
-                let private = if conn.private_data.is_null() {
-                    Vec::new()
-                } else {
-                    // SAFETY: as long as the event says, and there until it is acknowledged.
-                    unsafe {
-                        std::slice::from_raw_parts(
-                            conn.private_data.cast::<u8>(),
-                            usize::from(conn.private_data_len),
-                        )
-                    }
-                    .to_vec()
-                };
-                match NonNull::new(event.id) {
-                    Some(id) => CmKind::Request(Incoming {
-                        id: Id { channel: Arc::clone(self), id },
-                        listener: event.listen_id.addr(),
-                        private,
-                        reads: conn.initiator_depth,
-                    }),
-                    None => CmKind::Other(event.event),
-                }
+        let private = || {
+            let conn = &event.conn;
+            if conn.private_data.is_null() {
+                return Vec::new();
             }
-            5..=8 => CmKind::Failed,
-            9 => CmKind::Established,
+            // SAFETY: as long as the event says, and there until it is acknowledged.
+            unsafe {
+                std::slice::from_raw_parts(conn.private_data.cast::<u8>(), usize::from(conn.private_data_len))
+            }
+            .to_vec()
+        };
+        let kind = match event.event {
+            0 => CmKind::Resolved,
+            2 => CmKind::Routed,
+            4 => match NonNull::new(event.id) {
+                Some(id) => CmKind::Request(Incoming {
+                    id: Id { channel: Arc::clone(self), id },
+                    listener: event.listen_id.addr(),
+                    private: private(),
+                    reads: event.conn.initiator_depth,
+                }),
+                None => CmKind::Other(event.event),
+            },
+            1 | 3 | 5..=7 => CmKind::Failed,
+            8 => CmKind::Refused { private: private() },
+            9 => CmKind::Established { private: private() },
             10 => CmKind::Disconnected,
             11 => CmKind::DeviceRemoved,
             14 => CmKind::AddressChanged,
@@ -118,12 +118,24 @@ pub struct CmEvent {
 
 /// What happened (`enum rdma_cm_event_type`).
 pub enum CmKind {
+    /// The address of a connection to be made is known, and with it the device.
+    Resolved,
+    /// The way to it is known.
+    Routed,
     /// A host wants a connection.
     Request(Incoming),
-    /// A connection did not come about: connect error, unreachable, rejected.
+    /// A connection did not come about: no address, no route, connect error, unreachable.
     Failed,
+    /// The other side refused a connection.
+    Refused {
+        /// What it says to that.
+        private: Vec<u8>,
+    },
     /// A connection stands.
-    Established,
+    Established {
+        /// What the other side said as it accepted.
+        private: Vec<u8>,
+    },
     /// A connection was ended by the other side, or its end was confirmed.
     Disconnected,
     /// The device goes; what hangs on it is to be destroyed.
@@ -146,6 +158,84 @@ unsafe impl Send for Id {}
 unsafe impl Sync for Id {}
 
 impl Id {
+    fn create(channel: &Arc<Channel>) -> io::Result<Id> {
+        let f = channel.functions;
+        let mut id = null_mut();
+        // SAFETY: a channel that is there, and room for the pointer.
+        checked(unsafe {
+            (f.rdma_create_id)(channel.channel.as_ptr(), &mut id, null_mut(), ffi::RDMA_PS_TCP)
+        })?;
+        let id = NonNull::new(id).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Id { channel: Arc::clone(channel), id })
+    }
+
+    /// What it is bound to; 0 where that is no device.
+    fn context(&self) -> usize {
+        // SAFETY: an identifier that is there.
+        unsafe { self.id.as_ref() }.verbs.addr()
+    }
+
+    /// The device that it is bound to; one and the same for all of a device's.
+    fn device(&self, known: impl Fn(usize) -> Option<Arc<Device>>) -> io::Result<Arc<Device>> {
+        if let Some(device) = known(self.context()) {
+            return Ok(device);
+        }
+        // The connection manager closes a device that was removed with the last identifier of it: one is kept for as long as
+        // there is anything else of ours on it.
+        let anchor = Id::create(&self.channel)?;
+        let mut at = self.addresses().0.ok_or(io::ErrorKind::NotFound)?;
+        at.set_port(0);
+        anchor.bind(at)?;
+        // SAFETY: an identifier that is there.
+        let (context, own) = unsafe { (self.id.as_ref().verbs, anchor.id.as_ref().verbs) };
+        if context.is_null() || context != own {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Device::open(self.f(), context, Anchor(anchor))
+    }
+
+    fn bind(&self, at: SocketAddr) -> io::Result<()> {
+        let mut raw = raw_address(at);
+        // SAFETY: an identifier that is there, and an address that says its family.
+        checked(unsafe { (self.f().rdma_bind_addr)(self.id.as_ptr(), (&raw mut raw).cast()) })
+    }
+
+    /// Makes a queue pair for it. `want` says what it came to afterwards.
+    fn with_queue_pair(
+        self,
+        sends: &Arc<CompletionQueue>,
+        receives: &Arc<CompletionQueue>,
+        srq: &Arc<ReceiveQueue>,
+        want: &mut QueuePair,
+    ) -> Result<Connection, (Id, io::Error)> {
+        let device = Arc::clone(&sends.device);
+        let mut attr = ffi::ibv_qp_init_attr {
+            qp_context: null_mut(),
+            send_cq: sends.cq.as_ptr(),
+            recv_cq: receives.cq.as_ptr(),
+            srq: srq.srq.as_ptr(),
+            cap: ffi::ibv_qp_cap {
+                max_send_wr: want.send_wrs,
+                max_recv_wr: 0,
+                max_send_sge: want.send_sges,
+                max_recv_sge: 0,
+                max_inline_data: want.inline,
+            },
+            qp_type: ffi::IBV_QPT_RC,
+            sq_sig_all: 0,
+        };
+        // SAFETY: an identifier that is bound to the device that all of the others belong to.
+        let made = checked(unsafe { (self.f().rdma_create_qp)(self.id.as_ptr(), device.pd, &mut attr) });
+        if let Err(e) = made {
+            return Err((self, e));
+        }
+        want.inline = attr.cap.max_inline_data;
+        // SAFETY: made by the call above.
+        let number = unsafe { (*self.id.as_ref().qp).qp_num };
+        let _cqs = [Arc::clone(sends), Arc::clone(receives)];
+        Ok(Connection { id: self, number, _cqs, _srq: Arc::clone(srq), _device: device })
+    }
+
     fn f(&self) -> &'static Functions {
         self.channel.functions
     }
@@ -172,6 +262,9 @@ impl Drop for Id {
     }
 }
 
+/// Keeps a device open, see [`Id::device`].
+pub(crate) struct Anchor(#[allow(dead_code, reason = "it is there to be dropped")] Id);
+
 /// A listener.
 pub struct Listener(Id);
 
@@ -182,13 +275,8 @@ impl Listener {
     /// The system's: no RDMA device has the address (ENODEV), or it is in use.
     pub fn new(channel: &Arc<Channel>, at: SocketAddr, backlog: i32) -> io::Result<Listener> {
         let f = channel.functions;
-        let mut id = null_mut();
-        // SAFETY: a channel that is there, and room for the pointer.
-        checked(unsafe {
-            (f.rdma_create_id)(channel.channel.as_ptr(), &mut id, null_mut(), ffi::RDMA_PS_TCP)
-        })?;
-        let id = NonNull::new(id).ok_or(io::ErrorKind::OutOfMemory)?;
-        let this = Listener(Id { channel: Arc::clone(channel), id });
+        let this = Listener(Id::create(channel)?);
+        let id = this.0.id;
         let mut yes: libc::c_int = 1;
         // A target that is started again must not wait for connections of the one before. Best effort.
         // SAFETY: an identifier that is there, and an option of the length that is said.
@@ -201,9 +289,7 @@ impl Listener {
                 size_of::<libc::c_int>(),
             )
         };
-        let mut raw = raw_address(at);
-        // SAFETY: an identifier that is there, and an address that says its family.
-        checked(unsafe { (f.rdma_bind_addr)(id.as_ptr(), (&raw mut raw).cast()) })?;
+        this.0.bind(at)?;
         // SAFETY: an identifier that is bound.
         checked(unsafe { (f.rdma_listen)(id.as_ptr(), backlog) })?;
         Ok(this)
@@ -212,6 +298,11 @@ impl Listener {
     /// What events say of it.
     pub fn key(&self) -> usize {
         self.0.key()
+    }
+
+    /// [`Device::key`] of its device; 0 where it listens on all.
+    pub fn device(&self) -> usize {
+        self.0.context()
     }
 
     /// Where it listens.
@@ -248,15 +339,7 @@ impl Incoming {
     /// # Errors
     /// The system's.
     pub fn device(&self, known: impl Fn(usize) -> Option<Arc<Device>>) -> io::Result<Arc<Device>> {
-        // SAFETY: a request's identifier is bound to a device.
-        let context = unsafe { self.id.id.as_ref() }.verbs;
-        if context.is_null() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        match known(context.addr()) {
-            Some(device) => Ok(device),
-            None => Device::open(self.id.f(), context),
-        }
+        self.id.device(known)
     }
 
     /// Our address, and the host's.
@@ -276,44 +359,75 @@ impl Incoming {
         };
     }
 
-    /// Makes its queue pair. `want` says what it came to afterwards. The connection is not accepted yet.
+    /// Makes its queue pair, with the queues that its SENDs and its receives complete to. `want` says what it came to afterwards.
+    /// The connection is not accepted yet.
     ///
     /// # Errors
     /// The system's, with the request given back to be rejected.
     pub fn prepare(
         self,
-        cq: &Arc<CompletionQueue>,
+        sends: &Arc<CompletionQueue>,
+        receives: &Arc<CompletionQueue>,
         srq: &Arc<ReceiveQueue>,
         want: &mut QueuePair,
     ) -> Result<Connection, (Incoming, io::Error)> {
-        let device = Arc::clone(&cq.device);
-        let mut attr = ffi::ibv_qp_init_attr {
-            qp_context: null_mut(),
-            send_cq: cq.cq.as_ptr(),
-            recv_cq: cq.cq.as_ptr(),
-            srq: srq.srq.as_ptr(),
-            cap: ffi::ibv_qp_cap {
-                max_send_wr: want.send_wrs,
-                max_recv_wr: 0,
-                max_send_sge: want.send_sges,
-                max_recv_sge: 0,
-                max_inline_data: want.inline,
-            },
-            qp_type: ffi::IBV_QPT_RC,
-            sq_sig_all: 0,
-        };
-        // SAFETY: an identifier that is bound to the device that all of the others belong to.
-        let made =
-            checked(unsafe { (self.id.f().rdma_create_qp)(self.id.id.as_ptr(), device.pd, &mut attr) });
-        if let Err(e) = made {
-            return Err((self, e));
-        }
-        want.inline = attr.cap.max_inline_data;
-        // SAFETY: made by the call above.
-        let number = unsafe { (*self.id.id.as_ref().qp).qp_num };
-        let Incoming { id, .. } = self;
-        Ok(Connection { id, number, _cq: Arc::clone(cq), _srq: Arc::clone(srq), _device: device })
+        let Incoming { id, listener, private, reads } = self;
+        id.with_queue_pair(sends, receives, srq, want)
+            .map_err(|(id, e)| (Incoming { id, listener, private, reads }, e))
     }
+}
+
+/// A connection that is to be asked for. Each step brings an event: [`CmKind::Resolved`], then [`CmKind::Routed`].
+pub struct Outgoing(Id);
+
+impl Outgoing {
+    /// Begins with looking for a device that leads to `to`.
+    ///
+    /// # Errors
+    /// The system's: no device leads there.
+    pub fn resolve(channel: &Arc<Channel>, to: SocketAddr, within: Duration) -> io::Result<Outgoing> {
+        let id = Id::create(channel)?;
+        let mut raw = raw_address(to);
+        // SAFETY: an identifier that is there, and an address that says its family, which is copied.
+        checked(unsafe {
+            (id.f().rdma_resolve_addr)(id.id.as_ptr(), null_mut(), (&raw mut raw).cast(), millis(within))
+        })?;
+        Ok(Outgoing(id))
+    }
+
+    /// Looks for the way.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn route(&self, within: Duration) -> io::Result<()> {
+        // SAFETY: an identifier that is bound to a device.
+        checked(unsafe { (self.0.f().rdma_resolve_route)(self.0.id.as_ptr(), millis(within)) })
+    }
+
+    /// The device that leads there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn device(&self) -> io::Result<Arc<Device>> {
+        self.0.device(|_| None)
+    }
+
+    /// Makes its queue pair. `want` says what it came to afterwards.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn prepare(
+        self,
+        cq: &Arc<CompletionQueue>,
+        srq: &Arc<ReceiveQueue>,
+        want: &mut QueuePair,
+    ) -> io::Result<Connection> {
+        self.0.with_queue_pair(cq, cq, srq, want).map_err(|(_, e)| e)
+    }
+}
+
+fn millis(d: Duration) -> libc::c_int {
+    d.as_millis().clamp(1, 60_000) as libc::c_int
 }
 
 /// A connection with its queue pair. Dropped, both are destroyed: the device then reaches nothing through it any more.
@@ -321,7 +435,7 @@ pub struct Connection {
     id: Id,
     number: u32,
     // What the queue pair hangs on, given back after it.
-    _cq: Arc<CompletionQueue>,
+    _cqs: [Arc<CompletionQueue>; 2],
     _srq: Arc<ReceiveQueue>,
     _device: Arc<Device>,
 }
@@ -356,6 +470,27 @@ impl Connection {
         };
         // SAFETY: an identifier with a queue pair, and data that is copied.
         checked(unsafe { (self.id.f().rdma_accept)(self.id.id.as_ptr(), &mut param) })
+    }
+
+    /// Asks for it, having the other side's RDMA READs answered, as many as `reads` at once, and it repeat `repeats` times (7: for
+    /// ever) what finds no receive of ours. We read nothing. What comes of it is an event.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn connect(&self, private: &[u8], reads: u8, repeats: u8) -> io::Result<()> {
+        let mut param = ffi::rdma_conn_param {
+            private_data: private.as_ptr().cast(),
+            private_data_len: private.len().min(56) as u8,
+            responder_resources: reads,
+            initiator_depth: 0,
+            flow_control: 1,
+            retry_count: 7,
+            rnr_retry_count: repeats,
+            srq: 1,
+            qp_num: self.number,
+        };
+        // SAFETY: an identifier with a queue pair, and data that is copied.
+        checked(unsafe { (self.id.f().rdma_connect)(self.id.id.as_ptr(), &mut param) })
     }
 
     /// Ends it: what is posted is flushed, and the host is told.

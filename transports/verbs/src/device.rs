@@ -1,5 +1,6 @@
 //! A device: its limits, its protection domain, the memory that is registered with it, and what it reports by itself.
 
+use crate::cm::Anchor;
 use crate::ffi::{self, Functions, ibv_context, ibv_mr, ibv_pd};
 use crate::make_nonblocking;
 use std::ffi::CStr;
@@ -23,8 +24,10 @@ pub struct Attributes {
     pub completions: u32,
     /// Work requests of a shared receive queue.
     pub receives: u32,
-    /// RDMA READs on their way on one queue pair.
+    /// RDMA READs of ours on their way on one queue pair.
     pub reads: u8,
+    /// RDMA READs of the other side that one queue pair answers at once.
+    pub answers: u8,
     /// Whether it sends with invalidate.
     pub invalidate: bool,
     /// Whether it is iWARP, whose RDMA READs want their sink open to remote writes.
@@ -37,6 +40,8 @@ pub struct Device {
     pub(crate) context: *mut ibv_context,
     pub(crate) pd: *mut ibv_pd,
     attributes: Attributes,
+    // Dropped after the domain is freed: the context may be closed with it.
+    _anchor: Anchor,
 }
 
 // SAFETY: verbs may be called from any thread on any object; the pointers are only changed by `drop`.
@@ -45,8 +50,12 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// The device behind `context`, which the connection manager has opened and keeps open for the life of the process.
-    pub(crate) fn open(functions: &'static Functions, context: *mut ibv_context) -> io::Result<Arc<Device>> {
+    /// The device behind `context`, which the connection manager has opened and keeps open while `anchor` is there.
+    pub(crate) fn open(
+        functions: &'static Functions,
+        context: *mut ibv_context,
+        anchor: Anchor,
+    ) -> io::Result<Arc<Device>> {
         let mut attr = MaybeUninit::<ffi::ibv_device_attr>::zeroed();
         // SAFETY: an open context, and room for the attributes.
         let result = unsafe { (functions.ibv_query_device)(context, attr.as_mut_ptr()) };
@@ -70,6 +79,7 @@ impl Device {
             completions: count(attr.max_cqe),
             receives: count(attr.max_srq_wr),
             reads: u8::try_from(attr.max_qp_init_rd_atom).unwrap_or(u8::MAX),
+            answers: u8::try_from(attr.max_qp_rd_atom).unwrap_or(u8::MAX),
             invalidate: attr.device_cap_flags & ffi::IBV_DEVICE_MEM_MGT_EXTENSIONS != 0,
             iwarp: transport == ffi::IBV_TRANSPORT_IWARP,
         };
@@ -80,7 +90,7 @@ impl Device {
         if pd.is_null() {
             return Err(io::Error::last_os_error());
         }
-        Ok(Arc::new(Device { functions, context, pd, attributes }))
+        Ok(Arc::new(Device { functions, context, pd, attributes, _anchor: anchor }))
     }
 
     /// What it can do.
@@ -123,7 +133,7 @@ impl Device {
         Some(told)
     }
 
-    /// Registers `len` bytes from `at` on, for the device to read and, if `writable`, to write.
+    /// Registers `len` bytes from `at` on, for the device to reach as `reach` says.
     ///
     /// # Errors
     /// The system's: ENOMEM where the limit of locked memory is reached.
@@ -134,15 +144,18 @@ impl Device {
         self: &Arc<Device>,
         at: *const u8,
         len: usize,
-        writable: bool,
+        reach: Reach,
     ) -> io::Result<Region> {
-        let mut access = 0;
-        if writable {
-            access |= ffi::IBV_ACCESS_LOCAL_WRITE;
-            if self.attributes.iwarp {
-                access |= ffi::IBV_ACCESS_REMOTE_WRITE;
+        let access = match reach {
+            Reach::Read => 0,
+            Reach::Write if self.attributes.iwarp => {
+                ffi::IBV_ACCESS_LOCAL_WRITE | ffi::IBV_ACCESS_REMOTE_WRITE
             }
-        }
+            Reach::Write => ffi::IBV_ACCESS_LOCAL_WRITE,
+            Reach::Peer => {
+                ffi::IBV_ACCESS_LOCAL_WRITE | ffi::IBV_ACCESS_REMOTE_WRITE | ffi::IBV_ACCESS_REMOTE_READ
+            }
+        };
         // SAFETY: a protection domain that is there, and memory as the caller promises.
         let mr = unsafe { (self.functions.ibv_reg_mr)(self.pd, at.cast_mut().cast(), len, access) };
         if mr.is_null() {
@@ -157,6 +170,17 @@ impl Drop for Device {
         // SAFETY: all that was made in the domain holds the device, so it is empty; freed once.
         unsafe { (self.functions.ibv_dealloc_pd)(self.pd) };
     }
+}
+
+/// What a device may do with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Read it.
+    Read,
+    /// Write it, too.
+    Write,
+    /// Let the other side of a connection read and write it, by its key.
+    Peer,
 }
 
 /// What a device reports by itself.
@@ -200,6 +224,12 @@ impl Region {
         // SAFETY: a region that is registered.
         let mr = unsafe { &*self.mr };
         (mr.addr.addr(), mr.length, mr.lkey)
+    }
+
+    /// The key by which the other side of a connection reaches it.
+    pub fn remote_key(&self) -> u32 {
+        // SAFETY: a region that is registered.
+        unsafe { &*self.mr }.rkey
     }
 }
 

@@ -108,6 +108,7 @@ pub const IBV_DEVICE_MEM_MGT_EXTENSIONS: c_uint = 1 << 21;
 
 pub const IBV_ACCESS_LOCAL_WRITE: c_int = 1;
 pub const IBV_ACCESS_REMOTE_WRITE: c_int = 1 << 1;
+pub const IBV_ACCESS_REMOTE_READ: c_int = 1 << 2;
 
 #[repr(C)]
 pub struct ibv_mr {
@@ -367,6 +368,9 @@ functions! {
         rdma_set_option: fn(*mut rdma_cm_id, c_int, c_int, *mut c_void, usize) -> c_int;
         rdma_bind_addr: fn(*mut rdma_cm_id, *mut libc::sockaddr) -> c_int;
         rdma_listen: fn(*mut rdma_cm_id, c_int) -> c_int;
+        rdma_resolve_addr: fn(*mut rdma_cm_id, *mut libc::sockaddr, *mut libc::sockaddr, c_int) -> c_int;
+        rdma_resolve_route: fn(*mut rdma_cm_id, c_int) -> c_int;
+        rdma_connect: fn(*mut rdma_cm_id, *mut rdma_conn_param) -> c_int;
         rdma_create_qp: fn(*mut rdma_cm_id, *mut ibv_pd, *mut ibv_qp_init_attr) -> c_int;
         rdma_destroy_qp: fn(*mut rdma_cm_id);
         rdma_accept: fn(*mut rdma_cm_id, *mut rdma_conn_param) -> c_int;

@@ -7,11 +7,13 @@
 pub mod cm;
 pub mod device;
 pub mod ffi;
+pub mod host;
 mod load;
 mod queue;
 
-pub use cm::{Channel, CmEvent, CmKind, Connection, Incoming, Listener, QueuePair};
-pub use device::{Attributes, Device, DeviceEvent, Region};
+pub use cm::{Channel, CmEvent, CmKind, Connection, Incoming, Listener, Outgoing, QueuePair};
+pub use device::{Attributes, Device, DeviceEvent, Reach, Region};
+pub use host::HostQueue;
 pub use load::Unavailable;
 pub use queue::{Completion, CompletionQueue, ReceiveQueue, Refused, Scratch};
 

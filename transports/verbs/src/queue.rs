@@ -136,17 +136,15 @@ impl CompletionQueue {
     /// Takes what the channel has told, so that it is no longer readable; whether it had told anything.
     pub fn silence(&self) -> bool {
         let f = self.device.functions;
-        let mut told = 0;
         let (mut cq, mut context) = (null_mut(), null_mut());
+        // Once: what is armed once tells once.
         // SAFETY: a channel that is there and does not block, and room for what it says.
-        while unsafe { (f.ibv_get_cq_event)(self.channel.as_ptr(), &mut cq, &mut context) } == 0 {
-            told += 1;
+        let told = unsafe { (f.ibv_get_cq_event)(self.channel.as_ptr(), &mut cq, &mut context) } == 0;
+        if told {
+            // SAFETY: the one that was taken, of the one queue of the channel.
+            unsafe { (f.ibv_ack_cq_events)(self.cq.as_ptr(), 1) };
         }
-        if told > 0 {
-            // SAFETY: as many as were taken, of the one queue of the channel.
-            unsafe { (f.ibv_ack_cq_events)(self.cq.as_ptr(), told) };
-        }
-        told > 0
+        told
     }
 
     /// The channel's descriptor.

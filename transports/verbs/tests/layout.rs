@@ -28,7 +28,7 @@ fn declared() -> Vec<(String, String, usize)> {
         ibv_context { device = "device", ops = "ops", cmd_fd = "cmd_fd", async_fd = "async_fd",
             num_comp_vectors = "num_comp_vectors" };
         ibv_device_attr { max_qp_wr = "max_qp_wr", device_cap_flags = "device_cap_flags", max_sge = "max_sge",
-            max_sge_rd = "max_sge_rd", max_cqe = "max_cqe", max_qp_init_rd_atom = "max_qp_init_rd_atom",
+            max_sge_rd = "max_sge_rd", max_cqe = "max_cqe", max_qp_rd_atom = "max_qp_rd_atom", max_qp_init_rd_atom = "max_qp_init_rd_atom",
             max_srq_wr = "max_srq_wr", phys_port_cnt = "phys_port_cnt" } "sizeof(";
         ibv_mr { addr = "addr", length = "length", lkey = "lkey", rkey = "rkey" } "sizeof(";
         ibv_comp_channel { fd = "fd" } "sizeof(";
@@ -67,6 +67,7 @@ fn constants() -> Vec<(&'static str, i64)> {
         ("IBV_SEND_INLINE", IBV_SEND_INLINE.into()),
         ("IBV_ACCESS_LOCAL_WRITE", IBV_ACCESS_LOCAL_WRITE.into()),
         ("IBV_ACCESS_REMOTE_WRITE", IBV_ACCESS_REMOTE_WRITE.into()),
+        ("IBV_ACCESS_REMOTE_READ", IBV_ACCESS_REMOTE_READ.into()),
         ("IBV_QPT_RC", IBV_QPT_RC.into()),
         ("IBV_TRANSPORT_IWARP", IBV_TRANSPORT_IWARP.into()),
         ("IBV_DEVICE_MEM_MGT_EXTENSIONS", IBV_DEVICE_MEM_MGT_EXTENSIONS.into()),
@@ -89,6 +90,10 @@ fn constants() -> Vec<(&'static str, i64)> {
         ("IBV_WC_REM_OP_ERR", 11),
         ("IBV_WC_RETRY_EXC_ERR", 12),
         ("IBV_WC_RNR_RETRY_EXC_ERR", 13),
+        ("RDMA_CM_EVENT_ADDR_RESOLVED", 0),
+        ("RDMA_CM_EVENT_ADDR_ERROR", 1),
+        ("RDMA_CM_EVENT_ROUTE_RESOLVED", 2),
+        ("RDMA_CM_EVENT_ROUTE_ERROR", 3),
         ("RDMA_CM_EVENT_CONNECT_REQUEST", 4),
         ("RDMA_CM_EVENT_CONNECT_ERROR", 6),
         ("RDMA_CM_EVENT_UNREACHABLE", 7),

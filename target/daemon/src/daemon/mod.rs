@@ -20,7 +20,7 @@ mod watch;
 mod world;
 
 pub use audit::{AUDIT_FILE, AUDIT_KEY, Audit};
-pub use plane::{DataPlane, ThreadCounts};
+pub use plane::{DataPlane, RdmaCounts, ThreadCounts};
 pub use reactors::start_reactors;
 pub use waiting::{Waits, still};
 

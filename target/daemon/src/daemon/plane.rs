@@ -31,6 +31,15 @@ pub struct ThreadCounts {
     pub copied_rx: u64,
 }
 
+/// What RDMA has met and holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RdmaCounts {
+    /// Connections refused or ended before their time, by cause.
+    pub faults: Vec<(&'static str, u64)>,
+    /// Buffers that commands and transfers hold now, by kind.
+    pub buffers: Vec<(&'static str, u64)>,
+}
+
 /// The threads that serve connections.
 pub trait DataPlane: Send + Sync {
     /// Listens on `at` for connections of the core's port `port`; returns the address with the port number in use.
@@ -47,6 +56,10 @@ pub trait DataPlane: Send + Sync {
     fn driver(&self) -> &'static str;
     /// Each thread's counters.
     fn threads(&self) -> Vec<ThreadCounts>;
+    /// What RDMA has met and holds; nothing where there is none.
+    fn rdma(&self) -> RdmaCounts {
+        RdmaCounts::default()
+    }
     /// Ends every connection and every thread, within a bounded time.
     fn shutdown(&self);
 }

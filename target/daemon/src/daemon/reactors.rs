@@ -1,11 +1,12 @@
 //! Starts the reactors for a target's settings, and shows them to the control plane as a [`DataPlane`].
 
-use super::plane::{DataPlane, ThreadCounts};
+use super::plane::{DataPlane, RdmaCounts, ThreadCounts};
 use crate::config::settings::{Polling, Settings};
 use crate::model::text::{Address, Scheme};
 use crate::reactor::{DriverChoice, Limits, ReactorConfig, Reactors};
 use crate::refusal::{Cause, Refusal};
 use caisson_core::Target;
+use caisson_rdma::Cause as Fault;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,6 +56,17 @@ impl DataPlane for Reactors {
                 copied_rx: t.copied_rx.load(Relaxed),
             })
             .collect()
+    }
+
+    fn rdma(&self) -> RdmaCounts {
+        let count = |of: usize| self.stats().iter().map(|t| t.rdma_buffers[of].load(Relaxed)).sum();
+        RdmaCounts {
+            faults: Fault::ALL
+                .iter()
+                .map(|c| (c.name(), self.rdma_stats().faults[c.index()].load(Relaxed)))
+                .collect(),
+            buffers: vec![("transfer", count(0)), ("capsule", count(1)), ("response", count(2))],
+        }
     }
 
     fn shutdown(&self) {

@@ -138,6 +138,8 @@ pub(crate) trait Driver: Ring {
     fn close(&mut self, key: u32);
     /// Has the next sleep end when `fd` is readable; once, and for one that was asked for before, not again until then.
     fn watch(&mut self, fd: BorrowedFd<'_>);
+    /// Forgets that. From the next turn's start on, the kernel holds the descriptor's file for it no more.
+    fn unwatch(&mut self, fd: BorrowedFd<'_>);
     /// Whether a turn without waiting would find something, as far as can be told without a system call.
     fn ready(&mut self) -> bool;
     /// Submits what is pending, without a look at what has come.

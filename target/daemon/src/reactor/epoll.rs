@@ -321,6 +321,11 @@ impl Driver for Epoll {
         let _ = epoll::add(&self.epoll, fd, EventData::new_u64(WATCHED), EventFlags::IN);
     }
 
+    fn unwatch(&mut self, fd: BorrowedFd<'_>) {
+        // ENOENT when it never was.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     fn ready(&mut self) -> bool {
         !self.told.is_empty() || self.finished.load(Ordering::SeqCst)
     }

@@ -16,7 +16,7 @@ mod spin;
 mod thread;
 mod uring;
 
-pub use shared::{Limits, ThreadStats, clock};
+pub use shared::{Limits, RdmaStats, ThreadStats, clock};
 
 use caisson_core::Target;
 use driver::Driver;
@@ -174,6 +174,11 @@ impl Reactors {
     /// Each thread's counters.
     pub fn stats(&self) -> &[Arc<ThreadStats>] {
         &self.shared.threads
+    }
+
+    /// What RDMA has met.
+    pub fn rdma_stats(&self) -> &RdmaStats {
+        &self.shared.rdma_stats
     }
 
     /// The driver in use: `io_uring` or `epoll`.

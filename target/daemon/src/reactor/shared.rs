@@ -3,6 +3,7 @@
 use super::mailbox::Mailbox;
 use super::rdma::control::Control;
 use caisson_block::Mono;
+use caisson_rdma::Cause;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -68,9 +69,25 @@ pub struct ThreadStats {
     pub tx_bytes: AtomicU64,
     /// Received chunks that were copied because receive buffers were short.
     pub copied_rx: AtomicU64,
+    /// RDMA buffers that commands and transfers hold now: of transfers, of data in capsules, of responses.
+    pub rdma_buffers: [AtomicU64; 3],
+}
+
+/// What RDMA has met, over all threads.
+#[derive(Debug, Default)]
+pub struct RdmaStats {
+    /// Connections refused or ended before their time, in the order of [`Cause::ALL`].
+    pub faults: [AtomicU64; Cause::ALL.len()],
+}
+
+impl RdmaStats {
+    pub(crate) fn count(&self, cause: Cause) {
+        self.faults[cause.index()].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Shared {
+    pub(crate) rdma_stats: RdmaStats,
     pub(crate) limits: Limits,
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     pub(crate) threads: Vec<Arc<ThreadStats>>,
@@ -89,6 +106,7 @@ impl Shared {
             threads: (0..n).map(|_| Arc::default()).collect(),
             load: (0..n).map(|_| AtomicUsize::new(0)).collect(),
             rdma: OnceLock::new(),
+            rdma_stats: RdmaStats::default(),
         }
     }
 

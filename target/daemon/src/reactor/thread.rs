@@ -176,6 +176,10 @@ impl<D: Driver> Reactor<D> {
 
     /// Decides how to wait, spinning first where that pays.
     fn wait(&mut self) -> Wait {
+        if self.rdma.parts() {
+            self.rdma.part(&mut |fd| self.driver.unwatch(fd));
+            return Wait::Poll;
+        }
         let more = !self.heavy.is_empty() || self.driver.ready() || self.rdma.ready();
         if more || self.mailbox.waiting() || !self.done.is_empty() {
             return Wait::Poll;

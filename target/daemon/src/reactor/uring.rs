@@ -597,6 +597,11 @@ impl Driver for Uring {
         self.push(entry.user_data(tagged::IGNORE));
     }
 
+    fn unwatch(&mut self, fd: BorrowedFd<'_>) {
+        let polls = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
+        self.push(opcode::AsyncCancel2::new(polls).build().user_data(tagged::IGNORE));
+    }
+
     fn ready(&mut self) -> bool {
         if !self.told.is_empty() || !self.ring.completion().is_empty() || self.due() {
             return true;

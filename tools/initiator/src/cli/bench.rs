@@ -218,7 +218,13 @@ fn prepare(args: &BenchArgs, address: &Address) -> Result<Habits> {
     let mut queue = client.io_queue(1, 32)?;
     let read = crate::queue::Command::new(io::READ, nsid).with(crate::queue::Data::In(ns.lba_bytes));
     let done = queue.run(read)?.ok("a read")?;
-    let framing = Framing::from(*queue.icresp());
+    let Some(&icresp) = queue.icresp() else {
+        return Err(Error::unsuitable(
+            format!("{address} is no TCP address, and bare sockets are what a target is compared with"),
+            "measure it with `caisson perf`",
+        ));
+    };
+    let framing = Framing::from(icresp);
     let link = queue.into_link()?;
     Ok(Habits { success: done.implied, in_capsule: link.in_capsule, framing })
 }

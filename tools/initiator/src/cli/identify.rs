@@ -18,7 +18,7 @@ use uuid::Uuid;
 /// Shows what a controller and its namespaces say of themselves.
 #[derive(Args, Clone, Debug)]
 pub struct IdentifyArgs {
-    /// Where the target listens: tcp://HOST:PORT or HOST:PORT
+    /// Where the target listens: tcp://HOST:PORT, rdma://HOST:PORT or HOST:PORT
     #[arg(value_name = "ADDRESS")]
     pub address: Address,
     /// The subsystem; by default the only one that the target's discovery service shows

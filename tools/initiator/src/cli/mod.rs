@@ -16,7 +16,7 @@ pub use perf::{PerfArgs, perf, stop_at_interrupt};
 use crate::client::{Client, Options, is_discovery};
 use crate::discover;
 use crate::error::{Error, Result};
-use crate::net::{Address, DISCOVERY_PORT};
+use crate::net::{Address, DISCOVERY_PORT, IO_PORT};
 use crate::units;
 use caisson_wire::fabrics::DISCOVERY_NQN;
 use clap::Args;
@@ -91,7 +91,8 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
 /// Shows what a target's discovery service tells this host.
 #[derive(Args, Clone, Debug)]
 pub struct DiscoverArgs {
-    /// Where it listens: tcp://HOST:PORT or HOST:PORT; the port is 8009 when it is left out
+    /// Where it listens: tcp://HOST:PORT, rdma://HOST:PORT or HOST:PORT; the port is 8009 (4420 over RDMA) when it is left
+    /// out
     #[arg(value_name = "ADDRESS")]
     pub address: String,
     /// The discovery subsystem, when it has a name of its own
@@ -113,7 +114,7 @@ pub fn discover(args: &DiscoverArgs) -> Result<()> {
     let mut address: Address = args.address.parse()?;
     let bare = args.address.rsplit("//").next().unwrap_or_default();
     if !bare.ends_with(&format!(":{}", address.port)) {
-        address.port = DISCOVERY_PORT;
+        address.port = if address.is_rdma() { IO_PORT } else { DISCOVERY_PORT };
     }
     let page = discover::discover(args.host.options(&address, &args.nqn))?;
     if args.json {

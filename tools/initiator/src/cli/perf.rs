@@ -30,7 +30,7 @@ pub fn stop_at_interrupt() {
 /// Drives a target with reads and writes, and says how fast it answered.
 #[derive(Args, Clone, Debug)]
 pub struct PerfArgs {
-    /// Where the target listens: tcp://HOST:PORT or HOST:PORT
+    /// Where the target listens: tcp://HOST:PORT, rdma://HOST:PORT or HOST:PORT
     #[arg(value_name = "ADDRESS", required_unless_present_any = ["yardstick", "serve", "ideal"])]
     pub address: Option<Address>,
     /// The subsystem; by default the only one that the target's discovery service shows
@@ -191,7 +191,10 @@ pub fn perf(args: &PerfArgs) -> Result<()> {
         report = measure(&mut client, Some(1), &w, args.quiet || args.json)?;
     } else {
         let Some(address) = &args.address else {
-            return Err(Error::unsuitable("no target is named", "give its address: tcp://HOST:PORT"));
+            return Err(Error::unsuitable(
+                "no target is named",
+                "give its address: tcp://HOST:PORT or rdma://HOST:PORT",
+            ));
         };
         let mut client = connect_io(&args.host, address, args.nqn.as_deref())?;
         name = format!("{} at {address}", client.options.subnqn);

@@ -179,7 +179,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Sleeps until a socket is ready, the next command may start, or the clock wants to be looked at.
+    /// Sleeps until a connection is ready, the next command may start, or the clock wants to be looked at.
     fn sleep(&mut self, now: u64) -> Result<()> {
         let mut longest = Duration::from_millis(20);
         if let Some(gap) = 1_000_000_000u64.checked_div(self.plan.rate)
@@ -189,8 +189,13 @@ impl Engine<'_> {
             longest = longest.min(Duration::from_nanos(next.max(1000)));
         }
         self.waits += 1;
-        let sockets = self.lanes.iter().map(Lane::socket);
-        wait(sockets, longest, &mut Vec::new()).map_err(|e| Error::io("waiting", e)).map(drop)
+        for lane in self.lanes.iter_mut() {
+            if !lane.arm()? {
+                return Ok(());
+            }
+        }
+        let fds = self.lanes.iter().flat_map(Lane::descriptors);
+        wait(fds, longest, &mut Vec::new()).map_err(|e| Error::io("waiting", e)).map(drop)
     }
 
     fn begin_measuring(&mut self, now: u64) {

@@ -1,27 +1,41 @@
 //! One driven connection: its commands, their data, and what became of them.
 
 use super::content::{Content, Maker};
+use super::placed::Placed;
 use super::verify::{self, Ledger};
 use super::workload::{Generator, Random};
 use crate::error::{Error, Result};
 use crate::stats::{Latency, Row};
-use crate::transport::{Framing, Rx, Sink, Tx, io_command};
+use crate::transport::{Framing, Rdma, Rx, Sink, Tx, io_command};
 use caisson_wire::opcode::io;
 use caisson_wire::pdu::R2t;
 use caisson_wire::{Cqe, Sgl};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// An established I/O queue, ready to be driven.
 #[derive(Debug)]
 pub struct Link {
-    /// The socket, nonblocking, with nothing received that was not consumed.
-    pub stream: TcpStream,
-    /// What was agreed on framing.
-    pub framing: Framing,
+    /// The connection.
+    pub way: Way,
     /// The most data in a command capsule.
     pub in_capsule: u32,
     /// Commands that the queue takes at once.
     pub depth: u32,
+}
+
+/// The connection of a queue.
+#[derive(Debug)]
+pub enum Way {
+    /// TCP.
+    Tcp {
+        /// The socket, nonblocking, with nothing received that was not consumed.
+        stream: TcpStream,
+        /// What was agreed on framing.
+        framing: Framing,
+    },
+    /// RDMA.
+    Rdma(Box<Rdma>),
 }
 
 /// What of a namespace a lane works on.
@@ -91,9 +105,15 @@ pub enum Data {
 /// The payload that writes of [`Data::Noise`] share: this many bytes beyond one block, so that not all are alike.
 const SHARED_SPARE: usize = 64 << 10;
 
-/// Everything of a lane but its receive buffer, which calls back into it.
+/// Where commands go.
+enum Out {
+    Tcp(Tx),
+    Rdma(Box<Placed>),
+}
+
+/// Everything of a lane but its socket and receive buffer, which calls back into it.
 struct Work {
-    tx: Tx,
+    out: Out,
     region: Region,
     in_capsule: u32,
     slots: Vec<Slot>,
@@ -108,15 +128,25 @@ struct Work {
 
 /// One driven connection.
 pub struct Lane {
-    stream: TcpStream,
-    rx: Rx,
+    /// None over RDMA.
+    socket: Option<(TcpStream, Rx)>,
     work: Work,
     generator: Generator,
 }
 
 impl Lane {
     /// Drives `link` with what `generator` deals.
-    pub fn new(link: Link, region: Region, depth: u32, generator: Generator, data: Data, seed: u64) -> Lane {
+    ///
+    /// # Errors
+    /// Its memory cannot be registered.
+    pub fn new(
+        link: Link,
+        region: Region,
+        depth: u32,
+        generator: Generator,
+        data: Data,
+        seed: u64,
+    ) -> Result<Lane> {
         let block = region.block as usize;
         let shared = matches!(data, Data::Noise);
         let mut memory = vec![0; if shared { block + SHARED_SPARE } else { depth as usize * block }];
@@ -129,10 +159,19 @@ impl Lane {
                 memory.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&rng.draw().to_le_bytes()));
             }
         }
-        Lane {
-            rx: Rx::new(link.framing.header_digest, link.framing.data_digest),
+        let (socket, out) = match link.way {
+            Way::Tcp { stream, framing } => {
+                let rx = Rx::new(framing.header_digest, framing.data_digest);
+                (Some((stream, rx)), Out::Tcp(Tx::new(framing, depth as usize)))
+            }
+            Way::Rdma(rdma) => {
+                (None, Out::Rdma(Box::new(Placed::new(*rdma, &memory, shared, depth, region.block)?)))
+            }
+        };
+        Ok(Lane {
+            socket,
             work: Work {
-                tx: Tx::new(link.framing, depth as usize),
+                out,
                 region,
                 in_capsule: link.in_capsule,
                 slots: vec![Slot::default(); depth as usize],
@@ -143,14 +182,27 @@ impl Lane {
                 rotate: 0,
                 replay: None,
             },
-            stream: link.stream,
             generator,
+        })
+    }
+
+    /// Has its descriptors tell what comes; `false` when something has come already.
+    pub fn arm(&mut self) -> Result<bool> {
+        match &mut self.work.out {
+            Out::Tcp(_) => Ok(true),
+            Out::Rdma(placed) => placed.rdma.arm(),
         }
     }
 
-    /// Its socket, and whether it waits to send.
-    pub fn socket(&self) -> (&TcpStream, bool) {
-        (&self.stream, !self.work.tx.is_empty())
+    /// What tells that something comes, and whether it waits to send.
+    pub fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
+        let mut all = [None, None];
+        match (&self.socket, &self.work.out) {
+            (Some((stream, _)), Out::Tcp(tx)) => all[0] = Some((stream.as_fd(), !tx.is_empty())),
+            (_, Out::Rdma(placed)) => all = placed.rdma.fds().map(|fd| Some((fd, false))),
+            (None, Out::Tcp(_)) => {}
+        }
+        all.into_iter().flatten()
     }
 
     /// Commands outstanding.
@@ -168,7 +220,12 @@ impl Lane {
 
     /// System calls so far: reads, reads that found something, writes.
     pub fn calls(&self) -> (u64, u64, u64) {
-        (self.rx.reads, self.rx.full_reads, self.work.tx.writes)
+        match (&self.socket, &self.work.out) {
+            (Some((_, rx)), Out::Tcp(tx)) => (rx.reads, rx.full_reads, tx.writes),
+            // Looks at the completion queue and posts, which are none to speak of: they do not enter the kernel, or need not.
+            (_, Out::Rdma(placed)) => placed.rdma.calls,
+            (None, Out::Tcp(_)) => (0, 0, 0),
+        }
     }
 
     /// From now on reads back every block that the ledger knows as written, in order.
@@ -181,16 +238,31 @@ impl Lane {
         self.work.ledger.as_ref()
     }
 
-    /// Reads once from the socket; says whether anything came, which [`Lane::take`] then has to look at.
+    /// Looks once at the connection; says whether anything came, which [`Lane::take`] then has to look at.
     #[inline]
     pub fn read(&mut self) -> Result<bool> {
-        self.rx.read(&self.stream)
+        match (&mut self.socket, &mut self.work.out) {
+            (Some((stream, rx)), _) => rx.read(stream),
+            (None, Out::Rdma(placed)) => placed.rdma.receive(),
+            (None, Out::Tcp(_)) => Ok(false),
+        }
     }
 
     /// Looks at what was read, at time `now`.
     #[inline]
     pub fn take(&mut self, now: u64, tally: &mut Tally) -> Result<()> {
-        self.rx.parse(&mut View { work: &mut self.work, tally, now })
+        let mut view = View { work: &mut self.work, tally, now };
+        if let Some((_, rx)) = &mut self.socket {
+            return rx.parse(&mut view);
+        }
+        let Out::Rdma(placed) = &mut view.work.out else { return Ok(()) };
+        let mut came = std::mem::take(&mut placed.rdma.came);
+        came.iter().try_for_each(|message| view.done(&Rdma::response(message)?, false))?;
+        came.clear();
+        if let Out::Rdma(placed) = &mut view.work.out {
+            placed.rdma.came = came;
+        }
+        Ok(())
     }
 
     /// Starts commands, at most `budget`; says how many.
@@ -199,7 +271,8 @@ impl Lane {
         let mut started = 0;
         // With a ledger no two commands share a block, so that a small region holds fewer of them.
         let most = self.work.ledger.as_ref().map_or(usize::MAX, Ledger::blocks);
-        while started < budget && !self.work.free.is_empty() && self.outstanding() < most {
+        while started < budget && !self.work.free.is_empty() && self.outstanding() < most && self.work.room()
+        {
             let dealt = match self.work.replay {
                 None => self.generator.deal(),
                 Some(at) => self.work.next_replay(at).map(|block| (false, block)),
@@ -216,10 +289,11 @@ impl Lane {
     /// Sends what there is; says whether anything went.
     #[inline]
     pub fn flush(&mut self) -> Result<bool> {
-        if self.work.tx.is_empty() {
-            return Ok(false);
+        match (&self.socket, &mut self.work.out) {
+            (Some((stream, _)), Out::Tcp(tx)) if !tx.is_empty() => tx.flush(stream, &self.work.memory),
+            (_, Out::Rdma(placed)) => placed.rdma.flush(),
+            _ => Ok(false),
         }
-        self.work.tx.flush(&self.stream, &self.work.memory)
     }
 
     /// An error when a command was started before `before` and is still not done.
@@ -244,6 +318,15 @@ impl Work {
         let block = self.ledger.as_ref()?.next_written(at)?;
         self.replay = Some(block + 1);
         Some(block)
+    }
+
+    /// Whether the connection takes another command.
+    #[inline]
+    fn room(&self) -> bool {
+        match &self.out {
+            Out::Tcp(_) => true,
+            Out::Rdma(placed) => placed.rdma.room(),
+        }
     }
 
     /// Starts one command; `false` when every block is in use.
@@ -287,9 +370,19 @@ impl Work {
         let opcode = if write { io::WRITE } else { io::READ };
         let lba = self.region.lba(slot.block);
         let sqe = io_command(opcode, cid, self.region.nsid, lba, block_len / lba_len, sgl);
-        self.tx.command(&sqe, in_capsule.then_some((slot.at, block_len)), &self.memory);
-        if in_capsule {
-            slot.got = block_len;
+        match &mut self.out {
+            Out::Tcp(tx) => {
+                tx.command(&sqe, in_capsule.then_some((slot.at, block_len)), &self.memory);
+                slot.got = if in_capsule { block_len } else { 0 };
+            }
+            Out::Rdma(placed) => {
+                if write && (self.ledger.is_some() || self.maker.is_some()) {
+                    placed.put(slot.at, &self.memory[slot.at as usize..][..block_len as usize]);
+                }
+                placed.command(sqe, write, slot.at, block_len, in_capsule);
+                // The device moves it, and nobody says how much it was.
+                slot.got = block_len;
+            }
         }
         self.slots[usize::from(cid)] = slot;
         true
@@ -346,7 +439,9 @@ impl Sink for View<'_> {
         }
         s.got += len;
         let at = s.at + u64::from(offset);
-        self.work.tx.data(r2t, at, &self.work.memory);
+        if let Out::Tcp(tx) = &mut self.work.out {
+            tx.data(r2t, at, &self.work.memory);
+        }
         Ok(())
     }
 
@@ -382,6 +477,9 @@ impl Sink for View<'_> {
         if let Some(ledger) = &mut self.work.ledger {
             if !s.write {
                 let data = &mut self.work.memory[s.at as usize..][..region.block as usize];
+                if let Out::Rdma(placed) = &self.work.out {
+                    placed.get(s.at, data);
+                }
                 ledger.judge(data, region.lba_bytes as usize, lba, s.block);
             }
             ledger.release(s.block, s.write.then_some(s.sequence));

@@ -6,13 +6,14 @@
 pub mod content;
 mod engine;
 mod lane;
+mod placed;
 mod report;
 pub mod verify;
 pub mod workload;
 
 pub use content::Content;
 pub use engine::Shared;
-pub use lane::Link;
+pub use lane::{Link, Way};
 pub use report::{Report, Verified};
 pub use workload::{Pattern, Until, Workload};
 
@@ -122,7 +123,7 @@ fn lanes(links: Vec<Link>, w: &Workload, ns: &Namespace) -> Result<Vec<Lane>> {
                 format!("use --depth {}", link.depth),
             ));
         }
-        Ok(Lane::new(link, region, w.depth, Generator::new(w, share, quota(i), i), data, w.seed + i))
+        Lane::new(link, region, w.depth, Generator::new(w, share, quota(i), i), data, w.seed + i)
     };
     links.into_iter().enumerate().map(make).collect()
 }

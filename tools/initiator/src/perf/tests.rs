@@ -20,7 +20,7 @@ fn link(port: u16, dgst: u8) -> Link {
     stream.set_nonblocking(true).unwrap();
     let framing =
         Framing { header_digest: dgst & 1 != 0, data_digest: dgst & 2 != 0, align: 4, max_h2c: 65536 };
-    Link { stream, framing, in_capsule: 8192, depth: 1023 }
+    Link { way: Way::Tcp { stream, framing }, in_capsule: 8192, depth: 1023 }
 }
 
 const NS: Namespace = Namespace { nsid: 1, lba_bytes: 4096, blocks: 4096 };

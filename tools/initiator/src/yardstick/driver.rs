@@ -8,6 +8,7 @@ use crate::sys::{self, CpuTime};
 use std::collections::VecDeque;
 use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Messages handed to the kernel at once where they are of two kinds.
@@ -67,7 +68,7 @@ pub fn drive(
         }
         idle = if busy { 0 } else { idle + 1 };
         if !busy && !spin {
-            let sockets = open.iter().map(|c| (&c.stream, c.owes()));
+            let sockets = open.iter().map(|c| (c.stream.as_fd(), c.owes()));
             wait(sockets, Duration::from_millis(50), &mut Vec::new()).map_err(|e| Error::io("waiting", e))?;
         }
         if busy || idle.is_multiple_of(256) || !spin {

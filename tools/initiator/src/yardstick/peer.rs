@@ -118,7 +118,8 @@ fn idle(listener: &TcpListener, open: &[Connection]) -> io::Result<()> {
         let _ = rustix::event::poll(&mut fds, Some(&ts));
         return Ok(());
     }
-    wait(open.iter().map(|c| (&c.stream, c.owed > 0)), Duration::from_millis(20), &mut Vec::new()).map(drop)
+    wait(open.iter().map(|c| (c.stream.as_fd(), c.owed > 0)), Duration::from_millis(20), &mut Vec::new())
+        .map(drop)
 }
 
 /// One connection of the peer.

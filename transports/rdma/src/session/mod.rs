@@ -346,6 +346,13 @@ impl Session {
         self.unsent
     }
 
+    /// Whether something waits for the device to complete what it has: data that is fetched, or an answer without room. Where not,
+    /// completions only bring buffers home, and may be looked at later.
+    #[inline]
+    pub fn awaits(&self) -> bool {
+        self.sends.reads() > 0 || self.waiting()
+    }
+
     /// Commands in hand.
     pub fn in_hand(&self) -> u32 {
         self.slots.used()

@@ -40,8 +40,9 @@ pub struct SendQueue {
     entries: VecDeque<Held>,
     /// The id of the oldest.
     head: u64,
-    /// SENDs among them.
+    /// SENDs among them, and RDMA READs.
     sends: u32,
+    reads: u32,
 }
 
 impl SendQueue {
@@ -68,6 +69,7 @@ impl SendQueue {
         let held = self.entries.pop_front()?;
         self.head += 1;
         self.sends -= u32::from(matches!(held, Held::Send { .. }));
+        self.reads -= u32::from(matches!(held, Held::Read { .. }));
         Some(held)
     }
 
@@ -75,7 +77,10 @@ impl SendQueue {
     pub fn take_back(&mut self, n: usize, spare: &mut Completions) {
         for _ in 0..n {
             match self.entries.pop_back() {
-                Some(Held::Read { part, .. }) => spare.recycle(part),
+                Some(Held::Read { part, .. }) => {
+                    self.reads -= 1;
+                    spare.recycle(part);
+                }
                 Some(Held::Send { data, .. }) => {
                     self.sends -= 1;
                     spare.recycle(data);
@@ -85,6 +90,11 @@ impl SendQueue {
         }
     }
 
+    /// RDMA READs among them.
+    pub fn reads(&self) -> u32 {
+        self.reads
+    }
+
     fn room(&self, config: &Config) -> usize {
         (config.send_wrs as usize).saturating_sub(self.entries.len())
     }
@@ -92,6 +102,7 @@ impl SendQueue {
     fn push(&mut self, held: Held, op: Op, first: usize, signaled: bool, batch: &mut Batch) {
         let id = self.head + self.entries.len() as u64;
         self.sends += u32::from(matches!(held, Held::Send { .. }));
+        self.reads += u32::from(matches!(held, Held::Read { .. }));
         self.entries.push_back(held);
         let sges = (batch.sges.len() - first) as u32;
         batch.wrs.push(Wr { id, op, first: first as u32, sges, signaled });

@@ -70,6 +70,8 @@ struct Region {
 pub struct Device {
     rng: Rng,
     pub faulty: bool,
+    /// Hosts may name memory that is not theirs.
+    pub hostile: bool,
     /// Receives of each host: responses that may be on their way to it.
     pub room: Vec<usize>,
     qps: Vec<Qp>,
@@ -108,6 +110,7 @@ impl Device {
         Device {
             rng: Rng(seed),
             faulty: false,
+            hostile: false,
             room: vec![usize::MAX; pairs],
             qps: (0..pairs).map(|_| Qp::default()).collect(),
             receives: Vec::new(),
@@ -226,6 +229,8 @@ impl Device {
         if self.faulty && self.rng.chance(60) {
             status =
                 [WcStatus::RemoteAccess, WcStatus::Retries, WcStatus::ReceiverNotReady][self.rng.below(3)];
+        } else if !self.allows(pair, &p) {
+            status = WcStatus::RemoteAccess;
         } else {
             match p.wr.op {
                 Op::Read { address, key } => self.fetch(pair, address, key, &p.list),
@@ -257,6 +262,19 @@ impl Device {
         if p.wr.signaled || status != WcStatus::Success {
             self.done.push(Wc { pair, what: What::Send { id }, status });
         }
+    }
+
+    /// Whether the memory that a request names is that host's, all of it.
+    fn allows(&self, pair: usize, p: &Posted) -> bool {
+        let (Op::Read { address, key } | Op::Write { address, key }) = p.wr.op else { return true };
+        let len: usize = p.list.iter().map(|s| s.len as usize).sum();
+        let inside = |r: &Region| {
+            let at = address.checked_sub(u64::from(key) << 32).map(|at| at as usize);
+            r.valid && r.pair == pair && at.is_some_and(|at| at + len <= r.bytes.len())
+        };
+        let allowed = self.regions.get(&key).is_some_and(inside);
+        assert!(allowed || self.hostile, "a request names what its host did not");
+        allowed
     }
 
     fn fetch(&mut self, pair: usize, address: u64, key: u32, list: &[Sge]) {

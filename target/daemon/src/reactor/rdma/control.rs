@@ -11,6 +11,7 @@ use super::listeners::Listeners;
 use super::port::Port;
 use super::{Adopted, Buried, Message};
 use caisson_block::offered;
+use caisson_rdma::Cause;
 use caisson_rdma::cm::{self, Accepted};
 use caisson_rdma::session::Config;
 use caisson_verbs::{Channel, CmEvent, CmKind, Connection, DeviceEvent, Incoming, QueuePair};
@@ -274,18 +275,19 @@ impl Worker {
         let CmEvent { id, kind, status } = event;
         let why = match kind {
             CmKind::Request(incoming) => return self.request(incoming),
-            CmKind::Established | CmKind::Other(_) => return,
+            CmKind::Established { .. } | CmKind::Resolved | CmKind::Routed | CmKind::Other(_) => return,
             CmKind::AddressChanged => {
                 self.listeners.lost(id);
                 return;
             }
-            CmKind::Failed => {
+            CmKind::Failed | CmKind::Refused { .. } => {
                 tracing::debug!(status, "an RDMA connection did not come about");
                 "it did not come about"
             }
             CmKind::Disconnected => "the host disconnected",
             CmKind::DeviceRemoved => {
-                if self.listeners.lost(id) {
+                if let Some(device) = self.listeners.lost(id) {
+                    self.retire(device);
                     return;
                 }
                 if let Some(device) = self.known.get(&id).map(|p| p.device) {
@@ -295,7 +297,7 @@ impl Worker {
             }
         };
         if let Some(place) = self.known.get(&id) {
-            self.tell(place.thread, Message::Lost { connection: id, why });
+            self.tell(place.thread, Message::Lost { connection: id, why, cause: None });
         }
     }
 
@@ -311,14 +313,14 @@ impl Worker {
         for thread in threads {
             self.tell(thread, Message::Retire { device: key });
         }
+        self.devices.retain(|d| d.leaving != Some(0));
     }
 
     fn device_events(&mut self) {
-        for at in 0..self.devices.len() {
-            if self.devices[at].leaving.is_some() {
-                continue;
-            }
-            let (device, key) = (Arc::clone(&self.devices[at].device), self.devices[at].device.key());
+        let here: Vec<_> =
+            self.devices.iter().filter(|d| d.leaving.is_none()).map(|d| Arc::clone(&d.device)).collect();
+        for device in here {
+            let key = device.key();
             let name = &device.attributes().name;
             while let Some(event) = device.event() {
                 match event {
@@ -333,7 +335,9 @@ impl Worker {
                             self.known.iter().find(|(_, p)| (p.device, p.number) == (key, queue_pair));
                         if let Some((&connection, place)) = place {
                             let why = "its queue pair failed";
-                            self.tell(place.thread, Message::Lost { connection, why });
+                            // The host reached for what is not its own, or sent what no rule allows.
+                            let cause = Some(Cause::Protection);
+                            self.tell(place.thread, Message::Lost { connection, why, cause });
                         }
                     }
                     DeviceEvent::PortDown => {
@@ -341,7 +345,7 @@ impl Worker {
                     }
                     DeviceEvent::PortUp => tracing::info!(device = name, "a port of an RDMA device is up"),
                     DeviceEvent::Fatal => {
-                        tracing::error!(device = name, "an RDMA device has failed");
+                        tracing::warn!(device = name, "an RDMA device has failed, or goes");
                         self.retire(key);
                     }
                     DeviceEvent::Other(event) => tracing::debug!(device = name, event, "RDMA device event"),
@@ -370,7 +374,14 @@ impl Worker {
             }
             Err(status) => status,
         };
-        tracing::warn!(peer = who, "an RDMA connection is refused: {status}");
+        if status != CmStatus::NoResources {
+            self.shared.rdma_stats.count(Cause::PrivateData);
+        }
+        tracing::warn!(
+            peer = who,
+            cause = Cause::PrivateData.name(),
+            "an RDMA connection is refused: {status}"
+        );
         incoming.reject(&cm::reject(status));
     }
 
@@ -442,7 +453,7 @@ impl Worker {
         // Some devices promise each limit by itself and not all of them together.
         let (connection, inline) = loop {
             let mut want = QueuePair { send_wrs, send_sges: sges, inline: 16 };
-            match incoming.prepare(&part.cq, &part.srq, &mut want) {
+            match incoming.prepare(&part.sends, &part.receives, &part.srq, &mut want) {
                 Ok(connection) => break (Arc::new(connection), want.inline >= 16),
                 Err((back, _)) if sges > 1 => (incoming, sges) = (back, sges / 2),
                 Err((back, error)) => return Err((error, Some(back))),
@@ -473,7 +484,8 @@ impl Worker {
         self.tell(thread, Message::Adopt(Box::new(adopted)));
         if let Err(error) = connection.accept(&cm::accept(accepted), accepted.reads) {
             tracing::debug!(%error, "the host did not wait to be accepted");
-            self.tell(thread, Message::Lost { connection: id, why: "it could not be accepted" });
+            let why = "it could not be accepted";
+            self.tell(thread, Message::Lost { connection: id, why, cause: None });
         }
         Ok(())
     }

@@ -3,13 +3,13 @@
 use super::port::{Port, Table};
 use caisson_block::{Buf, Pin, Pool, offered};
 use caisson_rdma::{Memory, Receives, Regions};
-use caisson_verbs::{CompletionQueue, Device, ReceiveQueue, Region};
+use caisson_verbs::{CompletionQueue, Device, Reach, ReceiveQueue, Region};
 use std::io;
 use std::sync::Arc;
 
 /// Receives of one thread, over all of a device's connections. More capsules at once wait at their hosts.
 const RECEIVES: u32 = 1024;
-/// Entries of one thread's completion queue: what the send queues of its connections and the receives may complete at once.
+/// Entries of one thread's completion queue for sends: what the send queues of its connections may complete at once.
 const COMPLETIONS: u32 = 32 * 1024;
 /// Transfer buffers of one thread: 4, 8 and 20 MiB.
 const TRANSFERS: [u32; 3] = [1024, 512, 160];
@@ -21,7 +21,8 @@ pub(super) const REGISTERED: usize = 2 << 30;
 
 /// One thread's part, as the control thread keeps it.
 pub(super) struct ThreadPart {
-    pub(super) cq: Arc<CompletionQueue>,
+    pub(super) sends: Arc<CompletionQueue>,
+    pub(super) receives: Arc<CompletionQueue>,
     pub(super) srq: Arc<ReceiveQueue>,
     /// Completions that may still be promised.
     pub(super) room: u32,
@@ -52,7 +53,7 @@ fn register(device: &Arc<Device>, pool: &Pool) -> io::Result<Region> {
     let (at, len) = pool.memory();
     // SAFETY: a pool's memory stays mapped while the pool is there, and whoever calls this keeps it for longer than the
     // region. Its pages stay in place: the thread's own pools are never trimmed, the process's are pinned.
-    unsafe { device.register(at, len, true) }
+    unsafe { device.register(at, len, Reach::Write) }
 }
 
 impl InUse {
@@ -68,7 +69,7 @@ impl InUse {
         );
         let zeroes = Buf::zeroes(usize::MAX);
         // SAFETY: memory of the program, which is never unmapped nor written.
-        let zeroes = unsafe { device.register(zeroes.as_ptr(), zeroes.len(), false) };
+        let zeroes = unsafe { device.register(zeroes.as_ptr(), zeroes.len(), Reach::Read) };
         if let Err(error) = &zeroes {
             tracing::debug!(%error, "blocks of zeroes are copied");
         }
@@ -141,18 +142,19 @@ impl InUse {
         let pools: Vec<Pool> = memory.pools().chain(receives.pools()).cloned().collect();
         let regions = pools.iter().map(|p| register(&self.device, p)).collect::<io::Result<Vec<_>>>()?;
         let entries = COMPLETIONS.min(a.completions);
-        let cq = CompletionQueue::new(&self.device, entries)?;
+        let sends = CompletionQueue::new(&self.device, entries)?;
+        let received = CompletionQueue::new(&self.device, receives.len())?;
         let srq = ReceiveQueue::new(&self.device, receives.len())?;
-        let room = entries.saturating_sub(receives.len());
         let port = Port::new(
             self.device.key(),
-            Arc::clone(&cq),
+            [Arc::clone(&sends), Arc::clone(&received)],
             Arc::clone(&srq),
             receives,
             memory,
             Arc::clone(&self.table),
         );
-        self.parts[at] = Some(ThreadPart { cq, srq, room, regions, _pools: pools });
+        self.parts[at] =
+            Some(ThreadPart { sends, receives: received, srq, room: entries, regions, _pools: pools });
         self.publish();
         Ok(Box::new(port))
     }

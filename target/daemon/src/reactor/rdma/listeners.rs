@@ -62,15 +62,14 @@ impl Listeners {
         self.0.iter().find(|e| e.listener.as_ref().is_some_and(|l| l.key() == key)).map(|e| e.port)
     }
 
-    /// The listener of this key has lost its device; whether there was one.
-    pub(super) fn lost(&mut self, key: usize) -> bool {
+    /// The listener of this key has lost its device: which that was.
+    pub(super) fn lost(&mut self, key: usize) -> Option<usize> {
         let found = self.0.iter_mut().find(|e| e.listener.as_ref().is_some_and(|l| l.key() == key));
         if let Some(entry) = found {
             tracing::warn!(address = %entry.address, "an RDMA listener has lost its device and waits for it to come back");
-            entry.listener = None;
-            return true;
+            return entry.listener.take().map(|l| l.device());
         }
-        false
+        None
     }
 
     /// Tries those that wait.

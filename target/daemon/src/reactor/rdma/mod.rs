@@ -20,9 +20,9 @@ mod thread;
 
 pub(crate) use thread::{Thread, Turn};
 
-use caisson_rdma::Session;
 use caisson_rdma::cm::Accepted;
 use caisson_rdma::session::Config;
+use caisson_rdma::{Cause, Session};
 use caisson_verbs::Connection;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub(crate) enum Message {
         connection: usize,
         /// Why, for the log.
         why: &'static str,
+        /// What it is counted as, where it is a fault whatever was on its way.
+        cause: Option<Cause>,
     },
     /// The queue pair of this number takes no receives any more.
     LastReceive {

@@ -1,5 +1,6 @@
 //! What one data-plane thread has of one device.
 
+use caisson_block::Mono;
 use caisson_rdma::{Keys, Memory, Receives, Regions};
 use caisson_verbs::{Completion, CompletionQueue, ReceiveQueue, Scratch};
 use std::collections::HashMap;
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Completions taken at once.
 const TAKEN: usize = 64;
+/// How long completions of what nobody waits for may lie, in milliseconds.
+const LAZY_MS: u64 = 5;
 /// Receives posted at once.
 const POSTED: usize = 256;
 
@@ -27,11 +30,52 @@ impl Table {
     }
 }
 
+/// Has the driver tell when a descriptor is readable, or forget to.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(BorrowedFd<'_>);
+
+/// A completion queue and what was asked of its channel.
+struct Watched {
+    cq: Arc<CompletionQueue>,
+    armed: bool,
+    watched: bool,
+}
+
+impl Watched {
+    fn new(cq: Arc<CompletionQueue>) -> Watched {
+        Watched { cq, armed: false, watched: false }
+    }
+
+    /// Takes what its channel has told, which some drivers tell over and over until then.
+    fn settle(&mut self) {
+        if self.armed && self.cq.silence() {
+            (self.armed, self.watched) = (false, false);
+        }
+    }
+
+    /// Arms it where it is not; whether it was armed now.
+    fn arm(&mut self) -> bool {
+        if self.armed || self.cq.arm().is_err() {
+            return false;
+        }
+        self.armed = true;
+        true
+    }
+
+    fn watch(&mut self, watch: Watch<'_>) {
+        if self.armed && !std::mem::replace(&mut self.watched, true) {
+            watch(self.cq.as_fd());
+        }
+    }
+}
+
 /// One device, seen from one thread.
 pub(crate) struct Port {
     /// Which device.
     pub(crate) device: usize,
-    pub(crate) cq: Arc<CompletionQueue>,
+    /// What SENDs and RDMA READs complete to, and what receives do. A response that went out wakes nobody: where nothing waits
+    /// for it, only receives are armed.
+    sends: Watched,
+    receives_done: Watched,
     srq: Arc<ReceiveQueue>,
     pub(crate) receives: Receives,
     pub(crate) memory: Memory,
@@ -45,8 +89,11 @@ pub(crate) struct Port {
     taken_len: usize,
     /// Of queue pairs that were not known yet when they came.
     pub(crate) strange: Vec<Completion>,
-    armed: bool,
-    watched: bool,
+    /// Connections that wait for the device to complete what it has, and those whose buffers it has.
+    pub(crate) awaiting: u32,
+    pub(crate) unretired: u32,
+    /// When what it has is looked at for the buffers' sake; beyond that, its completions are armed, too.
+    lazy: Option<Mono>,
     /// The device has gone.
     pub(crate) retired: bool,
     /// The queue does not work any more, and this was said.
@@ -57,7 +104,7 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(
         device: usize,
-        cq: Arc<CompletionQueue>,
+        [sends, received]: [Arc<CompletionQueue>; 2],
         srq: Arc<ReceiveQueue>,
         receives: Receives,
         memory: Memory,
@@ -65,7 +112,8 @@ impl Port {
     ) -> Port {
         Port {
             device,
-            cq,
+            sends: Watched::new(sends),
+            receives_done: Watched::new(received),
             srq,
             receives,
             memory,
@@ -76,8 +124,9 @@ impl Port {
             taken: vec![Completion::default(); TAKEN].into_boxed_slice(),
             taken_len: 0,
             strange: Vec::new(),
-            armed: false,
-            watched: false,
+            awaiting: 0,
+            unretired: 0,
+            lazy: None,
             retired: false,
             failed: false,
             wrs: Vec::new(),
@@ -98,7 +147,12 @@ impl Port {
     #[inline]
     pub(crate) fn ready(&mut self) -> bool {
         if self.taken_len == 0 && self.strange.is_empty() && !self.failed {
-            match self.cq.poll(&mut self.taken) {
+            let sends = self.sends.cq.poll(&mut self.taken);
+            let polled = match sends {
+                Ok(0) => self.receives_done.cq.poll(&mut self.taken),
+                other => other.inspect(|_| self.lazy = None),
+            };
+            match polled {
                 Ok(n) => self.taken_len = n,
                 Err(error) => {
                     self.failed = true;
@@ -135,28 +189,44 @@ impl Port {
         }
     }
 
-    /// Arms the completion queue and has its channel watched. `false` when something is there to be looked at instead.
-    pub(crate) fn sleep(&mut self, watch: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+    /// Arms the completion queues that matter and has their channels watched. `false` when something is there to be looked at instead.
+    pub(crate) fn sleep(&mut self, now: Mono, watch: Watch<'_>) -> bool {
         if self.failed || self.retired {
             return true;
         }
-        if self.armed && self.cq.silence() {
-            (self.armed, self.watched) = (false, false);
+        let patience_over = self.lazy.is_some_and(|at| at <= now);
+        self.receives_done.settle();
+        self.sends.settle();
+        let mut armed = self.receives_done.arm();
+        if self.awaiting > 0 || patience_over {
+            armed |= self.sends.arm();
         }
-        if !self.armed {
-            if self.cq.arm().is_err() {
-                return true;
-            }
-            self.armed = true;
-            // What came between the last look and the arming is not told.
-            if self.ready() {
-                return false;
-            }
+        // What came between the last look and the arming is not told.
+        if armed && self.ready() {
+            return false;
         }
-        if !self.watched {
-            self.watched = true;
-            watch(self.cq.as_fd());
-        }
+        self.receives_done.watch(watch);
+        self.sends.watch(watch);
         self.taken_len == 0
+    }
+
+    /// Has the driver forget its channels: a file that is polled is held, and a device that goes waits for all of its files.
+    pub(crate) fn part(&self, unwatch: Watch<'_>) {
+        unwatch(self.receives_done.cq.as_fd());
+        unwatch(self.sends.cq.as_fd());
+    }
+
+    /// Notes at the end of a turn that the device has buffers for which nobody waits.
+    pub(crate) fn rest(&mut self, now: Mono) {
+        if self.unretired == 0 {
+            self.lazy = None;
+        } else if self.lazy.is_none() {
+            self.lazy = Some(now.plus_ms(LAZY_MS));
+        }
+    }
+
+    /// When it must be looked at although nothing is told.
+    pub(crate) fn deadline(&self) -> Option<Mono> {
+        self.lazy.filter(|_| !self.sends.armed && !self.retired)
     }
 }

@@ -4,19 +4,19 @@
 //! all that in one batch a connection. Nothing here blocks. What one turn takes is bounded by [`TURN`].
 
 use super::super::mailbox::{Mailbox, Nudge};
-use super::super::shared::{Shared, ThreadStats};
+use super::super::shared::{Shared, ThreadStats, clock};
 use super::conn::{Conn, LINGER_MS, Phase};
 use super::control::Control;
-use super::port::Port;
+use super::port::{Port, Watch};
 use super::{Adopted, Buried, KEY, Message};
-use caisson_block::{Completions, Cx, Mono, Outcome, Remote, Ring};
+use caisson_block::{BufList, Completions, Cx, Mono, Outcome, Remote, Ring};
 use caisson_core::{Action, Arrival, PortId, Queue, Target};
+use caisson_rdma::fault::{Cause, RECEIVE};
 use caisson_rdma::session::Env;
 use caisson_rdma::{Event, Fatal, Payload, Session, WcStatus};
 use caisson_verbs::{Completion, Scratch};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -54,6 +54,11 @@ pub(crate) struct Thread {
     shared: Arc<Shared>,
     stats: Arc<ThreadStats>,
     ports: Vec<Option<Box<Port>>>,
+    /// Of devices that have gone: those whose channels the driver still knows, and those that it was told to forget.
+    #[allow(clippy::vec_box, reason = "a port goes from list to list in its box")]
+    parting: Vec<Box<Port>>,
+    #[allow(clippy::vec_box, reason = "as above")]
+    parted: Vec<Box<Port>>,
     conns: Vec<Option<Box<Conn>>>,
     free: Vec<u32>,
     live: u32,
@@ -80,6 +85,8 @@ impl Thread {
             stats: Arc::clone(&shared.threads[index]),
             shared,
             ports: Vec::new(),
+            parting: Vec::new(),
+            parted: Vec::new(),
             conns: Vec::new(),
             free: Vec::new(),
             live: 0,
@@ -109,17 +116,36 @@ impl Thread {
     }
 
     /// Has the devices wake the thread. `false` when it must not sleep.
-    pub(crate) fn sleep(&mut self, watch: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
-        let mut may = true;
+    pub(crate) fn sleep(&mut self, watch: Watch<'_>) -> bool {
+        let (mut may, now) = (true, clock());
         for port in self.ports.iter_mut().flatten() {
-            may &= port.sleep(watch);
+            may &= port.sleep(now, watch);
         }
         may
     }
 
+    /// Whether something of a device that has gone is to be let go of.
+    #[inline]
+    pub(crate) fn parts(&self) -> bool {
+        !self.parting.is_empty() || !self.parted.is_empty()
+    }
+
+    /// Lets go of it, in two turns: what the driver was told to forget in the last, the kernel holds no more.
+    pub(crate) fn part(&mut self, unwatch: Watch<'_>) {
+        for port in self.parted.drain(..) {
+            if let Some(control) = self.shared.rdma.get() {
+                control.port_dropped(port);
+            }
+        }
+        self.parting.iter().for_each(|port| port.part(unwatch));
+        self.parted.append(&mut self.parting);
+    }
+
     /// When the thread must look here again.
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let ports = self.ports.iter().flatten().filter_map(|p| p.deadline()).min();
+        let timers = self.timers.peek().map(|Reverse((at, _))| *at);
+        [ports, timers].into_iter().flatten().min()
     }
 
     /// Something from the control thread.
@@ -134,13 +160,13 @@ impl Thread {
                 }
             }
             Message::Adopt(adopted) => self.adopt(*adopted, t),
-            Message::Lost { connection, why } => {
+            Message::Lost { connection, why, cause } => {
                 if let Some(&at) = self.by_id.get(&connection) {
-                    if let Some(Some(conn)) = self.conns.get(at as usize)
-                        && conn.phase == Phase::Open
-                    {
-                        tracing::debug!(peer = %conn.peer, "RDMA connection lost: {why}");
+                    // What was done before the end is told first.
+                    if let Some(Some(conn)) = self.conns.get(at as usize) {
+                        self.look(conn.port, t);
                     }
+                    self.lost(at, why, cause);
                     self.begin_close(at, t);
                 }
             }
@@ -161,6 +187,23 @@ impl Thread {
                 self.drop_retired();
             }
         }
+    }
+
+    /// Says and counts that a connection was lost, where it was open: as `cause`, or for what was on its way.
+    fn lost(&self, at: u32, why: &str, cause: Option<Cause>) {
+        let Some(Some(conn)) = self.conns.get(at as usize) else { return };
+        let Some(session) = conn.session.as_ref().filter(|_| conn.phase == Phase::Open) else { return };
+        let (commands, transfers) = (session.in_hand(), session.on_their_way());
+        // Event requests wait for ever, on the admin queue of a host that goes as it should.
+        let busy = transfers > 0 || session.awaits() || conn.queue.in_flight() > 0;
+        let Some(cause) = cause.or(busy.then_some(Cause::DisconnectInTransfer)) else {
+            tracing::debug!(peer = %conn.peer, "RDMA connection lost: {why}");
+            return;
+        };
+        self.shared.rdma_stats.count(cause);
+        tracing::warn!(
+            peer = %conn.peer, cause = cause.name(), commands, transfers, "RDMA connection lost: {why}"
+        );
     }
 
     fn adopt(&mut self, a: Adopted, t: &mut Turn<'_>) {
@@ -193,7 +236,8 @@ impl Thread {
             t.now,
         );
         tracing::debug!(%peer, qid = a.accepted.qid, depth = a.accepted.depth, reads = a.accepted.reads, "RDMA connection");
-        let conn = Conn::new(session, a.connection, queue, nudge, port, peer);
+        let send_ms = self.shared.limits.send_ms;
+        let conn = Conn::new(session, a.connection, queue, nudge, port, peer, send_ms);
         if let Some(port) = &mut self.ports[port] {
             port.by_number.insert(conn.number, at);
         }
@@ -210,22 +254,26 @@ impl Thread {
             control.look();
         }
         for at in 0..self.ports.len() {
-            if let Some(port) = &mut self.ports[at] {
-                port.renew();
-                let mut taken = std::mem::take(&mut self.taken);
-                taken.append(&mut port.strange);
-                let known = taken.len();
-                while taken.len() < TURN && port.take(&mut taken) > 0 {}
-                for (n, c) in taken.drain(..).enumerate() {
-                    self.completion(at, &c, n < known, t);
-                }
-                self.taken = taken;
-                if let Some(port) = &mut self.ports[at] {
-                    port.refill(&mut self.scratch);
-                }
-            }
+            self.look(at, t);
         }
         self.on_timers(t);
+    }
+
+    /// Takes and executes what one device has completed.
+    fn look(&mut self, at: usize, t: &mut Turn<'_>) {
+        let Some(port) = &mut self.ports[at] else { return };
+        port.renew();
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.append(&mut port.strange);
+        let known = taken.len();
+        while taken.len() < TURN && port.take(&mut taken) > 0 {}
+        for (n, c) in taken.drain(..).enumerate() {
+            self.completion(at, &c, n < known, t);
+        }
+        self.taken = taken;
+        if let Some(port) = &mut self.ports[at] {
+            port.refill(&mut self.scratch);
+        }
     }
 
     /// A completion; one that was `strange` has been put off once, until the messages that came with it were read.
@@ -258,11 +306,12 @@ impl Thread {
             } else {
                 port.receives.give_back(id);
                 if conn.phase == Phase::Open && c.status() != WcStatus::Flushed {
-                    session.fail(Fatal::Failed { what: "receive", status: c.status() });
+                    session.fail(Fatal::Failed { what: RECEIVE, status: c.status() });
                 }
             }
         } else {
             session.completed(c.send(), c.status(), &mut env!(port, t), &mut self.events);
+            conn.watch_sends(t.now);
         }
         let mut events = std::mem::take(&mut self.events);
         conn.held.extend(events.drain(..));
@@ -280,8 +329,11 @@ impl Thread {
                 Event::Command { slot, sqe, payload } => {
                     let payload = match payload {
                         Payload::None => caisson_core::Payload::None,
-                        Payload::InCapsule(data) => caisson_core::Payload::InCapsule(data),
+                        Payload::InCapsule(data) => {
+                            caisson_core::Payload::InCapsule(conn.own(slot, &sqe, data))
+                        }
                         Payload::Transport { len } => {
+                            conn.own(slot, &sqe, BufList::new());
                             conn.owe(slot, len);
                             caisson_core::Payload::Transport { len }
                         }
@@ -291,6 +343,7 @@ impl Thread {
                 }
                 Event::Data { slot, data } => {
                     conn.owe(slot, data.len() as u32);
+                    let data = conn.unshared(slot, data);
                     conn.queue.data(&mut cx!(t), slot, data, t.actions);
                 }
             }
@@ -348,7 +401,39 @@ impl Thread {
                 conn.dirty = false;
                 self.post(at, t);
                 self.settle(at, t);
+                self.account(at);
             }
+        }
+        if !self.ports.is_empty() {
+            self.ports.iter_mut().flatten().for_each(|p| p.rest(t.now));
+            self.publish();
+        }
+    }
+
+    /// Tells its port what a connection waits for, and whether the device has something of it.
+    fn account(&mut self, at: u32) {
+        let Some(Some(conn)) = self.conns.get_mut(at as usize) else { return };
+        let now = conn
+            .session
+            .as_ref()
+            .map_or((false, false), |s| (conn.phase != Phase::Open || s.awaits(), s.on_their_way() > 0));
+        let before = std::mem::replace(&mut conn.accounted, now);
+        if let Some(port) = &mut self.ports[conn.port] {
+            port.awaiting = port.awaiting + u32::from(now.0) - u32::from(before.0);
+            port.unretired = port.unretired + u32::from(now.1) - u32::from(before.1);
+        }
+    }
+
+    /// How many buffers are out.
+    fn publish(&self) {
+        let mut out = [0u64; 3];
+        for port in self.ports.iter().flatten() {
+            out[0] += port.memory.transfer.iter().map(|p| u64::from(p.in_use())).sum::<u64>();
+            out[1] += u64::from(port.receives.held());
+            out[2] += u64::from(port.memory.small.in_use());
+        }
+        for (shown, out) in self.stats.rdma_buffers.iter().zip(out) {
+            shown.store(out, Ordering::Relaxed);
         }
     }
 
@@ -372,6 +457,9 @@ impl Thread {
         let posted = unsafe { connection.post(session.batch(), &mut self.scratch) };
         let (refused, errno) = posted.err().map_or((0, 0), |r| (r.requests, r.errno));
         session.posted(refused, errno, &mut env!(port, t));
+        if conn.stalls().is_none() {
+            conn.watch_sends(t.now);
+        }
     }
 
     /// Takes a connection a step nearer to its end where it has one, and sets its timer.
@@ -379,10 +467,13 @@ impl Thread {
         let Some(Some(conn)) = self.conns.get_mut(at as usize) else { return };
         let Some(session) = &conn.session else { return };
         if let Some(fatal) = session.fatal().filter(|_| conn.phase != Phase::Closing) {
-            if conn.phase == Phase::Open && !matches!(fatal, Fatal::Failed { status: WcStatus::Flushed, .. })
-            {
-                tracing::warn!(peer = %conn.peer, "RDMA connection ended: {fatal}");
-                self.stats.protocol_errors.fetch_add(1, Ordering::Relaxed);
+            if conn.phase == Phase::Open {
+                let cause = fatal.cause();
+                tracing::warn!(peer = %conn.peer, cause = cause.name(), "RDMA connection ended: {fatal}");
+                self.shared.rdma_stats.count(cause);
+                if cause != Cause::DisconnectInTransfer {
+                    self.stats.protocol_errors.fetch_add(1, Ordering::Relaxed);
+                }
             }
             self.begin_close(at, t);
         } else if conn.phase == Phase::Open && conn.close {
@@ -435,6 +526,7 @@ impl Thread {
         if let (Some(connection), Some(session)) = (conn.connection.take(), conn.session.take()) {
             self.bury(Buried { connection, _session: session });
         }
+        self.account(at);
         self.maybe_free(at);
         self.drop_retired();
     }
@@ -448,11 +540,7 @@ impl Thread {
 
     fn drop_retired(&mut self) {
         for port in &mut self.ports {
-            if let Some(gone) = port.take_if(|p| p.retired && p.by_number.is_empty())
-                && let Some(control) = self.shared.rdma.get()
-            {
-                control.port_dropped(gone);
-            }
+            self.parting.extend(port.take_if(|p| p.retired && p.by_number.is_empty()));
         }
     }
 
@@ -492,6 +580,7 @@ impl Thread {
             conn.timer = None;
             let overdue = conn.deadline().is_some_and(|d| d <= t.now);
             match conn.phase {
+                Phase::Open if conn.stalls().is_some_and(|at| at <= t.now) => self.stalled(at, t),
                 Phase::Open if overdue => self.poll_queue(at, t),
                 Phase::Draining if overdue => self.begin_close(at, t),
                 // Not all was flushed, or nobody said so: destroying the queue pair ends what is left.
@@ -501,6 +590,12 @@ impl Thread {
             self.touch(at);
             self.set_timer(at, t.now);
         }
+    }
+
+    /// A host has taken nothing of what was sent to it for too long.
+    fn stalled(&mut self, at: u32, t: &mut Turn<'_>) {
+        self.lost(at, "the host takes nothing of what is sent to it", Some(Cause::ReceiverNotReady));
+        self.begin_close(at, t);
     }
 
     /// Ends all connections, once what was answered has gone out.
@@ -529,7 +624,7 @@ fn apply(conn: &mut Conn, port: &Port, t: &mut Turn<'_>) {
             }
             Action::Reply { slot, cqe, data } => {
                 session.reply(slot, cqe, data, &mut env!(port, t));
-                conn.settle(slot);
+                conn.answered(slot);
             }
             Action::Close { reason } => {
                 tracing::info!(peer = %conn.peer, "closing the connection: {reason}");
