@@ -213,6 +213,11 @@ impl Lane {
         started
     }
 
+    /// Hands at most so many bytes to the kernel in one call; 0: as many as it takes.
+    pub fn send_at_most(&mut self, bytes: usize) {
+        self.work.tx.most = if bytes == 0 { usize::MAX } else { bytes };
+    }
+
     /// Sends what there is; says whether anything went.
     #[inline]
     pub fn flush(&mut self) -> Result<bool> {
