@@ -41,8 +41,8 @@ impl Line {
         self.started.is_empty() && self.new.is_empty()
     }
 
-    /// Whether it is time for some, if there is any. `prompt`: the last look brought something else to do, which goes on for as long as
-    /// the last heavy work took.
+    /// Whether it is time for some, if there is any. `prompt`: the last look brought something else to do, which goes on for
+    /// as long as the last heavy work took.
     pub(crate) fn due(&self, now: Mono, prompt: bool) -> bool {
         !prompt || now.since(self.ended) >= self.took
     }

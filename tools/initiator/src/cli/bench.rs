@@ -32,8 +32,9 @@ pub struct BenchArgs {
     /// target takes for a command. Each target runs on --target-core alone, its background included.
     #[arg(long, conflicts_with_all = ["address", "nqn", "nsid", "target_cmd"])]
     pub services: bool,
-    /// Instead, start targets of this program with a null store, a RAM store, a plain file and a pool, and measure what one connection that writes 1
-    /// MiB at depth 8 as fast as it can does to another that reads 4 KiB at depth 1, both served by one thread
+    /// Instead, start targets of this program with a null store, a RAM store, a plain file and a pool, and measure what one
+    /// connection that writes 1 MiB at depth 8 as fast as it can does to another that reads 4 KiB at depth 1, both served by
+    /// one thread
     ///
     /// Each target is started afresh for the reader alone, the writer alone, and both. Reader and writer are threads on
     /// --driver-core, the reader's ahead of everything else there (real-time class FIFO, where that is allowed). Shown are

@@ -3,8 +3,8 @@
 //! A connection that brought little is *light*, one that brought much, or more than it may have of one turn, is *laden*.
 //! Light ones are seen to first, down to their replies' being sent; then come the laden, in line. What one may have of a
 //! turn, and what ended device operations may, is bounded by the clock, as long as there is *company*: more than one, and
-//! something large among what they bring or ask for. One alone holds nobody up, and many that are light are soon done. Bytes of a connection keep their order, whichever line it is in. Owns the lines and what ended and was not
-//! told.
+//! something large among what they bring or ask for. One alone holds nobody up, and many that are light are soon done.
+//! Bytes of a connection keep their order, whichever line it is in. Owns the lines, and what ended and was not told.
 
 use super::Reactor;
 use crate::reactor::conn::{Conn, Phase, RX_HOLD, TX_STALL};
