@@ -176,6 +176,12 @@ pub trait Remote: Send + Sync {
     fn may_be_heavy(&self) -> bool {
         false
     }
+
+    /// Whether the piece of heavy work that was last begun has had its time; it should then ask again. For calls from the
+    /// thread itself. A thread without a share of its own leaves it to the piece.
+    fn slice_is_over(&self) -> bool {
+        false
+    }
 }
 
 /// In which order pieces of heavy work are done.

@@ -13,11 +13,18 @@ const MAX_VECTORS: usize = 1024;
 /// # Errors
 /// The errno of the call.
 pub fn execute(op: &mut IoOp) -> Result<u32, i32> {
+    execute_part(op, usize::MAX)
+}
+
+/// As [`execute`], of a read or write no more than the first `most` bytes: a short transfer, like those of devices.
+///
+/// # Errors
+/// The errno of the call.
+pub fn execute_part(op: &mut IoOp, most: usize) -> Result<u32, i32> {
     let moved = match op.kind {
-        IoKind::Read => return read(op),
+        IoKind::Read => return read(op, most),
         IoKind::Write { dsync } => {
-            let vectors: Vec<IoSlice<'_>> =
-                op.bufs.parts().iter().take(MAX_VECTORS).map(|p| IoSlice::new(p)).collect();
+            let vectors: Vec<IoSlice<'_>> = first(op, most).map(IoSlice::new).collect();
             let flags = if dsync { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
             rustix::io::pwritev2(&*op.file, &vectors, op.offset, flags)
         }
@@ -34,13 +41,19 @@ pub fn execute(op: &mut IoOp) -> Result<u32, i32> {
     moved.map(|n| n as u32).map_err(Errno::raw_os_error)
 }
 
-fn read(op: &mut IoOp) -> Result<u32, i32> {
+/// The buffers of the first `most` bytes, as far as one call takes them.
+fn first(op: &IoOp, most: usize) -> impl Iterator<Item = &[u8]> {
+    let mut left = most;
+    op.bufs.parts().iter().take(MAX_VECTORS).map_while(move |part| {
+        let n = part.len().min(left);
+        left -= n;
+        (n > 0).then(|| &part[..n])
+    })
+}
+
+fn read(op: &mut IoOp, most: usize) -> Result<u32, i32> {
     use std::os::fd::AsRawFd;
-    let vectors: Vec<libc::iovec> = op
-        .bufs
-        .parts()
-        .iter()
-        .take(MAX_VECTORS)
+    let vectors: Vec<libc::iovec> = first(op, most)
         .map(|p| libc::iovec { iov_base: p.as_ptr().cast_mut().cast(), iov_len: p.len() })
         .collect();
     let offset = libc::off_t::try_from(op.offset).map_err(|_| libc::EINVAL)?;

@@ -19,7 +19,7 @@ pub mod sim;
 mod spec;
 pub mod threaded;
 
-pub use blocking::execute;
+pub use blocking::{execute, execute_part};
 pub use buffers::{Buffers, MAX_REQUEST};
 pub use fault::StoreError;
 pub use file::{Client, FileStore};

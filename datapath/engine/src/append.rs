@@ -4,7 +4,7 @@
 //! and written. So all that one turn of a thread publishes goes into one batch, and what comes while a batch is
 //! under way goes into the next: nobody waits longer than a write takes, and load makes batches large by itself.
 
-use crate::bounds::{SEAL_TURN_BLOCKS, WRITE_PIECE};
+use crate::bounds::{SEAL_FIRST_BLOCKS, SEAL_TURN_BLOCKS, WRITE_PIECE};
 use crate::devices::Devices;
 use crate::log::Closed;
 use crate::state::{Inner, State};
@@ -88,7 +88,8 @@ async fn put(inner: &Arc<Inner>, port: &Port, closed: Closed) -> Result<(), Stri
     let mut end = plan.header_len();
     plan.seal_header(&inner.keyring, &stamp, &mut out[..end]).map_err(failed)?;
     for index in 0..load.records.len() {
-        if index > 0 && index % SEAL_TURN_BLOCKS == 0 {
+        let over = index % SEAL_TURN_BLOCKS == 0 || index >= SEAL_FIRST_BLOCKS && port.slice_is_over();
+        if index > 0 && over {
             port.next_slice().await;
         }
         let range = plan.range(index);

@@ -18,6 +18,8 @@ pub(crate) const READ_TURN_BLOCKS: usize = 16;
 
 /// Records of a batch that are sealed before others have a turn. A batch of no more is sealed in one go.
 pub(crate) const SEAL_TURN_BLOCKS: usize = 32;
+/// Records that are sealed without a look at the clock.
+pub(crate) const SEAL_FIRST_BLOCKS: usize = 4;
 
 /// Bytes of a batch that one device operation writes: a multiple of a batch's alignment.
 pub(crate) const WRITE_PIECE: usize = 128 << 10;

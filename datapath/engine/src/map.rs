@@ -71,6 +71,10 @@ async fn each(
     mut step: impl FnMut(&mut State, u64, u64) -> Result<u64, Needs>,
 ) -> Result<u64, BlockError> {
     let (mut at, end, mut batch) = (first, first + count, 0);
+    // A piece is up to a leaf's 512 blocks, and hosts send many such commands at once.
+    if count > CHUNK_BLOCKS as u64 {
+        port.slice().await;
+    }
     while at < end {
         if inner.fault().is_some() {
             return Err(BlockError::Failed);
@@ -98,7 +102,7 @@ async fn each(
                 batch = last;
                 kick(inner, port.remote());
                 if at < end {
-                    port.pause().await;
+                    port.next_slice().await;
                 }
             }
             Tried::Full => return Err(BlockError::CapacityExceeded),

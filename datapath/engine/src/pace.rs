@@ -1,7 +1,8 @@
 //! Heavy work of large commands in slices: what keeps a flood of them from holding up small ones.
 //!
 //! A command of many blocks hashes, compresses and unpacks them in slices of some tens of microseconds. Before each it
-//! asks the thread (see [`Port::slice`]), which does one after it has seen to what is prompt. A command that has begun
+//! asks the thread (see [`Port::slice`]), which does one after it has seen to what is prompt; a slice ends when it has
+//! done so much work, or earlier, when the thread's clock says so. A command that has begun
 //! goes before one that has not, so that what is under way stays in the processor's caches and ends soon.
 
 use crate::bounds::SLICE_WORK;
@@ -27,7 +28,7 @@ impl<'a> Pace<'a> {
         if !self.divided {
             return;
         }
-        if self.left < work {
+        if self.left < work || self.port.slice_is_over() {
             match std::mem::replace(&mut self.begun, true) {
                 true => self.port.next_slice().await,
                 false => self.port.slice().await,

@@ -225,21 +225,6 @@ impl Tables {
         }
     }
 
-    /// Makes sure that `moved` can be done until the next freeze: whether `id` is in use and at `from`.
-    pub fn hold(&mut self, id: BlockId, from: Place) -> Result<bool, Needs> {
-        let mut want = Want::default();
-        if !self.need_entry(id, &mut want) {
-            return want.into();
-        }
-        let raw = self.live_raw(id.get());
-        let there = raw.live() && raw.place() == from;
-        if there {
-            self.change_entry(id.get());
-        }
-        self.cache.tick();
-        Ok(there)
-    }
-
     /// A block was copied by the cleaner: if it is still at `from`, it is at `to` now, stored so. Whether it was.
     pub fn moved(&mut self, id: BlockId, from: Place, to: Place, stored: Stored) -> Result<bool, Needs> {
         let mut want = Want::default();

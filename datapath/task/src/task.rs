@@ -145,6 +145,11 @@ impl Port {
         }
     }
 
+    /// Whether the slice that was last begun has had its time.
+    pub fn slice_is_over(&self) -> bool {
+        self.remote.slice_is_over()
+    }
+
     /// Has `f` called with the thread's [`Cx`], at once: to start other tasks, or to wake something on this thread.
     pub async fn run(&self, f: impl FnOnce(&mut Cx<'_>) + Send + 'static) {
         self.ask(Ask::Run(Box::new(f))).await;

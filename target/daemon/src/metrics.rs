@@ -357,4 +357,12 @@ fn reactors(g: &mut Gather, d: &Daemon) {
     g.gauge("caisson_rdma_buffers_in_use", "RDMA buffers that commands and transfers hold now.", |put| {
         rdma.buffers.iter().for_each(|(kind, n)| put(&[("kind", kind)], *n as f64));
     });
+    let help = "How long a turn of the reactor's loop took, from its look at what had come to the next.";
+    g.family("caisson_reactor_turn_seconds", help, MetricType::HISTOGRAM, |out| {
+        for (i, t) in threads.iter().enumerate().filter(|(_, t)| t.turns > 0) {
+            let mut m = Metric::from_label(labels(&[("reactor", &i.to_string())]));
+            m.set_histogram(histogram(&t.turn_lengths, t.turn_ns));
+            out.push(m);
+        }
+    });
 }

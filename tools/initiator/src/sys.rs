@@ -46,6 +46,19 @@ fn usage(who: libc::c_int) -> CpuTime {
     CpuTime { user: secs(ru.ru_utime), system: secs(ru.ru_stime) }
 }
 
+/// Puts the calling thread, and those that it starts, before all of the normal classes (SCHED_FIFO, sched(7)).
+///
+/// # Errors
+/// When that is not allowed: EPERM without CAP_SYS_NICE or a limit for it.
+pub fn urgent(priority: i32) -> io::Result<()> {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: `param` is valid for reads; 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Keeps the calling thread on one core.
 ///
 /// # Errors

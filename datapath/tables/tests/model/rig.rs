@@ -157,7 +157,7 @@ impl Rig {
     }
 
     pub fn hold(&mut self, id: BlockId, from: Place, content: u64) {
-        if sure!(self, self.tables.hold(id, from)) {
+        if sure!(self, self.tables.entry(id)).is_some_and(|entry| entry.place == from) {
             let stored = stored(&mut self.rng);
             self.open.moved.push((id, from, stored, content));
         }
@@ -218,7 +218,7 @@ impl Rig {
         }
         for (m, content) in moved.iter().zip(open.moved.iter().map(|m| m.3)) {
             self.store.put(m.2, sequence, Held::Block(content));
-            self.tables.moved(m.0, m.1, m.2, m.3).expect("what is held is in memory");
+            sure!(self, self.tables.moved(m.0, m.1, m.2, m.3));
         }
         let ids: Vec<BlockId> = new.iter().map(|n| n.0).collect();
         self.tables.settle(&ids).expect("what was put is in memory");

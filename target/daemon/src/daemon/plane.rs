@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 
 /// Counters of one data-plane thread since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThreadCounts {
     /// Turns of its loop.
     pub turns: u64,
@@ -29,6 +29,10 @@ pub struct ThreadCounts {
     pub tx_bytes: u64,
     /// Received chunks that were copied because receive buffers were short.
     pub copied_rx: u64,
+    /// How long turns took, in nanoseconds together.
+    pub turn_ns: u64,
+    /// How many were how long, by [`caisson_core::bucket_of`].
+    pub turn_lengths: Vec<u64>,
 }
 
 /// What RDMA has met and holds.

@@ -54,6 +54,8 @@ impl DataPlane for Reactors {
                 rx_bytes: t.rx_bytes.load(Relaxed),
                 tx_bytes: t.tx_bytes.load(Relaxed),
                 copied_rx: t.copied_rx.load(Relaxed),
+                turn_ns: t.turn_ns.load(Relaxed),
+                turn_lengths: t.turn_lengths.iter().map(|n| n.load(Relaxed)).collect(),
             })
             .collect()
     }

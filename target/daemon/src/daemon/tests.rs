@@ -6,6 +6,7 @@ use crate::manage::{ask, http, verbs, view};
 use crate::model::text::Address;
 use crate::model::{Listener, Serves, Subsystem, Volume};
 use crate::state::files::Files;
+use caisson_core::bucket_end;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
@@ -38,7 +39,9 @@ impl DataPlane for FakePlane {
         "fake"
     }
     fn threads(&self) -> Vec<ThreadCounts> {
-        vec![ThreadCounts { turns: 7, ..ThreadCounts::default() }]
+        let mut turn_lengths = vec![0; caisson_core::BUCKETS];
+        (turn_lengths[0], turn_lengths[40]) = (6, 1);
+        vec![ThreadCounts { turns: 7, turn_ns: 1_006_000, turn_lengths, ..ThreadCounts::default() }]
     }
     fn shutdown(&self) {}
 }
@@ -356,6 +359,7 @@ fn the_whole_api_over_its_socket() {
         let _: view::Done = c.send("DELETE", &format!("/v1/listeners/{gone}"), &()).unwrap();
         let s: view::Status = c.get("/v1/status").unwrap();
         assert!(s.listeners.is_empty() && s.reactors[0].turns == 7);
+        assert_eq!((s.reactors[0].turn_p50_ns, s.reactors[0].turn_p99_ns), (Some(1024), bucket_end(40)));
         let connections: view::Connections = c.get("/v1/connections").unwrap();
         assert!(connections.controllers.is_empty());
         let metrics = c.text("/metrics").unwrap();
@@ -363,6 +367,8 @@ fn the_whole_api_over_its_socket() {
             "# TYPE caisson_volume_size_bytes gauge",
             "caisson_volume_size_bytes{volume=\"v\"} 2097152",
             "caisson_reactor_turns_total{reactor=\"0\"} 7",
+            "caisson_reactor_turn_seconds_count{reactor=\"0\"} 7",
+            "caisson_reactor_turn_seconds_sum{reactor=\"0\"} 0.001006",
             "caisson_connects_total 0",
         ] {
             assert!(metrics.lines().any(|l| l == line), "{line} is not in:\n{metrics}");

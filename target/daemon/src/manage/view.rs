@@ -246,6 +246,12 @@ pub struct Reactor {
     pub rx_bytes: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Half of its turns were no longer: what comes waits so long at most, until it is looked at.
+    #[serde(default)]
+    pub turn_p50_ns: Option<u64>,
+    /// All but one in a hundred.
+    #[serde(default)]
+    pub turn_p99_ns: Option<u64>,
 }
 
 /// `GET /v1/connections`.
@@ -482,6 +488,8 @@ pub fn status(d: &Daemon) -> Status {
         sleeps: t.sleeps,
         rx_bytes: t.rx_bytes,
         tx_bytes: t.tx_bytes,
+        turn_p50_ns: percentile(&t.turn_lengths, 50),
+        turn_p99_ns: percentile(&t.turn_lengths, 99),
     };
     Status {
         version: env!("CARGO_PKG_VERSION").into(),

@@ -65,6 +65,8 @@ pub(crate) struct Conn {
     pub(crate) owed_bytes: usize,
     /// Since when the socket has taken nothing of what is queued.
     pub(crate) unsent_since: Option<Mono>,
+    /// It brought something that has not all been looked at, and is in line for that.
+    pub(crate) waits: bool,
     /// The sweep in which it was last heard of.
     pub(crate) heard: u32,
     /// Who is at the other end, for logs.

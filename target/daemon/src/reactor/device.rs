@@ -1,8 +1,8 @@
 //! Device operations of one io_uring: their slots, what the kernel reads of them, and when each may go.
 //!
-//! Owns each operation from its submission to its completion. A device operation may be a copy in the submitting call (a
-//! file in memory, or writes into the page cache), so large ones go a bounded number of bytes between two looks of the
-//! thread at what has come, and small ones go past them. It never enters the kernel.
+//! Owns each operation from its submission to its completion. A device operation may be a copy in the submitting call
+//! (writes into the page cache), so large ones go a bounded number of bytes between two looks of the thread at what has
+//! come, and small ones go past them. It never enters the kernel. Files in memory do not come here ([`super::copies`]).
 
 use super::driver::{DEVICE_OPS, Event, Iov};
 use caisson_block::{IoKind, IoOp};
@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 /// Bytes of operations over [`SMALL`] that go between two looks, or one operation of any length.
 const BYTES: usize = 128 << 10;
 /// Operations of no more bytes wait for none.
-const SMALL: usize = 16 << 10;
+pub(super) const SMALL: usize = 16 << 10;
 
 /// One operation in flight and the list that the kernel reads it from.
 #[derive(Default)]
@@ -105,17 +105,6 @@ impl DeviceOps {
                 .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
                 .build(),
         })
-    }
-
-    /// Does operation `index` here, where it only copies in memory: the kernel would hand it to a thread of its own, which
-    /// takes longer to wake than the copy takes, and takes this thread's core from it. Gives its end.
-    pub(crate) fn at_once(&mut self, index: u32) -> Option<Event> {
-        let op = &mut self.slots.get_mut(index as usize)?.op;
-        let copies = |op: &IoOp| op.in_memory && matches!(op.kind, IoKind::Read | IoKind::Write { .. });
-        let mut op = op.take_if(|op| copies(op))?;
-        self.free.push(index);
-        let result = caisson_device::execute(&mut op);
-        Some(Event::Device { op, result })
     }
 
     /// Operation `index` is over.

@@ -15,6 +15,8 @@ pub(crate) const RX_BUF: usize = 128 * 1024;
 pub(crate) const RX_LENT: u16 = 32;
 /// Receive buffers a thread owns; past half of them in the hands of sessions, what comes is copied out at once.
 pub(crate) const RX_TOTAL: u32 = 128;
+/// Bytes that are received of one connection, or copied to or from a file in memory, between two looks at the others.
+pub(crate) const STEP: usize = 32 << 10;
 /// The most bytes handed to the kernel in one send, and the most pieces (IOV_MAX is 1,024).
 pub(crate) const SEND_BYTES: usize = 1 << 20;
 /// See [`SEND_BYTES`].
@@ -142,8 +144,16 @@ pub(crate) trait Driver: Ring {
     fn unwatch(&mut self, fd: BorrowedFd<'_>);
     /// Whether a turn without waiting would find something, as far as can be told without a system call.
     fn ready(&mut self) -> bool;
-    /// Submits what is pending, without a look at what has come.
-    fn launch(&mut self);
+    /// Submits what is pending, without a look at what has come. Whether something of it is over already.
+    fn launch(&mut self) -> bool;
+    /// Tells of what ended where it was asked for (device operations that are served from memory, above all).
+    fn told(&mut self, events: &mut Vec<Event>);
+    /// Whether large copies in memory wait for [`Driver::copy`].
+    fn copies(&self) -> bool;
+    /// Does at most `most` bytes of the oldest of them, and tells of its end.
+    fn copy(&mut self, most: usize) -> Option<Event>;
+    /// Whether more than one connection is busy: what one brings is then taken in pieces, with a look at the others after each.
+    fn company(&mut self, company: bool);
     /// Submits what is pending, waits as told, and appends what happened to `events`.
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
     /// Whether [`Driver::ready`] sees what comes on sockets, so that asking it over and over is of use.

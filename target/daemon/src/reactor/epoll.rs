@@ -3,8 +3,10 @@
 //! Sockets are level-triggered, a turn reads each readable one once, sends are tried at once and finished when the
 //! socket has room. Device operations run on a few blocking threads ([`ThreadRing`]).
 
+use super::copies::Copies;
 use super::driver::{
-    ACCEPT_REST, DEVICE_OPS, Driver, DriverStats, Event, Iov, RX_BUF, RX_TOTAL, Wait, copy_out, empty_list,
+    ACCEPT_REST, DEVICE_OPS, Driver, DriverStats, Event, Iov, RX_BUF, RX_TOTAL, STEP, Wait, copy_out,
+    empty_list,
 };
 use super::mailbox::Mailbox;
 use caisson_block::{IoOp, Pool, Ring};
@@ -43,6 +45,9 @@ pub(crate) struct Epoll {
     conns: Vec<Option<Conn>>,
     listeners: Vec<Option<OwnedFd>>,
     device: ThreadRing,
+    copies: Copies,
+    /// More than one connection is busy.
+    company: bool,
     /// Device operations are over and not reaped.
     finished: Arc<AtomicBool>,
     /// Listeners that wait for descriptors to come free, and until when.
@@ -87,6 +92,8 @@ impl Epoll {
             conns: Vec::new(),
             listeners: Vec::new(),
             device: ThreadRing::new(DEVICE_THREADS, DEVICE_OPS, wake)?,
+            copies: Copies::default(),
+            company: false,
             finished,
             mailbox,
             resting: Vec::new(),
@@ -124,7 +131,8 @@ impl Epoll {
         // Without a buffer the socket stays readable and the next turn tries again.
         let Some(mut buf) = self.pool.alloc() else { return };
         self.stats.syscalls += 1;
-        match rustix::net::recv(&conn.socket, &mut buf[..], rustix::net::RecvFlags::DONTWAIT) {
+        let most = if self.company { STEP } else { RX_BUF };
+        match rustix::net::recv(&conn.socket, &mut buf[..most], rustix::net::RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.end(key, 0, events),
             Ok((n, _)) => {
                 buf.truncate(n);
@@ -331,7 +339,25 @@ impl Driver for Epoll {
     }
 
     /// Nothing is ever pending: sends and device operations begin when they are asked for.
-    fn launch(&mut self) {}
+    fn launch(&mut self) -> bool {
+        false
+    }
+
+    fn company(&mut self, company: bool) {
+        self.company = company;
+    }
+
+    fn told(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.told);
+    }
+
+    fn copies(&self) -> bool {
+        self.copies.len() > 0
+    }
+
+    fn copy(&mut self, most: usize) -> Option<Event> {
+        self.copies.next(most)
+    }
 
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         events.append(&mut self.told);
@@ -393,7 +419,7 @@ impl Driver for Epoll {
     }
 
     fn device_ops(&self) -> usize {
-        self.device.in_flight()
+        self.device.in_flight() + self.copies.len()
     }
 
     fn spins(&self) -> bool {
@@ -411,6 +437,10 @@ impl Driver for Epoll {
 
 impl Ring for Epoll {
     fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
-        self.device.submit(op)
+        match self.copies.take(op) {
+            Ok(ended) => self.told.extend(ended),
+            Err(op) => self.device.submit(op)?,
+        }
+        Ok(())
     }
 }

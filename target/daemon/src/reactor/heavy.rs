@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// Time that the pieces between two looks take together, in nanoseconds; the last of them may take longer.
 pub(crate) const PIECE_NS: u64 = 15_000;
 
+/// Time that one piece may take, where it can be divided further; what cannot is over it by one block.
+pub(crate) const SLICE_NS: u64 = 20_000;
+
 /// A piece: who is to be woken for it, and with which token.
 pub(crate) type Piece = (Arc<dyn Parked>, u64);
 
@@ -38,10 +41,10 @@ impl Line {
         self.started.is_empty() && self.new.is_empty()
     }
 
-    /// Whether it is time for some. `prompt`: the last look brought something else to do, which goes on for as long as
-    /// the last heavy work took.
+    /// Whether it is time for some, if there is any. `prompt`: the last look brought something else to do, which goes on for
+    /// as long as the last heavy work took.
     pub(crate) fn due(&self, now: Mono, prompt: bool) -> bool {
-        !self.is_empty() && (!prompt || now.since(self.ended) >= self.took)
+        !prompt || now.since(self.ended) >= self.took
     }
 
     pub(crate) fn pop(&mut self) -> Option<Piece> {
@@ -74,7 +77,6 @@ mod tests {
     #[test]
     fn started_work_goes_first_and_prompt_work_has_its_half() {
         let mut line = Line::default();
-        assert!(!line.due(Mono(0), false), "nothing waits");
         for (token, heavy) in [(1, Heavy::New), (2, Heavy::New), (3, Heavy::Started)] {
             line.push((Arc::new(Nobody), token), heavy);
         }

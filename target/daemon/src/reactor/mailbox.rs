@@ -1,9 +1,11 @@
 //! How other threads reach a data-plane thread: a queue of messages and a bell that is rung only when it sleeps.
 
+use super::heavy::SLICE_NS;
+use super::shared::clock;
 use caisson_block::{Heavy, Parked, Remote};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What can be said to a data-plane thread.
@@ -67,6 +69,8 @@ pub(crate) struct Mailbox {
     asleep: AtomicBool,
     /// No heavy work was done since the thread last looked at what had come. Only the thread itself looks.
     fresh: AtomicBool,
+    /// When the piece of heavy work that was last begun has had its time, in nanoseconds of the clock. As `fresh`.
+    until: AtomicU64,
     bell: OwnedFd,
 }
 
@@ -86,6 +90,7 @@ impl Mailbox {
             waiting: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             fresh: AtomicBool::new(true),
+            until: AtomicU64::new(0),
             bell,
         }))
     }
@@ -147,12 +152,19 @@ impl Mailbox {
         self.fresh.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the leave to do heavy work until the thread looks again. `false` when it was taken.
+    /// Takes the leave to do heavy work until the thread looks again. `false` when it was taken: only who has one already
+    /// may go on.
     pub(crate) fn take_leave(&self) -> bool {
         // No swap: the thread is alone here.
         let fresh = self.fresh.load(Ordering::Relaxed);
         self.fresh.store(false, Ordering::Relaxed);
+        self.until.store(clock().0 + SLICE_NS, Ordering::Relaxed);
         fresh
+    }
+
+    /// Whether the leave was taken since the thread last looked.
+    pub(crate) fn left(&self) -> bool {
+        !self.fresh.load(Ordering::Relaxed)
     }
 
     /// Drops what waits and everything that is posted from now on: the thread has ended. What a parked request holds (its
@@ -190,7 +202,11 @@ impl Remote for Mailbox {
     }
 
     fn may_be_heavy(&self) -> bool {
-        self.take_leave()
+        !self.left() && self.take_leave()
+    }
+
+    fn slice_is_over(&self) -> bool {
+        clock().0 >= self.until.load(Ordering::Relaxed)
     }
 }
 
@@ -217,6 +233,18 @@ mod tests {
     fn rung(m: &Mailbox) -> bool {
         let mut count = [0u8; 8];
         rustix::io::read(m.bell(), &mut count).is_ok()
+    }
+
+    #[test]
+    fn one_piece_of_heavy_work_between_two_looks_and_for_a_time() {
+        let m = Mailbox::new().unwrap();
+        assert!(m.slice_is_over(), "none was begun");
+        assert!(m.may_be_heavy() && !m.may_be_heavy() && m.left());
+        while !m.slice_is_over() {
+            std::hint::spin_loop();
+        }
+        m.looked();
+        assert!(!m.left() && m.may_be_heavy());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod bufring;
 mod conn;
+mod copies;
 mod device;
 mod driver;
 mod epoll;

@@ -4,6 +4,7 @@ use super::mailbox::Mailbox;
 use super::rdma::control::Control;
 use caisson_block::Mono;
 use caisson_rdma::Cause;
+use caisson_core::{BUCKETS, bucket_of};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -44,7 +45,7 @@ impl Default for Limits {
 }
 
 /// Counters of one thread, written by it alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ThreadStats {
     /// Turns of the loop.
     pub turns: AtomicU64,
@@ -71,6 +72,42 @@ pub struct ThreadStats {
     pub copied_rx: AtomicU64,
     /// RDMA buffers that commands and transfers hold now: of transfers, of data in capsules, of responses.
     pub rdma_buffers: [AtomicU64; 3],
+    /// How long turns took, in nanoseconds together, and by [`bucket_of`].
+    pub turn_ns: AtomicU64,
+    /// See there.
+    pub turn_lengths: [AtomicU64; BUCKETS],
+}
+
+impl Default for ThreadStats {
+    fn default() -> ThreadStats {
+        let zero = || AtomicU64::new(0);
+        ThreadStats {
+            turns: zero(),
+            syscalls: zero(),
+            vain_polls: zero(),
+            sleeps: zero(),
+            accepted: zero(),
+            shed: zero(),
+            protocol_errors: zero(),
+            connections: zero(),
+            rx_bytes: zero(),
+            tx_bytes: zero(),
+            copied_rx: zero(),
+            rdma_buffers: [const { AtomicU64::new(0) }; 3],
+            turn_ns: zero(),
+            turn_lengths: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+}
+
+impl ThreadStats {
+    /// Counts a turn of `ns` nanoseconds. Called by the thread itself, which is the only one that does.
+    pub(crate) fn turned(&self, ns: u64) {
+        let bump = |c: &AtomicU64, by| c.store(c.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        bump(&self.turn_ns, ns);
+        bump(&self.turn_lengths[bucket_of(ns)], 1);
+        bump(&self.turns, 1);
+    }
 }
 
 /// What RDMA has met, over all threads.

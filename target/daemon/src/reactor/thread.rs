@@ -2,19 +2,21 @@
 //!
 //! A turn: take what the driver and the mailbox bring, parse and execute it, give completions to their queues, send
 //! what came of it, all connections' sends submitted together; then some of the heavy work that waits ([`super::heavy`]).
-//! Nothing here blocks but the driver's sleep. What one event may do is bounded by a receive buffer's length and by
-//! [`TX_STALL`], what heavy work may by its line, so no connection holds the others up.
+//! Connections that brought little go through all of that before those that brought much are looked at, and what is
+//! served from memory ends in the turn that began it: a small read is one turn. Nothing here blocks but the driver's
+//! sleep. What one connection may have of a turn is bounded by [`traffic`], what heavy work may by its line, so no
+//! connection holds the others up.
 
-use super::conn::{Conn, Phase, RX_HOLD, SWEEP_MS, TX_STALL};
-use super::driver::{Driver, Event, SEND_BYTES, Wait};
+use super::conn::{Conn, Phase, SWEEP_MS};
+use super::driver::{Driver, Event, RX_BUF, STEP, Wait};
 use super::heavy::{Line, PIECE_NS};
 use super::mailbox::{Mailbox, Message, Nudge};
 use super::rdma;
 use super::shared::{Shared, ThreadStats, clock};
 use super::spin::Spin;
-use caisson_block::{Buf, Completions, Cx, Mono, Outcome, Remote, Tag};
+use caisson_block::{Completions, Cx, Mono, Outcome, Remote, Tag};
 use caisson_core::{Action, Arrival, PortId, Queue, Target};
-use caisson_tcp::controller::{Event as PduEvent, Payload, Session};
+use caisson_tcp::controller::Session;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::os::fd::OwnedFd;
@@ -39,6 +41,7 @@ pub(crate) struct Reactor<D> {
     dirty: Vec<u32>,
     timers: BinaryHeap<Reverse<(Mono, u32)>>,
     heavy: Line,
+    traffic: Traffic,
     spin: Spin,
     /// Number of the current sweep, see [`Reactor::sweep`].
     sweep: u32,
@@ -50,6 +53,7 @@ pub(crate) struct Reactor<D> {
     rdma: rdma::Thread,
     // Kept between turns for their capacity.
     events: Vec<Event>,
+    told: Vec<Event>,
     messages: Vec<Message>,
     batch: Vec<(Tag, Outcome)>,
     actions: Vec<Action>,
@@ -75,8 +79,11 @@ macro_rules! turn {
     };
 }
 
-// Behind the macros, which it uses.
+// Behind the macros, which they use.
 mod ending;
+mod traffic;
+
+use traffic::{Traffic, apply};
 
 impl<D: Driver> Reactor<D> {
     pub(crate) fn new(
@@ -106,6 +113,7 @@ impl<D: Driver> Reactor<D> {
             dirty: Vec::new(),
             timers: BinaryHeap::new(),
             heavy: Line::default(),
+            traffic: Traffic::default(),
             spin,
             sweep: 0,
             heard: Vec::new(),
@@ -114,6 +122,7 @@ impl<D: Driver> Reactor<D> {
             stopping: None,
             rdma,
             events: Vec::new(),
+            told: Vec::new(),
             messages: Vec::new(),
             batch: Vec::new(),
             actions: Vec::new(),
@@ -127,36 +136,37 @@ impl<D: Driver> Reactor<D> {
     pub(crate) fn run(&mut self) -> std::io::Result<()> {
         loop {
             let wait = self.wait();
-            let slept = matches!(wait, Wait::Sleep(_)).then(clock);
+            let mut begun = clock();
+            let slept = matches!(wait, Wait::Sleep(_));
             let mut events = std::mem::take(&mut self.events);
             let turned = self.driver.turn(wait, &mut events);
             self.mailbox.awake();
             turned?;
-            self.now = clock();
-            if let Some(at) = slept {
-                self.spin.slept(self.now.since(at));
+            if slept {
+                let woke = clock();
+                self.spin.slept(woke.since(begun));
+                begun = woke;
             }
+            // What came may have been there since before the look.
+            self.now = begun;
             self.mailbox.looked();
             let mut prompt = !events.is_empty();
             for event in events.drain(..) {
                 self.on_event(event);
             }
             self.events = events;
+            self.see_to_light();
             prompt |= self.on_messages();
-            // Read again, so that what was done in this turn has a latency.
-            self.now = clock();
             self.rdma.turn(turn!(self));
-            self.on_completions();
+            prompt |= self.see_to_laden();
             self.on_timers();
             if self.now >= self.sweep_at {
                 self.sweep();
             }
-            self.flush();
+            self.answer();
             self.rdma.flush(turn!(self));
-            if self.heavy.due(self.now, prompt) {
-                self.do_heavy();
-            }
-            self.publish();
+            self.do_heavy(prompt);
+            self.publish(begun);
             if self.stopping.is_some_and(|by| !self.busy() || self.now >= by) {
                 self.heavy.clear();
                 return Ok(());
@@ -171,7 +181,7 @@ impl<D: Driver> Reactor<D> {
 
     /// Whether the kernel or a volume still has something of ours.
     pub(crate) fn busy(&self) -> bool {
-        self.live > 0 || self.rdma.live() > 0 || self.driver.device_ops() > 0
+        self.live > 0 || self.rdma.live() > 0 || self.driver.device_ops() > 0 || self.traffic.waits()
     }
 
     /// Decides how to wait, spinning first where that pays.
@@ -180,8 +190,9 @@ impl<D: Driver> Reactor<D> {
             self.rdma.part(&mut |fd| self.driver.unwatch(fd));
             return Wait::Poll;
         }
-        let more = !self.heavy.is_empty() || self.driver.ready() || self.rdma.ready();
-        if more || self.mailbox.waiting() || !self.done.is_empty() {
+        let more = !self.heavy.is_empty() || self.driver.copies() || self.traffic.waits();
+        if more || self.driver.ready() || self.rdma.ready() || self.mailbox.waiting() || !self.done.is_empty()
+        {
             return Wait::Poll;
         }
         let budget = self.spin.budget();
@@ -213,10 +224,7 @@ impl<D: Driver> Reactor<D> {
         match event {
             Event::Received { key, bytes } => self.on_bytes(key, bytes),
             Event::Sent { key, sent } => self.on_sent(key, sent),
-            Event::Device { op, result } => {
-                let owner = Arc::clone(&op.owner);
-                owner.done(&mut cx!(self), op, result);
-            }
+            Event::Device { op, result } => self.traffic.ended(op, result),
             Event::Accepted { listener, socket } => self.on_accepted(listener, socket),
             Event::ListenerFailed { listener, error } => {
                 let error = std::io::Error::from_raw_os_error(error);
@@ -229,6 +237,7 @@ impl<D: Driver> Reactor<D> {
                     let error = std::io::Error::from_raw_os_error(error);
                     tracing::debug!(peer = %conn.peer, %error, "connection lost");
                 }
+                self.pump_rest(key);
                 self.on_ended(key, error == 0);
             }
             Event::Gone { key } => {
@@ -276,11 +285,26 @@ impl<D: Driver> Reactor<D> {
         prompt
     }
 
-    /// Does heavy work for a bounded time. What the turn has to send and to ask of devices is on its way before.
-    fn do_heavy(&mut self) {
-        self.driver.launch();
+    /// Does heavy work for a bounded time, where it is its turn. What the turn has to send and to ask of devices is on its
+    /// way before. `prompt`: the turn brought something else to do.
+    fn do_heavy(&mut self, prompt: bool) {
+        let waits = !self.heavy.is_empty() || self.driver.copies();
+        // What was done of it in line with what came is enough of it for one turn.
+        if !waits || self.mailbox.left() || !self.heavy.due(self.now, prompt) {
+            return;
+        }
+        let over = self.driver.launch();
         let begun = clock();
+        if over && !self.heavy.due(begun, true) {
+            return;
+        }
+        let step = if self.traffic.company() { STEP } else { RX_BUF };
         let mut ended = begun;
+        // Copies first: batches that others wait for are among them.
+        if let Some(Event::Device { op, result }) = self.driver.copy(step) {
+            Arc::clone(&op.owner).done(&mut cx!(self), op, result);
+            ended = clock();
+        }
         while ended.since(begun) < PIECE_NS
             && let Some((who, token)) = self.heavy.pop()
         {
@@ -361,6 +385,7 @@ impl<D: Driver> Reactor<D> {
             owed: Vec::new(),
             owed_bytes: 0,
             unsent_since: None,
+            waits: false,
             heard: self.sweep,
             peer,
         }));
@@ -375,117 +400,6 @@ impl<D: Driver> Reactor<D> {
             return;
         }
         self.set_timer(key);
-    }
-
-    fn on_bytes(&mut self, key: u32, bytes: Buf) {
-        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
-        self.stats.rx_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if conn.phase != Phase::Open {
-            return;
-        }
-        if conn.heard != self.sweep {
-            conn.heard = self.sweep;
-            self.heard.push(key);
-        }
-        if conn.stalled {
-            conn.held += bytes.len();
-            if conn.held > RX_HOLD && !conn.paused {
-                conn.paused = true;
-                self.driver.pause(key);
-            }
-        }
-        conn.session.receive(bytes);
-        self.pump(key);
-    }
-
-    /// Parses and executes what has come on a connection.
-    fn pump(&mut self, key: u32) {
-        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
-        if conn.phase != Phase::Open {
-            return;
-        }
-        let now = self.now;
-        let mut waited = std::mem::take(&mut conn.stalled);
-        while !conn.close {
-            if conn.full() {
-                conn.stalled = true;
-                break;
-            }
-            if std::mem::take(&mut waited) {
-                conn.session.excuse(now);
-            }
-            let Some(event) = conn.session.next(now, &mut self.done) else { break };
-            let mut cx = cx!(self);
-            match event {
-                PduEvent::Command { slot, sqe, payload } => {
-                    let payload = match payload {
-                        Payload::None => caisson_core::Payload::None,
-                        Payload::InCapsule(data) => caisson_core::Payload::InCapsule(data),
-                        Payload::Transport { len } => {
-                            conn.owe(slot, len);
-                            caisson_core::Payload::Transport { len }
-                        }
-                        Payload::Bad(status) => caisson_core::Payload::Bad(status),
-                    };
-                    conn.queue.command(&mut cx, slot, &sqe, payload, &mut self.actions);
-                }
-                PduEvent::Data { slot, data } => {
-                    conn.owe(slot, data.len() as u32);
-                    conn.queue.data(&mut cx, slot, data, &mut self.actions);
-                }
-                PduEvent::Damaged { slot, status } => {
-                    conn.queue.data_failed(slot, status, &mut self.actions);
-                }
-                PduEvent::Terminated { fes, fei, .. } => {
-                    tracing::warn!(peer = %conn.peer, fes, fei, "the host terminated the connection");
-                }
-            }
-            apply(conn, &mut self.actions, &mut self.done, self.now);
-        }
-        if let Some(fatal) = conn.session.closing() {
-            if conn.phase == Phase::Open {
-                tracing::warn!(peer = %conn.peer, "connection terminated: {fatal}");
-                self.stats.protocol_errors.fetch_add(1, Ordering::Relaxed);
-            }
-            self.drain(key);
-        } else if conn.close {
-            self.drain(key);
-        } else {
-            conn.stalled |= conn.session.stalled();
-            if !conn.stalled && conn.held > 0 {
-                conn.held = 0;
-                if std::mem::take(&mut conn.paused) {
-                    self.driver.resume(key);
-                }
-            }
-        }
-        self.touch(key);
-    }
-
-    /// Marks a connection as having something to send, and sets its timer where that came nearer.
-    fn touch(&mut self, key: u32) {
-        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
-        if !conn.dirty && !conn.session.tx().is_empty() {
-            conn.dirty = true;
-            self.dirty.push(key);
-        }
-        if conn.phase == Phase::Draining && conn.session.tx().is_empty() {
-            self.linger(key);
-        }
-        self.set_timer(key);
-    }
-
-    fn on_sent(&mut self, key: u32, sent: usize) {
-        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
-        self.stats.tx_bytes.fetch_add(sent as u64, Ordering::Relaxed);
-        conn.session.tx().advance(sent);
-        let left = conn.session.tx().pending_bytes();
-        conn.unsent_since = (left > 0).then_some(self.now);
-        if conn.stalled && left <= TX_STALL / 2 {
-            self.pump(key);
-        } else {
-            self.touch(key);
-        }
     }
 
     /// Gives completed requests to their queues.
@@ -591,23 +505,6 @@ impl<D: Driver> Reactor<D> {
         self.heard = quiet;
     }
 
-    fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
-            let Some(Some(conn)) = self.conns.get_mut(key as usize) else { continue };
-            conn.dirty = false;
-            if self.driver.sending(key) {
-                // Sent's handler marks it again.
-                continue;
-            }
-            conn.unsent_since.get_or_insert(self.now);
-            let tx = conn.session.tx();
-            self.driver.send(key, &mut |iov| tx.gather(iov, SEND_BYTES).0);
-            self.set_timer(key);
-        }
-        self.dirty = dirty;
-    }
-
     fn shut_down(&mut self) {
         self.stopping.get_or_insert(self.now.plus_ms(self.shared.limits.shutdown_ms));
         for listener in 0..self.listeners.len() as u32 {
@@ -620,40 +517,15 @@ impl<D: Driver> Reactor<D> {
         self.rdma.shut_down();
     }
 
-    fn publish(&mut self) {
+    /// Shows the counters of a turn that began with what came then, or with the look at that.
+    fn publish(&mut self, begun: Mono) {
         let d = self.driver.stats();
-        self.stats.turns.fetch_add(1, Ordering::Relaxed);
+        self.stats.turned(clock().since(begun));
         self.stats.syscalls.store(d.syscalls, Ordering::Relaxed);
         // After the calls that they are among, for who reads both.
         self.stats.vain_polls.store(d.vain_polls, Ordering::Release);
         self.stats.sleeps.store(d.sleeps, Ordering::Relaxed);
         self.stats.copied_rx.store(d.copied_rx, Ordering::Relaxed);
         self.stats.connections.store(u64::from(self.live + self.rdma.live()), Ordering::Relaxed);
-    }
-}
-
-/// Carries out what the queue asked for.
-fn apply(conn: &mut Conn, actions: &mut Vec<Action>, done: &mut Completions, now: Mono) {
-    for action in actions.drain(..) {
-        match action {
-            Action::Pull { slot, len } => {
-                // Until it is here, the window of R2Ts bounds it; counting it would hold up what brings it.
-                conn.settle(slot);
-                let asked = conn.session.pull(slot, len, now);
-                debug_assert!(asked, "core asks for what the descriptor offers");
-            }
-            Action::Reply { slot, cqe, data } => {
-                conn.settle(slot);
-                if let [one] = data.parts() {
-                    // The kernel copies it when the turn's replies are sent, which is a batch from now.
-                    one.prefetch();
-                }
-                conn.session.reply(slot, cqe, data, done);
-            }
-            Action::Close { reason } => {
-                tracing::info!(peer = %conn.peer, "closing the connection: {reason}");
-                conn.close = true;
-            }
-        }
     }
 }

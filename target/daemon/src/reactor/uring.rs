@@ -9,12 +9,16 @@
 //! a flag in shared memory says when asking is worth a system call. In the steady state one `io_uring_enter` both
 //! submits the sends of a turn and brings the receives of the next.
 
+mod hot;
+
 use super::bufring::{BufRing, GROUP};
+use super::copies::Copies;
 use super::device::DeviceOps;
 use super::driver::{ACCEPT_REST, Driver, DriverStats, Event, Iov, RX_BUF, Wait, copy_out, empty_list};
 use super::mailbox::Mailbox;
 use super::shared::clock;
 use caisson_block::{BufMut, IoOp, Mono, Ring};
+use hot::{HEAT, HOT, LADEN};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
@@ -24,11 +28,6 @@ use std::time::{Duration, Instant};
 
 /// Submission entries; the completion queue has four times as many.
 const ENTRIES: u32 = 1024;
-
-/// Hot connections at once: each costs a system call a turn.
-const HOT: usize = 4;
-/// Receives in a row, without the thread sleeping in between, that make a connection hot.
-const HEAT: u32 = 16;
 
 /// What a completion is about: the top byte of its user data; the low 32 bits are a key.
 mod tagged {
@@ -57,6 +56,8 @@ struct Conn {
     closing: bool,
     /// Polled by [`Uring::poll_hot`] instead of by the ring.
     hot: bool,
+    /// The last look brought much of it.
+    laden: bool,
     /// Receives since the thread slept for the `naps`th time.
     streak: u32,
     naps: u64,
@@ -69,10 +70,11 @@ struct Listener {
     closing: bool,
 }
 
+/// Bytes that a single receive brings at most: half of a buffer, whose rest is lost until it is given back.
+const ONE: u32 = RX_BUF as u32 / 2;
+
 /// How long the kernel's flag for deferred work is gone without while it is not believed, in nanoseconds.
 const DOUBT_NS: u64 = 5_000;
-/// Bytes received from hot connections in one look, or one receive of any length.
-const HOT_BYTES: usize = RX_BUF;
 
 pub(crate) struct Uring {
     // First, so that it is closed before the memory that it was lent goes.
@@ -82,6 +84,7 @@ pub(crate) struct Uring {
     conns: Vec<Option<Conn>>,
     listeners: Vec<Option<Listener>>,
     device: DeviceOps,
+    copies: Copies,
     #[allow(clippy::vec_box, reason = "a send in flight must not move, and goes back and forth in its box")]
     spare_sends: Vec<Box<SendBlock>>,
     /// Connections whose receive ended for want of buffers.
@@ -97,6 +100,8 @@ pub(crate) struct Uring {
     entered: Mono,
     /// Which hot connection is asked first.
     first_hot: usize,
+    /// More than one connection is busy.
+    company: bool,
     /// The ring has brought bytes in this turn.
     brought: bool,
     /// Listeners that wait for descriptors to come free, and until when.
@@ -131,6 +136,7 @@ impl Uring {
             conns: Vec::new(),
             listeners: Vec::new(),
             device: DeviceOps::default(),
+            copies: Copies::default(),
             spare_sends: Vec::new(),
             starved: VecDeque::new(),
             hot: Vec::with_capacity(HOT),
@@ -140,6 +146,7 @@ impl Uring {
             stale: false,
             entered: clock(),
             first_hot: 0,
+            company: false,
             brought: false,
             resting: Vec::new(),
             rest_until: Instant::now(),
@@ -175,7 +182,16 @@ impl Uring {
         }
         conn.receiving = true;
         let fd = types::Fd(conn.socket.as_raw_fd());
-        self.push(opcode::RecvMulti::new(fd, GROUP).build().user_data(tagged::RECV | u64::from(key)));
+        conn.laden &= self.company;
+        let entry = if conn.laden {
+            // A multishot receive goes on until the socket is empty or all buffers are full: megabytes. In company, one that
+            // brings so much has a piece a turn.
+            let one = opcode::Recv::new(fd, std::ptr::null_mut(), ONE).buf_group(GROUP).build();
+            one.flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        };
+        self.push(entry.user_data(tagged::RECV | u64::from(key)));
     }
 
     fn arm_accept(&mut self, listener: u32) {
@@ -218,8 +234,12 @@ impl Uring {
         if !cqueue::more(flags) {
             conn.receiving = false;
         }
-        let mut heat = false;
+        let (mut heat, mut one) = (false, false);
         if let Some(bytes) = bytes {
+            if !conn.hot {
+                one = self.company && conn.receiving && !conn.laden && bytes.len() == RX_BUF;
+                conn.laden = one || conn.laden && bytes.len() >= LADEN;
+            }
             if !conn.closing {
                 if self.rx.short() {
                     self.stats.copied_rx += 1;
@@ -246,78 +266,15 @@ impl Uring {
         let rearm = !conn.receiving && result != -libc::ENOBUFS;
         if heat {
             self.heat(key);
+        } else if one {
+            // Begun again, see `arm_recv`, when it has ended.
+            let data = tagged::RECV | u64::from(key);
+            self.push(opcode::AsyncCancel::new(data).build().user_data(tagged::IGNORE));
         }
         if rearm {
             self.arm_recv(key);
         }
         self.maybe_gone(key, events);
-    }
-
-    /// Takes a connection's receive out of the ring and polls it from now on.
-    fn heat(&mut self, key: u32) {
-        let Some(Some(conn)) = self.conns.get_mut(key as usize) else { return };
-        conn.hot = true;
-        let armed = conn.receiving;
-        self.hot.push(key);
-        if armed {
-            let data = tagged::RECV | u64::from(key);
-            self.push(opcode::AsyncCancel::new(data).build().user_data(tagged::IGNORE));
-        }
-    }
-
-    /// Gives the hot connections back to the ring.
-    fn cool(&mut self) {
-        while let Some(key) = self.hot.pop() {
-            if let Some(Some(conn)) = self.conns.get_mut(key as usize) {
-                conn.hot = false;
-                conn.streak = 0;
-            }
-            self.arm_recv(key);
-        }
-    }
-
-    /// Asks the hot sockets for what has come. Not one whose receive the ring has not given up yet: what the ring has
-    /// received of a connection came before what we would find now.
-    fn poll_hot(&mut self) {
-        let mut left = HOT_BYTES;
-        for turn in 0..self.hot.len() {
-            // In turn, so that one that always has much is not always before the others.
-            let key = self.hot[(self.first_hot + turn) % self.hot.len()];
-            if left == 0 {
-                self.first_hot = self.first_hot.wrapping_add(turn);
-                return;
-            }
-            let Some(Some(conn)) = self.conns.get_mut(key as usize) else { continue };
-            if conn.receiving || conn.paused || conn.ended || conn.closing {
-                continue;
-            }
-            let Some(mut buf) = self.hot_buf.take().or_else(|| self.rx.spare()) else { return };
-            self.stats.syscalls += 1;
-            match rustix::net::recv(&conn.socket, &mut buf[..], rustix::net::RecvFlags::DONTWAIT) {
-                Ok((n, _)) if n > 0 => {
-                    left = left.saturating_sub(n);
-                    if self.rx.short() {
-                        // As in the ring: a host that sends in crumbs must not have all buffers in the end.
-                        self.stats.copied_rx += 1;
-                        copy_out(key, &buf[..n], &mut self.told);
-                    } else {
-                        buf.truncate(n);
-                        self.told.push(Event::Received { key, bytes: buf.freeze() });
-                        continue;
-                    }
-                }
-                Ok(_) => {
-                    conn.ended = true;
-                    self.told.push(Event::Ended { key, error: 0 });
-                }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => self.stats.vain_polls += 1,
-                Err(e) => {
-                    conn.ended = true;
-                    self.told.push(Event::Ended { key, error: e.raw_os_error() });
-                }
-            }
-            self.hot_buf = Some(buf);
-        }
     }
 
     /// Sends at once on a hot connection: what that came to, or nothing when the socket has no room.
@@ -387,10 +344,6 @@ impl Uring {
     }
 
     fn push_device(&mut self, index: u32) {
-        if let Some(event) = self.device.at_once(index) {
-            self.told.push(event);
-            return;
-        }
         if let Some(entry) = self.device.entry(index) {
             self.push(entry.user_data(tagged::DEVICE | u64::from(index)));
         }
@@ -510,6 +463,7 @@ impl Driver for Uring {
             ended: false,
             closing: false,
             hot: false,
+            laden: false,
             streak: 0,
             naps: 0,
             send: None,
@@ -614,11 +568,12 @@ impl Driver for Uring {
         !self.told.is_empty()
     }
 
-    fn launch(&mut self) {
+    fn launch(&mut self) -> bool {
         if !self.ring.submission().is_empty() {
             // What is wrong is met again, and told, by the next turn.
             let _ = self.enter(None);
         }
+        !self.ring.completion().is_empty()
     }
 
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
@@ -658,15 +613,31 @@ impl Driver for Uring {
         self.brought = false;
         self.reap(events);
         // While the ring keeps bringing the others' bytes, too: the hot would starve.
-        if events.is_empty() || self.brought {
+        if events.is_empty() || self.brought || self.company {
             self.poll_hot();
             events.append(&mut self.told);
         }
         Ok(())
     }
 
+    fn company(&mut self, company: bool) {
+        self.company = company;
+    }
+
+    fn told(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.told);
+    }
+
+    fn copies(&self) -> bool {
+        self.copies.len() > 0
+    }
+
+    fn copy(&mut self, most: usize) -> Option<Event> {
+        self.copies.next(most)
+    }
+
     fn device_ops(&self) -> usize {
-        self.device.in_flight()
+        self.device.in_flight() + self.copies.len()
     }
 
     fn spins(&self) -> bool {
@@ -684,8 +655,13 @@ impl Driver for Uring {
 
 impl Ring for Uring {
     fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
-        if let Some(index) = self.device.take(op)? {
-            self.push_device(index);
+        match self.copies.take(op) {
+            Ok(ended) => self.told.extend(ended),
+            Err(op) => {
+                if let Some(index) = self.device.take(op)? {
+                    self.push_device(index);
+                }
+            }
         }
         Ok(())
     }

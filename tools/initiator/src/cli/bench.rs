@@ -1,10 +1,10 @@
 //! `caisson bench`: a target and the bare-socket exchange of the same bytes, in turn, and the ratio of the two; or the data
-//! services and a plain file ([`super::services`]).
+//! services and a plain file ([`super::services`]); or a reader without and with a writer beside it ([`super::isolation`]).
 
 use super::perf::measure;
-use super::services;
 use super::target::Target;
 use super::{HostArgs, connect_io, print_json};
+use super::{isolation, services};
 use crate::error::{Error, Result};
 use crate::net::Address;
 use crate::perf::{Pattern, Until, Workload};
@@ -18,11 +18,12 @@ use std::path::PathBuf;
 use std::process::Command as Process;
 use std::time::Duration;
 
-/// Compares a target with bare sockets that exchange the same bytes, or data services with a plain file.
+/// Compares a target with bare sockets that exchange the same bytes, or data services with a plain file, or a reader alone with
+/// one beside a writer.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
     /// Where the target listens
-    #[arg(value_name = "ADDRESS", required_unless_present = "services")]
+    #[arg(value_name = "ADDRESS", required_unless_present_any = ["services", "isolation"])]
     pub address: Option<Address>,
     /// Instead, start targets of this program with a plain file and with pools, and compare these: each data service off
     /// and on and all on, at 0, 50 and 90 % duplicates and compressibility 1x, 2x and 4x
@@ -31,9 +32,21 @@ pub struct BenchArgs {
     /// target takes for a command. Each target runs on --target-core alone, its background included.
     #[arg(long, conflicts_with_all = ["address", "nqn", "nsid", "target_cmd"])]
     pub services: bool,
-    /// With --services: the folder of the pools and the file, for a moment; in memory, so that no disk is measured
+    /// Instead, start targets of this program with a null store, a RAM store, a plain file and a pool, and measure what one
+    /// connection that writes 1 MiB at depth 8 as fast as it can does to another that reads 4 KiB at depth 1, both served by
+    /// one thread
+    ///
+    /// Each target is started afresh for the reader alone, the writer alone, and both. Reader and writer are threads on
+    /// --driver-core, the reader's ahead of everything else there (real-time class FIFO, where that is allowed). Shown are
+    /// the reader's latency as it sees it and as the target does.
+    #[arg(long, conflicts_with_all = ["address", "nqn", "nsid", "target_cmd", "services"])]
+    pub isolation: bool,
+    /// With --services or --isolation: the folder of the pools and the file, for a moment; in memory, so that no disk is measured
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub folder: PathBuf,
+    /// With --services or --isolation: start targets of this program instead of the one that runs, such as an earlier version
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
     /// The subsystem; by default the only one that the target's discovery service shows
     #[arg(long, value_name = "NQN")]
     pub nqn: Option<String>,
@@ -155,6 +168,9 @@ struct Habits {
 /// # Errors
 /// When the target cannot be started or reached, or fails a command.
 pub fn bench(args: &BenchArgs) -> Result<()> {
+    if args.isolation {
+        return isolation::bench(args);
+    }
     let Some(address) = &args.address else { return services::bench(args) };
     let target = args.target_cmd.as_ref().map(|command| {
         let mut shell = Process::new("sh");

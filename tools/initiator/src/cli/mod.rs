@@ -4,6 +4,7 @@
 
 mod bench;
 mod identify;
+mod isolation;
 mod live;
 mod perf;
 mod services;

@@ -160,6 +160,7 @@ impl PerfArgs {
             seed: self.seed,
             poll: !self.no_poll,
             timeout: self.host.timeout.max(Duration::from_secs(1)),
+            send: 0,
         })
     }
 }

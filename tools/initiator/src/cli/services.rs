@@ -5,20 +5,16 @@
 
 use super::bench::BenchArgs;
 use super::perf::measure;
-use super::target::Target;
+use super::target::{Exported, Folder, NQN, Target, export};
 use super::{connect_io, print_json};
 use crate::error::{Error, Result};
 use crate::net::Address;
 use crate::perf::{Content, Pattern, Until, Workload};
 use crate::units;
 use serde::Serialize;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-/// The subsystem of the targets that are started here.
-const NQN: &str = "nqn.2026-11.io.caisson:bench";
 /// Driven before each measurement, and not measured.
 const RAMP: Duration = Duration::from_millis(150);
 
@@ -101,30 +97,6 @@ struct Line {
     cells: Vec<Cell>,
 }
 
-/// A folder that goes when it is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(at: &Path) -> Result<Folder> {
-        let path = at.join(format!("caisson-bench-{}", std::process::id()));
-        let failed = |source| Error::File { path: path.display().to_string(), source };
-        std::fs::create_dir_all(&path).map_err(failed)?;
-        std::fs::write(path.join("passphrase"), "of a benchmark\n").map_err(failed)?;
-        Ok(Folder(path))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left of it is in the way of nobody.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A target, where it is, and how often it was driven.
 struct Subject {
     target: Target,
@@ -141,15 +113,7 @@ impl Subject {
         more: &[String],
         content: Content,
     ) -> Result<Subject> {
-        let failed = |source| Error::Io { doing: "starting a target", source };
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(failed)?;
-        let address = Address::new("127.0.0.1", free.port());
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.arg("--socket").arg(folder.file(&format!("{}.sock", free.port())));
-        command.args(["export", store, "--size", &args.size.to_string(), "--nqn", NQN, "--log", "error"]);
-        command.args(["--listen", &format!("tcp://{free}"), "--cores", &args.target_core.to_string()]);
-        command.args(more);
-        let target = Target::start(command, &address, Some(args.target_core))?;
+        let Exported { target, address, .. } = export(args, folder, store, args.size, true, more)?;
         let mut subject = Subject { target, address, content, runs: 0 };
         // Written once, so that nothing that is read was never written.
         let (_, pattern, block, depth) = WORKLOADS[0];

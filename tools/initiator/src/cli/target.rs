@@ -1,10 +1,12 @@
-//! A target that a benchmark starts, pauses and stops, and the processor time that it has used.
+//! A target that a benchmark starts, pauses and stops, the folder it works in, and the processor time that it has used.
 
+use super::bench::BenchArgs;
 use crate::error::{Error, Result};
 use crate::net::Address;
 use crate::sys;
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,84 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(20);
 /// How long it may take to end before it is killed.
 const END: Duration = Duration::from_secs(5);
+
+/// The subsystem of targets that [`export`] starts.
+pub(super) const NQN: &str = "nqn.2026-11.io.caisson:bench";
+
+/// A folder that goes when it is dropped.
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one in `at`, with a file `passphrase`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn new(at: &Path) -> Result<Folder> {
+        let path = at.join(format!("caisson-bench-{}", std::process::id()));
+        let failed = |source| Error::File { path: path.display().to_string(), source };
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        std::fs::write(path.join("passphrase"), "of a benchmark\n").map_err(failed)?;
+        Ok(Folder(path))
+    }
+
+    /// A path in it.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of it is in the way of nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A target of this program, as [`export`] started it.
+pub(super) struct Exported {
+    pub(super) target: Target,
+    pub(super) address: Address,
+    /// Its management socket.
+    pub(super) socket: PathBuf,
+}
+
+/// The program that targets are started with.
+///
+/// # Errors
+/// The system's, when it does not know which one runs.
+pub(super) fn program(args: &BenchArgs) -> std::io::Result<Command> {
+    Ok(Command::new(args.program.clone().map_or_else(std::env::current_exe, Ok)?))
+}
+
+/// Starts the program's `export` of `store`, served by one thread on `--target-core`, with the arguments `more`. `whole`:
+/// the target's other threads are kept there, too.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) fn export(
+    args: &BenchArgs,
+    folder: &Folder,
+    store: &str,
+    size: u64,
+    whole: bool,
+    more: &[String],
+) -> Result<Exported> {
+    let failed = |source| Error::Io { doing: "starting a target", source };
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(failed)?;
+    let address = Address::new("127.0.0.1", free.port());
+    let socket = folder.file(&format!("{}.sock", free.port()));
+    let mut command = program(args).map_err(failed)?;
+    command.arg("--socket").arg(&socket);
+    command.args(["export", store, "--nqn", NQN, "--log", "error"]);
+    // The others have their size in their names.
+    if !["ram:", "null:"].iter().any(|kind| store.starts_with(kind)) {
+        command.args(["--size", &size.to_string()]);
+    }
+    command.args(["--listen", &format!("tcp://{free}"), "--cores", &args.target_core.to_string()]);
+    command.args(more);
+    let target = Target::start(command, &address, whole.then_some(args.target_core))?;
+    Ok(Exported { target, address, socket })
+}
 
 /// A target that was started here: stopped when dropped.
 pub(super) struct Target(Child);

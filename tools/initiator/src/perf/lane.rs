@@ -286,6 +286,13 @@ impl Lane {
         started
     }
 
+    /// Over TCP, hands at most so many bytes to the kernel in one call; 0: as many as it takes.
+    pub fn send_at_most(&mut self, bytes: usize) {
+        if let Out::Tcp(tx) = &mut self.work.out {
+            tx.most = if bytes == 0 { usize::MAX } else { bytes };
+        }
+    }
+
     /// Sends what there is; says whether anything went.
     #[inline]
     pub fn flush(&mut self) -> Result<bool> {

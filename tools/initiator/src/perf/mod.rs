@@ -123,7 +123,10 @@ fn lanes(links: Vec<Link>, w: &Workload, ns: &Namespace) -> Result<Vec<Lane>> {
                 format!("use --depth {}", link.depth),
             ));
         }
-        Lane::new(link, region, w.depth, Generator::new(w, share, quota(i), i), data, w.seed + i)
+        let mut lane =
+            Lane::new(link, region, w.depth, Generator::new(w, share, quota(i), i), data, w.seed + i)?;
+        lane.send_at_most(w.send);
+        Ok(lane)
     };
     links.into_iter().enumerate().map(make).collect()
 }

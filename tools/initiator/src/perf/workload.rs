@@ -105,6 +105,9 @@ pub struct Workload {
     pub poll: bool,
     /// How long a command may take.
     pub timeout: Duration,
+    /// Bytes handed to the kernel in one system call at most; 0: as many as it takes. A thread that shares its core with a
+    /// more urgent one gives that a chance in between.
+    pub send: usize,
 }
 
 impl Default for Workload {
@@ -127,6 +130,7 @@ impl Default for Workload {
             seed: 1,
             poll: true,
             timeout: Duration::from_secs(30),
+            send: 0,
         }
     }
 }

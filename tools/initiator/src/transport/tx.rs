@@ -50,6 +50,8 @@ pub struct Tx {
     sent: usize,
     /// Sends so far, also those that would have blocked.
     pub writes: u64,
+    /// Bytes that one system call sends at most.
+    pub most: usize,
 }
 
 impl Tx {
@@ -62,6 +64,7 @@ impl Tx {
             parts: VecDeque::with_capacity(depth * 4),
             sent: 0,
             writes: 0,
+            most: usize::MAX,
         }
     }
 
@@ -170,7 +173,7 @@ impl Tx {
         let mut moved = false;
         while !self.parts.is_empty() {
             let mut slices = [IoSlice::new(&[]); BATCH];
-            let mut count = 0;
+            let (mut count, mut left) = (0, self.most);
             for (part, slice) in self.parts.iter().zip(&mut slices) {
                 let whole = match *part {
                     Part::Own { at, len } => {
@@ -179,8 +182,14 @@ impl Tx {
                     }
                     Part::Payload { at, len } => &memory[at as usize..at as usize + len as usize],
                 };
-                *slice = IoSlice::new(if count == 0 { &whole[self.sent..] } else { whole });
+                let rest = if count == 0 { &whole[self.sent..] } else { whole };
+                let rest = &rest[..rest.len().min(left)];
+                *slice = IoSlice::new(rest);
+                left -= rest.len();
                 count += 1;
+                if left == 0 {
+                    break;
+                }
             }
             self.writes += 1;
             let sent = unless_blocked(stream.write_vectored(&slices[..count]));
