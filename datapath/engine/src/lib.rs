@@ -16,6 +16,7 @@ mod clean;
 mod devices;
 mod error;
 mod exclusive;
+mod gather;
 mod grow;
 mod host;
 mod hunt;

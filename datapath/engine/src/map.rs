@@ -54,7 +54,6 @@ pub(crate) async fn mark(
     each(inner, port, (first, count), Who::Anybody, |state, at, left| {
         let slots = vec![Slot::Unreadable; left.min(CHUNK_BLOCKS as u64) as usize];
         let mut journal = Vec::new();
-        state.tables.ready(volume, at, &slots)?;
         state.tables.write(volume, at, &slots, &mut journal)?;
         state.log.journal(&journal);
         Ok(slots.len() as u64)

@@ -65,8 +65,9 @@ impl Settings {
         })
     }
 
-    pub(crate) fn ways(self) -> Ways {
-        Ways { level: self.compression, dedup: self.dedup, verify: self.verify }
+    /// How a write goes about it; `company`: others are under way on the volume.
+    pub(crate) fn ways(self, company: bool) -> Ways {
+        Ways { level: self.compression, dedup: self.dedup, verify: self.verify, company }
     }
 
     /// log2 of the logical block size.

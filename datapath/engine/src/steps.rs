@@ -145,7 +145,7 @@ impl Steps<'_> {
         if tail > 0 {
             whole.append(&mut self.read(from + len, tail).await?);
         }
-        let ways = self.v.settings.load().ways();
+        let ways = self.v.settings.load().ways(self.v.in_flight() > 1);
         write::write(&self.v.pool, self.port, self.v.id, frame.first, &whole, ways).await
     }
 

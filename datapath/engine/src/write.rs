@@ -6,6 +6,7 @@
 
 use crate::append::kick;
 use crate::bounds::*;
+use crate::gather::{self, Few};
 use crate::pace::Pace;
 use crate::read::TENANT;
 use crate::space::Admit;
@@ -33,6 +34,8 @@ pub(crate) struct Ways {
     pub(crate) level: Option<Level>,
     pub(crate) dedup: bool,
     pub(crate) verify: bool,
+    /// Others write to the volume now, so that a small write may find company for its fingerprints.
+    pub(crate) company: bool,
 }
 
 /// What is to become of one block.
@@ -158,7 +161,11 @@ impl Chunk {
         for group in (0..count).step_by(PRINT_BLOCKS) {
             let blocks = PRINT_BLOCKS.min(count - group);
             pace.spend(blocks as u32 * PRINT_WORK).await;
-            let zero = chunk.print(inner, &mut reader, from, group..group + blocks, ways);
+            let zero = if count <= TURN_BLOCKS && ways.dedup && ways.company {
+                chunk.print_in_company(inner, port, &mut reader, from, count).await
+            } else {
+                chunk.print(inner, &mut reader, from, group..group + blocks, ways)
+            };
             let mut known = [const { None }; PRINT_BLOCKS];
             if ways.dedup {
                 chunk.look(inner, port, group, &mut known[..blocks], zero, (&mut fetches, &mut pace)).await;
@@ -212,6 +219,36 @@ impl Chunk {
             }
         }
         inner.prints.of_many(&together[..n], |i, f| self.prints[which[i]] = print_of(&f));
+        zero
+    }
+
+    /// As [`Chunk::print`], of all blocks of a small write, together with those of others.
+    async fn print_in_company(
+        &mut self,
+        inner: &Arc<Inner>,
+        port: &Port,
+        reader: &mut Blocks<'_>,
+        from: usize,
+        count: usize,
+    ) -> u64 {
+        let mut zero = 0;
+        let mut few = Few::default();
+        for index in 0..count {
+            let single = reader.single_buf(from + index);
+            let block = reader.get(from + index);
+            if is_zero(block) {
+                zero |= 1 << index;
+            } else if single.is_some() {
+                few[index] = single;
+            } else {
+                self.prints[index] = print_of(&Fingerprint::of(&inner.prints, block));
+            }
+        }
+        let which: [bool; TURN_BLOCKS] = std::array::from_fn(|i| few[i].is_some());
+        if which.contains(&true) {
+            let prints = gather::prints(inner, port, few).await;
+            (0..count).filter(|&i| which[i]).for_each(|i| self.prints[i] = prints[i]);
+        }
         zero
     }
 
@@ -312,6 +349,7 @@ impl Chunk {
         ways: Ways,
     ) -> Result<u64, BlockError> {
         let large = self.plans.len() > TURN_BLOCKS;
+        let (mut tell, mut ahead) = (false, false);
         let outcome = loop {
             if large {
                 port.next_slice().await;
@@ -324,6 +362,10 @@ impl Chunk {
                 let published = self.try_publish(inner, state, volume, first, ways)?;
                 if matches!(published, Published::Wait) {
                     state.room.push(port.waiter(ticket));
+                }
+                if matches!(published, Published::In(_)) {
+                    tell = state.log.tell(inner.batch_target);
+                    ahead = ways.dedup && state.index.wants();
                 }
                 Ok(published)
             });
@@ -351,8 +393,10 @@ impl Chunk {
         }
         if outcome.is_ok() {
             self.count(inner);
-            kick(inner, port.remote());
-            if ways.dedup {
+            if tell {
+                kick(inner, port.remote());
+            }
+            if ahead {
                 crate::summary::read_ahead(inner, port).await;
             }
         }
@@ -391,6 +435,14 @@ impl Chunk {
         slots.clear();
         new.clear();
         journal.clear();
+        let most = plans.iter().filter(|p| matches!(p, Plan::New { .. })).count();
+        if ids.len() < most {
+            state.tables.allocate(most - ids.len(), ids)?;
+        }
+        if plans.len() > 1 {
+            let known = |plan: &Plan| if let Plan::Known(known) = plan { Some(known.number()) } else { None };
+            state.tables.warm(plans.iter().filter_map(known));
+        }
         // Which blocks are found and which are stored is settled before anything is changed.
         for (index, plan) in plans.iter().enumerate() {
             slots.push(match *plan {
@@ -408,19 +460,16 @@ impl Chunk {
                     Some(id) => Slot::Share(id),
                     None => {
                         new.push(index);
-                        if ids.len() < new.len() {
-                            state.tables.allocate(new.len() - ids.len(), ids)?;
-                        }
                         Slot::New(ids[new.len() - 1])
                     }
                 },
             });
         }
-        state.tables.ready(volume, first, slots)?;
+        let ready = state.tables.ready(volume, first, slots)?;
         for (&index, &id) in new.iter().zip(&*ids) {
             state.tables.put(id, how(&plans[index]))?;
         }
-        state.tables.write(volume, first, slots, journal)?;
+        state.tables.write_ready(ready, volume, first, slots, journal);
         for (&index, &id) in new.iter().zip(&*ids) {
             let Plan::New { from, len, .. } = plans[index] else { continue };
             let (print, how) = (prints[index], how(&plans[index]));

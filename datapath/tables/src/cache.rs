@@ -177,6 +177,16 @@ impl Cache {
         Some(slot)
     }
 
+    /// A live page, which does not count as used by this.
+    pub fn peek(&self, key: PageKey) -> Option<&Page> {
+        self.map.get(&key.packed()).map(|&slot| self.page(slot))
+    }
+
+    /// How many calls succeeded.
+    pub fn call(&self) -> u64 {
+        self.call
+    }
+
     /// A call succeeded.
     pub fn tick(&mut self) {
         self.call += 1;

@@ -110,7 +110,7 @@ impl Index {
 
     /// Has the processor fetch what [`Index::lookup`] of these will look at first. Each look misses the caches three times or
     /// so; here the misses wait for each other no more. Changes nothing but the time that takes.
-    pub fn warm(&self, prints: &[Print]) {
+    pub fn warm<'a>(&self, prints: impl IntoIterator<Item = &'a Print>) {
         let mut all = 0;
         for print in prints {
             all ^= self.cache.peek(print);
@@ -230,6 +230,11 @@ impl Index {
         SummaryAt { segment, sequence: self.sequences.of(segment), offset: u32::from(page) * ALIGNMENT }
     }
 
+    /// Whether [`Index::prefetch`] may have one.
+    pub fn wants(&self) -> bool {
+        self.hints.wants()
+    }
+
     /// A summary that is likely to be needed soon, to be read when the device has time, and answered as a fetch is.
     pub fn prefetch(&mut self) -> Option<SummaryAt> {
         while let Some(at) = self.hints.take() {
@@ -267,6 +272,8 @@ impl Index {
 
     /// A batch was closed and stands at `at`: its blocks, moved ones included, are pending no more.
     pub fn insert(&mut self, at: SummaryAt, entries: &[Entry]) {
+        // As for lookups: all that follows looks at three places for each.
+        self.warm(entries.iter().map(|entry| &entry.print));
         for entry in entries {
             self.pending_remove(&entry.print, entry.id);
         }
