@@ -34,10 +34,13 @@ pub(crate) const HARD_PACK_WORK: u32 = 32;
 pub(crate) const EASY_LEVEL: i32 = 4;
 
 /// Chunks whose memory a thread keeps for the next ones: at most 256 KiB each, and as a rule half.
-pub(crate) const SPARE_CHUNKS: usize = 16;
+pub(crate) const SPARE_CHUNKS: usize = 32;
 
 /// Blocks of a chunk that are hashed and looked up together.
 pub(crate) const PRINT_BLOCKS: usize = 16;
+
+/// Small writes that hash by themselves after one that found no company.
+pub(crate) const ALONE: u32 = 255;
 
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;

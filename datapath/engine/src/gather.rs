@@ -5,13 +5,14 @@
 //! hashes for those who have come meanwhile. Owns the line of each thread. It must never make anybody wait for more than that
 //! turn, keep a block longer than its command lives, or hash with the key of another pool.
 
-use crate::bounds::{PRINT_BLOCKS, TURN_BLOCKS};
+use crate::bounds::{ALONE, PRINT_BLOCKS, TURN_BLOCKS};
 use crate::state::Inner;
 use crate::write::Print;
 use caisson_block::{BLOCK, Buf};
 use caisson_index::print_of;
 use caisson_task::Port;
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// The blocks of a small command that are to be hashed, each in a buffer of its own length; the others are `None`.
@@ -33,8 +34,25 @@ thread_local! {
     static LINE: RefCell<Vec<Weak<Seat>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Whether small writes to a volume find company. Whoever finds none spares the next ones the turn.
+#[derive(Default)]
+pub(crate) struct Company {
+    /// So many more hash by themselves.
+    alone: AtomicU32,
+}
+
+impl Company {
+    /// Whether to look for some.
+    pub(crate) fn expected(&self) -> bool {
+        let left = self.alone.load(Ordering::Relaxed);
+        // One that is lost between threads makes no difference.
+        self.alone.store(left.saturating_sub(1), Ordering::Relaxed);
+        left == 0
+    }
+}
+
 /// The fingerprints of `blocks`, at the thread's next turn.
-pub(crate) async fn prints(inner: &Arc<Inner>, port: &Port, blocks: Few) -> Prints {
+pub(crate) async fn prints(inner: &Arc<Inner>, port: &Port, company: &Company, blocks: Few) -> Prints {
     let pool = Arc::as_ptr(inner).addr();
     let seat = Arc::new(Seat { pool, blocks, prints: OnceLock::new() });
     LINE.with_borrow_mut(|line| line.push(Arc::downgrade(&seat)));
@@ -42,12 +60,14 @@ pub(crate) async fn prints(inner: &Arc<Inner>, port: &Port, blocks: Few) -> Prin
     if let Some(prints) = seat.prints.get() {
         return *prints;
     }
-    hash(inner, &seat);
+    if hash(inner, &seat) == 1 {
+        company.alone.store(ALONE, Ordering::Relaxed);
+    }
     seat.prints.get().copied().unwrap_or_default()
 }
 
-/// Hashes for `own` and for those at the front of the line, as many as are worth it.
-fn hash(inner: &Inner, own: &Arc<Seat>) {
+/// Hashes for `own` and for those at the front of the line, as many as are worth it. Gives how many they are.
+fn hash(inner: &Inner, own: &Arc<Seat>) -> usize {
     let count = |seat: &Seat| seat.blocks.iter().flatten().count();
     let mut seats = vec![Arc::clone(own)];
     let mut blocks = count(own);
@@ -90,4 +110,5 @@ fn hash(inner: &Inner, own: &Arc<Seat>) {
         // Nobody else has it: whoever hashes takes it out of the line.
         let _ = seat.prints.set(prints);
     }
+    seats.len()
 }

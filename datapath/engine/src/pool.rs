@@ -325,7 +325,7 @@ fn take(
             distance: sizes.distance,
         }),
         tables: start.tables,
-        index: Index::new(budget),
+        index: Index::advised(budget, caisson_block::prefer_huge),
         log,
         checkpoints: Checkpoints {
             number: start.number,

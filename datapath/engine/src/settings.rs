@@ -65,9 +65,8 @@ impl Settings {
         })
     }
 
-    /// How a write goes about it; `company`: others are under way on the volume.
-    pub(crate) fn ways(self, company: bool) -> Ways {
-        Ways { level: self.compression, dedup: self.dedup, verify: self.verify, company }
+    pub(crate) fn ways(self) -> Ways {
+        Ways { level: self.compression, dedup: self.dedup, verify: self.verify }
     }
 
     /// log2 of the logical block size.

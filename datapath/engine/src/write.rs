@@ -6,7 +6,7 @@
 
 use crate::append::kick;
 use crate::bounds::*;
-use crate::gather::{self, Few};
+use crate::gather::{self, Company, Few};
 use crate::pace::Pace;
 use crate::read::TENANT;
 use crate::space::Admit;
@@ -34,8 +34,16 @@ pub(crate) struct Ways {
     pub(crate) level: Option<Level>,
     pub(crate) dedup: bool,
     pub(crate) verify: bool,
-    /// Others write to the volume now, so that a small write may find company for its fingerprints.
-    pub(crate) company: bool,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy)]
+pub(crate) struct To<'a> {
+    pub(crate) volume: VolumeId,
+    /// The first block.
+    pub(crate) first: u64,
+    /// Of small writes to the volume.
+    pub(crate) company: &'a Company,
 }
 
 /// What is to become of one block.
@@ -69,6 +77,8 @@ struct Chunk {
     plans: Vec<Plan>,
     prints: Vec<Print>,
     bytes: Vec<u8>,
+    /// What the index had learnt before the first of them was looked up.
+    seen: Option<u64>,
     /// Ids that were allocated for it and not used yet.
     ids: Vec<BlockId>,
     /// How many of its blocks were stored, when it is published, and the bytes of them.
@@ -96,6 +106,7 @@ impl Chunk {
         self.plans.clear();
         self.prints.clear();
         self.bytes.clear();
+        self.seen = None;
         self.ids.clear();
         self.slots.clear();
         self.new.clear();
@@ -119,23 +130,23 @@ enum Published {
     Full,
 }
 
-/// Writes whole blocks from `first` on, which the caller has claimed alone. Gives the batch that they are durable with.
+/// Writes whole blocks, which the caller has claimed alone. Gives the batch that they are durable with.
 ///
 /// # Errors
 /// [`BlockError::CapacityExceeded`], [`BlockError::Failed`], [`BlockError::Unreadable`] when a page of the map is lost.
 pub(crate) async fn write(
     inner: &Arc<Inner>,
     port: &Port,
-    volume: VolumeId,
-    first: u64,
+    to: To<'_>,
     data: &BufList,
     ways: Ways,
 ) -> Result<u64, BlockError> {
+    let To { volume, first, company } = to;
     let count = data.len() / caisson_block::BLOCK;
     let mut batch = 0;
     for from in (0..count).step_by(inner.chunk) {
         let blocks = inner.chunk.min(count - from);
-        let mut chunk = Chunk::prepare(inner, port, data, from, blocks, ways).await?;
+        let mut chunk = Chunk::prepare(inner, port, (data, from, blocks), company, ways).await?;
         batch = chunk.publish(inner, port, volume, first + from as u64, (data, from), ways).await?;
         chunk.give_back();
     }
@@ -147,9 +158,8 @@ impl Chunk {
     async fn prepare(
         inner: &Arc<Inner>,
         port: &Port,
-        data: &BufList,
-        from: usize,
-        count: usize,
+        (data, from, count): (&BufList, usize, usize),
+        company: &Company,
         ways: Ways,
     ) -> Result<Chunk, BlockError> {
         let mut chunk = Chunk::take();
@@ -161,8 +171,8 @@ impl Chunk {
         for group in (0..count).step_by(PRINT_BLOCKS) {
             let blocks = PRINT_BLOCKS.min(count - group);
             pace.spend(blocks as u32 * PRINT_WORK).await;
-            let zero = if count <= TURN_BLOCKS && ways.dedup && ways.company {
-                chunk.print_in_company(inner, port, &mut reader, from, count).await
+            let zero = if count <= TURN_BLOCKS && ways.dedup && company.expected() {
+                chunk.print_in_company(inner, port, &mut reader, (from, count), company).await
             } else {
                 chunk.print(inner, &mut reader, from, group..group + blocks, ways)
             };
@@ -228,8 +238,8 @@ impl Chunk {
         inner: &Arc<Inner>,
         port: &Port,
         reader: &mut Blocks<'_>,
-        from: usize,
-        count: usize,
+        (from, count): (usize, usize),
+        company: &Company,
     ) -> u64 {
         let mut zero = 0;
         let mut few = Few::default();
@@ -246,7 +256,7 @@ impl Chunk {
         }
         let which: [bool; TURN_BLOCKS] = std::array::from_fn(|i| few[i].is_some());
         if which.contains(&true) {
-            let prints = gather::prints(inner, port, few).await;
+            let prints = gather::prints(inner, port, company, few).await;
             (0..count).filter(|&i| which[i]).for_each(|i| self.prints[i] = prints[i]);
         }
         zero
@@ -263,7 +273,7 @@ impl Chunk {
 
     /// Looks for duplicates of the blocks from `group` on, and reads a bounded number of summaries for that.
     async fn look(
-        &self,
+        &mut self,
         inner: &Arc<Inner>,
         port: &Port,
         group: usize,
@@ -275,6 +285,7 @@ impl Chunk {
             let mut wanted = None;
             {
                 let mut state = inner.lock();
+                self.seen = self.seen.or_else(|| Some(state.index.changes()));
                 if known.len() > 1 {
                     state.index.warm(&self.prints[group..group + known.len()]);
                 }
@@ -431,7 +442,7 @@ impl Chunk {
             Admit::Wait => return Ok(Published::Wait),
             Admit::Full => return Ok(Published::Full),
         }
-        let Chunk { plans, prints, bytes, ids, stored, stored_bytes, slots, new, journal } = self;
+        let Chunk { plans, prints, bytes, seen, ids, stored, stored_bytes, slots, new, journal } = self;
         slots.clear();
         new.clear();
         journal.clear();
@@ -443,6 +454,8 @@ impl Chunk {
             let known = |plan: &Plan| if let Plan::Known(known) = plan { Some(known.number()) } else { None };
             state.tables.warm(plans.iter().filter_map(known));
         }
+        // Nobody has published or read anything since: what was not found then is not there now.
+        let calm = *seen == Some(state.index.changes());
         // Which blocks are found and which are stored is settled before anything is changed.
         for (index, plan) in plans.iter().enumerate() {
             slots.push(match *plan {
@@ -456,7 +469,7 @@ impl Chunk {
                     None => return Ok(Published::Stale(index)),
                 },
                 // Another writer of the same content may have been first.
-                Plan::New { .. } => match racing(state, &prints[index], ways)? {
+                Plan::New { .. } => match if calm { None } else { racing(state, &prints[index], ways)? } {
                     Some(id) => Slot::Share(id),
                     None => {
                         new.push(index);
