@@ -60,6 +60,9 @@ pub(crate) const MOVES_AT_ONCE: usize = 32;
 /// Bytes of a checkpoint's batch.
 pub(crate) const CHECKPOINT_BATCH: usize = 128 << 10;
 
+/// Changed pages that are looked at for how large they all would be in a checkpoint.
+pub(crate) const WEIGHED_PAGES: usize = 64;
+
 /// Pages of a checkpoint that are compressed at a turn.
 pub(crate) const PAGES_A_TURN: u64 = 16;
 

@@ -45,6 +45,7 @@ mod summary;
 mod volume;
 mod volumes;
 mod walk;
+mod weight;
 mod witness;
 mod work;
 mod write;

@@ -9,6 +9,7 @@ use crate::checkpoint::{Failure, checkpoint};
 use crate::clean::{Cleaning, Mover, Step};
 use crate::reap::{self, Reaper};
 use crate::state::{Inner, State};
+use crate::weight::{self, look_due};
 use caisson_block::BLOCK;
 use caisson_tables::Victim;
 use caisson_task::{Port, Waiter};
@@ -108,6 +109,10 @@ impl Steward<'_> {
     async fn turn(&mut self) -> Turn {
         if self.inner.fault().is_some() || self.inner.closing.load(Ordering::Acquire) {
             return Turn::End;
+        }
+        let look = look_due(self.inner, &self.inner.lock());
+        if look {
+            weight::look(self.inner, self.port).await;
         }
         let (due, low) = {
             let state = self.inner.lock();

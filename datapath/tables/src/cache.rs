@@ -380,6 +380,14 @@ impl Cache {
         (changed, if self.frozen == 0 { 0 } else { held.saturating_sub(self.settled) })
     }
 
+    /// Up to `n` pages that changed in this epoch.
+    pub fn changed_sample(&self, n: usize) -> Vec<Box<Page>> {
+        let total = self.dirty().0;
+        let step = total.div_ceil(n.max(1)).max(1);
+        let keys = self.changed.iter().flatten().skip(step / 2).step_by(step);
+        keys.filter_map(|key| self.peek(*key).map(|page| Box::new(*page))).collect()
+    }
+
     pub fn resident(&self) -> usize {
         self.map.len() + self.images
     }

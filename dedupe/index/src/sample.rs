@@ -4,9 +4,9 @@
 //! when its level is at least the rate's; so what is in a thinner sample is in every thicker one. It must never go over
 //! the whole table at once.
 
-use crate::{Advise, SummaryAt};
 use crate::sequences::Sequences;
 use crate::table::{Key, MAX_LEVEL, Pointer, Spot, Table};
+use crate::{Advise, SummaryAt};
 
 pub(crate) struct Sample {
     table: Table,
