@@ -1,7 +1,7 @@
 //! Giving back what deleted and shortened volumes held, a bounded piece at a time.
 
 use crate::error::ChangeError;
-use crate::map::unmap;
+use crate::map::{unmap, unmap_for_now};
 use crate::space::Who;
 use crate::state::Inner;
 use crate::volumes::publish;
@@ -62,8 +62,7 @@ impl Reaper {
         };
         if self.next < end {
             let count = STEP.min(end - self.next);
-            unmap(inner, port, id, self.next, count, Who::Steward).await?;
-            self.next += count;
+            self.next = unmap_for_now(inner, port, id, self.next, count).await?;
             return Ok(false);
         }
         publish(inner, port, Who::Steward, |_| VolumeChange::Forget { id }).await?;
