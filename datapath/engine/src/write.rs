@@ -243,13 +243,13 @@ impl Chunk {
     ) -> u64 {
         let mut zero = 0;
         let mut few = Few::default();
-        for index in 0..count {
+        for (index, own) in few.iter_mut().enumerate().take(count) {
             let single = reader.single_buf(from + index);
             let block = reader.get(from + index);
             if is_zero(block) {
                 zero |= 1 << index;
             } else if single.is_some() {
-                few[index] = single;
+                *own = single;
             } else {
                 self.prints[index] = print_of(&Fingerprint::of(&inner.prints, block));
             }
