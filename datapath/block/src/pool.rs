@@ -16,6 +16,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// From this size on, a pool asks for transparent huge pages.
 const HUGE: usize = 4 << 20;
 
+/// Has the system put huge pages there, where it has some to give: fewer misses of the TLB, and nothing reserved. Best effort, and
+/// nothing for pieces that are not large. The memory should not have been touched yet.
+pub fn prefer_huge(memory: *const u8, bytes: usize) {
+    let from = memory.addr().next_multiple_of(LARGEST_PAGE);
+    let len = memory.addr().saturating_add(bytes).saturating_sub(from) / LARGEST_PAGE * LARGEST_PAGE;
+    if len >= HUGE {
+        // SAFETY: whatever is or is not mapped there: this advice changes no contents and no access, and the system refuses
+        // addresses that are not this process's.
+        unsafe { libc::madvise(memory.with_addr(from).cast_mut().cast(), len, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Advice is given for multiples of this, which are multiples of a page on every machine.
+const LARGEST_PAGE: usize = 64 << 10;
+
 /// Marks the end of the free list.
 const NIL: u32 = u32::MAX;
 

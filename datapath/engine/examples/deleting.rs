@@ -79,8 +79,8 @@ impl Felt {
             line += &format!(
                 "; {what} p50 {:.0}, p99 {:.0}, p99.9 {:.0}, longest {:.0} us",
                 us(n / 2),
-                us(n / 100 * 99),
-                us(n / 1000 * 999),
+                us(last * 99 / 100),
+                us(last * 999 / 1000),
                 us(last)
             );
         }

@@ -9,6 +9,7 @@ use crate::devices::Devices;
 use crate::log::Closed;
 use crate::state::{Inner, State};
 use crate::steward::{checkpoint_due, low};
+use crate::weight::look_due;
 use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
 use caisson_tables::Place;
 use caisson_tables::planted::{Bug, on};
@@ -54,7 +55,8 @@ impl Inner {
             space.spend(log, closed.as_ref().map_or(0, |closed| closed.plan.total_len()));
             let entered = log.tail.map(|t| t.segment) != segment;
             // Before anybody has to wait for it.
-            let call = closed.is_some() && (checkpoint_due(self, &guard) || entered && low(&guard));
+            let call = closed.is_some()
+                && (checkpoint_due(self, &guard) || look_due(self, &guard) || entered && low(&guard));
             (closed, if call { guard.steward.call() } else { None })
         };
         steward.into_iter().for_each(caisson_task::Waiter::wake);

@@ -36,10 +36,13 @@ pub(crate) const HARD_PACK_WORK: u32 = 32;
 pub(crate) const EASY_LEVEL: i32 = 4;
 
 /// Chunks whose memory a thread keeps for the next ones: at most 256 KiB each, and as a rule half.
-pub(crate) const SPARE_CHUNKS: usize = 16;
+pub(crate) const SPARE_CHUNKS: usize = 32;
 
 /// Blocks of a chunk that are hashed and looked up together.
 pub(crate) const PRINT_BLOCKS: usize = 16;
+
+/// Small writes that hash by themselves after one that found no company.
+pub(crate) const ALONE: u32 = 255;
 
 /// Summaries that the deduplication of one chunk may read from the device.
 pub(crate) const FETCHES_PER_CHUNK: usize = 4;
@@ -58,6 +61,9 @@ pub(crate) const MOVES_AT_ONCE: usize = 32;
 
 /// Bytes of a checkpoint's batch.
 pub(crate) const CHECKPOINT_BATCH: usize = 128 << 10;
+
+/// Changed pages that are looked at for how large they all would be in a checkpoint.
+pub(crate) const WEIGHED_PAGES: usize = 64;
 
 /// Pages of a checkpoint that are compressed at a turn.
 pub(crate) const PAGES_A_TURN: u64 = 16;

@@ -9,6 +9,7 @@ use crate::bounds::{CHECKPOINT_BATCH, PAGES_A_TURN};
 use crate::log::{Load, Tail};
 use crate::pages::{POOL_DOMAIN, record_of};
 use crate::state::{Inner, State};
+use crate::weight::Weight;
 use crate::work;
 use caisson_block::{BLOCK, BufList, IoKind};
 use caisson_codec::Level;
@@ -75,6 +76,7 @@ pub(crate) async fn checkpoint_held(inner: &Arc<Inner>, port: &Port, clean: bool
             let mut state = inner.lock();
             if state.tables.frozen() {
                 state.tables.abandon();
+                Weight::thawed(&mut state);
             }
             let waiters = std::mem::take(&mut state.checkpoint_waiters);
             drop(state);
@@ -108,6 +110,7 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
     write_superblocks(inner, port, root, clean).await?;
     let mut state = inner.lock();
     finish(&mut state, segments, tail, reserve, log_batch);
+    Weight::thawed(&mut state);
     let mut waiters = std::mem::take(&mut state.room);
     waiters.append(&mut state.checkpoint_waiters);
     waiters.extend(state.chores.call());
@@ -131,6 +134,7 @@ struct Reserve {
 async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failure> {
     close_and(inner, port, |state| {
         state.tables.freeze();
+        Weight::froze(state);
         state.log.since_checkpoint = 0;
         (state.log.next - u64::from(!on(Bug::OneMoreBatch)), reserve(state, inner))
     })

@@ -111,10 +111,10 @@ fn with_room(extents: &Extents, stores: &[Arc<FileStore>]) -> Result<Extents, Ex
 fn take(inner: &Inner, stores: Vec<Arc<FileStore>>, extents: Extents) {
     let (segment, segments, devices) = (extents.segment_size(), extents.segments(), stores.len() as u32);
     let mut guard = inner.lock();
-    let State { tables, space, checkpoints, .. } = &mut *guard;
+    let State { tables, space, checkpoints, weight, .. } = &mut *guard;
     inner.devices.store(Arc::new(Devices::new(stores, extents.list().to_vec(), segment)));
     tables.add_segments(segments - tables.geometry().segments);
-    let changed = tables.dirty().limit;
+    let changed = weight.sure;
     *space = Space::of(Shape { segments, segment_size: segment, changed, distance: inner.distance });
     checkpoints.superblock.devices = devices;
     checkpoints.superblock.extents = extents;

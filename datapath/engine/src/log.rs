@@ -133,6 +133,8 @@ pub(crate) struct Log {
     pub(crate) tail: Option<Tail>,
     /// Segments to be filled next, in order, as the newest durable root lists them.
     pub(crate) reserved: VecDeque<u32>,
+    /// The batch that somebody was last told of that it is due.
+    told: u64,
     /// The open batch is to be closed, since what comes next would not fit into its segment with it.
     fills: bool,
     pub(crate) next_segment_sequence: u64,
@@ -173,6 +175,7 @@ impl Log {
             watched: false,
             tail: None,
             reserved: VecDeque::new(),
+            told: 0,
             fills: false,
             next_segment_sequence: from.next_segment_sequence,
             opening: from.opening,
@@ -241,6 +244,13 @@ impl Log {
             && (self.flying.is_empty()
                 || self.flying.len() < BATCHES_IN_FLIGHT
                     && (self.fills || self.open.bytes() >= batch_target.min(BATCH_TARGET)))
+    }
+
+    /// Whether whoever has published is to have the log looked at: the open batch is due, and nobody was told so yet. Once is enough:
+    /// what keeps it from being closed then (a batch under way, a segment to come) has the log looked at when it ends, as does
+    /// everybody who waits for it.
+    pub(crate) fn tell(&mut self, batch_target: usize) -> bool {
+        self.due(batch_target) && std::mem::replace(&mut self.told, self.next) != self.next
     }
 
     /// Bytes of the open batch, which have no place yet.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 /// What came of an attempt.
 enum Tried {
-    /// So many blocks are done, durable with that batch.
-    Did(u64, u64),
+    /// Blocks are done, durable with that batch.
+    Did(Did, u64),
     Wait,
     Full,
 }
@@ -31,13 +31,48 @@ pub(crate) async fn unmap(
     count: u64,
     who: Who,
 ) -> Result<u64, BlockError> {
-    each(inner, port, (first, count), who, |state, at, left| {
-        let mut journal = Vec::new();
-        let did = state.tables.unmap(volume, at, left, &mut journal)?;
-        state.log.journal(&journal);
-        Ok(did)
-    })
-    .await
+    let done = each(inner, port, (first, count), who, |state, at, left| unmap_some(state, volume, at, left));
+    done.await.map(|(_, batch)| batch)
+}
+
+/// As [`unmap`], for the steward, which is to do something else when a checkpoint is due: what changes more of the tables has hosts
+/// wait for it. Gives the block that it came to.
+///
+/// # Errors
+/// As [`unmap`].
+pub(crate) async fn unmap_for_now(
+    inner: &Arc<Inner>,
+    port: &Port,
+    volume: VolumeId,
+    first: u64,
+    count: u64,
+) -> Result<u64, BlockError> {
+    let done = each(inner, port, (first, count), Who::Steward, |state, at, left| {
+        let did = unmap_some(state, volume, at, left)?;
+        // What is left is for the next call.
+        Ok(if state.tables.dirty().checkpoint_due() { Did::Last(did.blocks()) } else { did })
+    });
+    done.await.map(|(at, _)| at)
+}
+
+fn unmap_some(state: &mut State, volume: VolumeId, at: u64, left: u64) -> Result<Did, Needs> {
+    let mut journal = Vec::new();
+    let did = state.tables.unmap(volume, at, left, &mut journal)?;
+    state.log.journal(&journal);
+    Ok(Did::More(did))
+}
+
+/// How many blocks a step did, and whether others are to follow.
+enum Did {
+    More(u64),
+    Last(u64),
+}
+
+impl Did {
+    fn blocks(&self) -> u64 {
+        let (Did::More(blocks) | Did::Last(blocks)) = *self;
+        blocks
+    }
 }
 
 /// Marks blocks unreadable. As [`unmap`].
@@ -51,26 +86,26 @@ pub(crate) async fn mark(
     first: u64,
     count: u64,
 ) -> Result<u64, BlockError> {
-    each(inner, port, (first, count), Who::Anybody, |state, at, left| {
+    let done = each(inner, port, (first, count), Who::Anybody, |state, at, left| {
         let slots = vec![Slot::Unreadable; left.min(CHUNK_BLOCKS as u64) as usize];
         let mut journal = Vec::new();
-        state.tables.ready(volume, at, &slots)?;
         state.tables.write(volume, at, &slots, &mut journal)?;
         state.log.journal(&journal);
-        Ok(slots.len() as u64)
-    })
-    .await
+        Ok(Did::More(slots.len() as u64))
+    });
+    done.await.map(|(_, batch)| batch)
 }
 
-/// Calls `step` for pieces of the range until it is done, each under the lock and with room in the log.
+/// Calls `step` for pieces of the range until it is done, each under the lock and with room in the log. Gives the block that it
+/// came to, and the batch that it is durable with.
 async fn each(
     inner: &Arc<Inner>,
     port: &Port,
     (first, count): (u64, u64),
     who: Who,
-    mut step: impl FnMut(&mut State, u64, u64) -> Result<u64, Needs>,
-) -> Result<u64, BlockError> {
-    let (mut at, end, mut batch) = (first, first + count, 0);
+    mut step: impl FnMut(&mut State, u64, u64) -> Result<Did, Needs>,
+) -> Result<(u64, u64), BlockError> {
+    let (mut at, mut end, mut batch) = (first, first + count, 0);
     // A piece is up to a leaf's 512 blocks, and hosts send many such commands at once.
     if count > CHUNK_BLOCKS as u64 {
         port.slice().await;
@@ -98,8 +133,11 @@ async fn each(
         });
         match tried.await.map_err(|lost| inner.lost(lost, at))? {
             Tried::Did(did, last) => {
-                at += did.max(1);
+                at += did.blocks().max(1);
                 batch = last;
+                if matches!(did, Did::Last(_)) {
+                    end = at;
+                }
                 kick(inner, port.remote());
                 if at < end {
                     port.next_slice().await;
@@ -113,5 +151,5 @@ async fn each(
             }
         }
     }
-    Ok(batch)
+    Ok((at, batch))
 }

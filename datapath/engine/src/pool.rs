@@ -16,6 +16,7 @@ use crate::space::{Shape, Space, dirty_limit};
 use crate::state::{Inner, Parts, Random, Sizes, State};
 use crate::steward::Stewardship;
 use crate::volume::Shared;
+use crate::weight::Weight;
 use caisson_device::{Buffers, FileStore};
 use caisson_fingerprint::FingerprintKey;
 use caisson_index::{Budget, Index};
@@ -335,16 +336,13 @@ fn take(
     };
     let log = Log::new(from, caisson_block::Pool::new(8, batch)?);
     let budget = Budget { index_bytes: options.memory.index, cache_bytes: options.memory.summaries };
+    let sure = start.tables.dirty().limit;
     let state = State {
-        space: Space::of(Shape {
-            segments,
-            segment_size: segment,
-            changed: start.tables.dirty().limit,
-            distance: sizes.distance,
-        }),
+        weight: Weight::new(sure, start.tables.geometry().cache_pages / 2),
+        space: Space::of(Shape { segments, segment_size: segment, changed: sure, distance: sizes.distance }),
         tables: start.tables,
         domains: start.domains,
-        index: Index::new(budget),
+        index: Index::advised(budget, caisson_block::prefer_huge),
         log,
         checkpoints: Checkpoints {
             number: start.number,

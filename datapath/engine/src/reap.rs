@@ -2,7 +2,7 @@
 
 use crate::domains::Domain;
 use crate::error::ChangeError;
-use crate::map::unmap;
+use crate::map::{unmap, unmap_for_now};
 use crate::settings::Settings;
 use crate::space::Who;
 use crate::state::Inner;
@@ -77,8 +77,7 @@ impl Reaper {
         };
         if self.next < end {
             let count = STEP.min(end - self.next);
-            unmap(inner, port, id, self.next, count, Who::Steward).await?;
-            self.next += count;
+            self.next = unmap_for_now(inner, port, id, self.next, count).await?;
             return Ok(false);
         }
         if dying {

@@ -39,6 +39,8 @@ pub(crate) struct Space {
     /// While the cleaner works and the log is short: bytes that hosts may still write before they wait for it. It gives them
     /// what it gains, so that they wait for a batch at a time and not for a round.
     pub(crate) credit: Option<i64>,
+    /// Of that, lent for the time of a checkpoint.
+    pub(crate) lent: i64,
 }
 
 /// Who asks for room.
@@ -123,6 +125,7 @@ impl Space {
             low: checkpoint_segments + cleaner_segments + ahead,
             exhausted: false,
             credit: None,
+            lent: 0,
         }
     }
 
@@ -164,10 +167,22 @@ impl Space {
         }
     }
 
-    /// A checkpoint begins, while which the cleaner gains nothing: hosts may go on, but not use up the log.
-    pub(crate) fn grant(&mut self, log: &Log) {
+    /// A checkpoint begins, while which the cleaner gains nothing: hosts may go on, but not use up the log. It is lent to them:
+    /// what is given away at each checkpoint would leave the log at its end, where every segment that is gained asks for another
+    /// one.
+    pub(crate) fn lend(&mut self, log: &Log) {
         if let Some(credit) = &mut self.credit {
-            *credit = (*credit).max((log.space().saturating_sub(self.log_reserve) / 2) as i64);
+            let enough = (log.space().saturating_sub(self.log_reserve) / 2) as i64;
+            self.lent += (enough - *credit).max(0);
+            *credit = enough.max(*credit);
+        }
+    }
+
+    /// It is over, and took so many bytes.
+    pub(crate) fn settle(&mut self, cost: u64) {
+        let lent = std::mem::take(&mut self.lent);
+        if let Some(credit) = &mut self.credit {
+            *credit -= lent + cost as i64;
         }
     }
 

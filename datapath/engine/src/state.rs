@@ -13,6 +13,7 @@ use crate::pages::Lost;
 use crate::space::Space;
 use crate::steward::Stewardship;
 use crate::volume::Shared;
+use crate::weight::Weight;
 use arc_swap::ArcSwap;
 use caisson_device::Buffers;
 use caisson_index::Index;
@@ -86,6 +87,7 @@ pub(crate) struct State {
     pub(crate) log: Log,
     pub(crate) space: Space,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) weight: Weight,
     /// Who waits for space to be made.
     pub(crate) room: Vec<Waiter>,
     pub(crate) steward: Stewardship,

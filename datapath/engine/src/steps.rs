@@ -148,7 +148,8 @@ impl Steps<'_> {
             whole.append(&mut self.read(from + len, tail).await?);
         }
         let ways = self.v.settings.load().ways(&self.v.tenant);
-        write::write(&self.v.pool, self.port, self.v.id, frame.first, &whole, ways).await
+        let to = write::To { volume: self.v.id, first: frame.first, company: &self.v.company };
+        write::write(&self.v.pool, self.port, to, &whole, ways).await
     }
 
     async fn write(&self, at: Extent, data: BufList, fua: bool) -> Result<(), BlockError> {

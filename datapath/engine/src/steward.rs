@@ -9,6 +9,7 @@ use crate::checkpoint::{Failure, checkpoint};
 use crate::clean::{Cleaning, Mover, Step, Which};
 use crate::reap::{self, Reaper};
 use crate::state::{Inner, State};
+use crate::weight::{self, look_due};
 use caisson_block::BLOCK;
 use caisson_tables::{Victim, VolumeId};
 use caisson_task::{Port, Waiter};
@@ -112,6 +113,10 @@ impl Steward<'_> {
         if self.inner.fault().is_some() || self.inner.closing.load(Ordering::Acquire) {
             return Turn::End;
         }
+        let look = look_due(self.inner, &self.inner.lock());
+        if look {
+            weight::look(self.inner, self.port).await;
+        }
         let (due, low, boundary) = {
             let state = self.inner.lock();
             (checkpoint_due(self.inner, &state), low(&state), state.domains.boundary())
@@ -154,25 +159,27 @@ impl Steward<'_> {
     }
 
     /// Lets hosts go on while a checkpoint is written.
-    fn grant(&self) {
+    fn lend(&self) {
         let waiters = {
             let mut guard = self.inner.lock();
             let State { space, log, room, .. } = &mut *guard;
-            space.grant(log);
+            space.lend(log);
             std::mem::take(room)
         };
         waiters.into_iter().for_each(Waiter::wake);
     }
 
     async fn checkpoint(&mut self) -> Turn {
-        self.grant();
+        self.lend();
         // What is on its way is left behind by segments that this frees.
         if self.mover.flush(self.inner, self.port).await.is_err() {
             return Turn::End;
         }
         let written = || self.inner.counters.checkpoint_bytes.load(Ordering::Relaxed);
         let before = written();
-        match checkpoint(self.inner, self.port, false).await {
+        let outcome = checkpoint(self.inner, self.port, false).await;
+        self.inner.lock().space.settle(written() - before);
+        match outcome {
             Ok(()) => {
                 self.judge(written() - before);
                 Turn::Did

@@ -3,6 +3,7 @@
 //! Owns the claims on the volume's blocks and its shape. What each operation does is in [`crate::steps`].
 
 use crate::domains::Tenant;
+use crate::gather::Company;
 use crate::settings::Settings;
 use crate::state::Inner;
 use crate::steps;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) bytes: AtomicU64,
     pub(crate) read_only: bool,
     pub(crate) gone: AtomicBool,
+    pub(crate) company: Company,
     in_flight: AtomicU64,
 }
 
@@ -58,6 +60,7 @@ impl Shared {
             bytes: AtomicU64::new(bytes),
             read_only,
             gone: AtomicBool::new(false),
+            company: Company::default(),
             in_flight: AtomicU64::new(0),
         }
     }

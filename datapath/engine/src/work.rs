@@ -1,7 +1,7 @@
 //! The heavy part of a block's way: fingerprint, compression, unpacking. Runs on the thread of the connection, with
 //! contexts that the thread keeps.
 
-use caisson_block::{BLOCK, BufList};
+use caisson_block::{BLOCK, Buf, BufList};
 use caisson_codec::{Codec, Compressor, Decompressor, Level};
 use caisson_log::{At, Bind, Keyring, TAG};
 use std::cell::RefCell;
@@ -129,6 +129,13 @@ impl<'a> Blocks<'a> {
         }
         let whole = parts.get(self.part).and_then(|p| p.get(from - self.base..from - self.base + BLOCK));
         whole.and_then(|bytes| <&Block>::try_from(bytes).ok())
+    }
+
+    /// As [`Blocks::single`], to be kept.
+    pub(crate) fn single_buf(&mut self, i: usize) -> Option<Buf> {
+        self.single(i)?;
+        let from = i * BLOCK - self.base;
+        self.list.parts()[self.part].slice(from, from + BLOCK)
     }
 
     /// Block `i`, which is whole in the list.

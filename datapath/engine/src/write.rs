@@ -7,6 +7,7 @@
 use crate::append::kick;
 use crate::bounds::*;
 use crate::domains::Tenant;
+use crate::gather::{self, Company, Few};
 use crate::pace::Pace;
 use crate::space::Admit;
 use crate::state::{Inner, State};
@@ -35,6 +36,16 @@ pub(crate) struct Ways<'a> {
     pub(crate) level: Option<Level>,
     pub(crate) dedup: bool,
     pub(crate) verify: bool,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy)]
+pub(crate) struct To<'a> {
+    pub(crate) volume: VolumeId,
+    /// The first block.
+    pub(crate) first: u64,
+    /// Of small writes to the volume.
+    pub(crate) company: &'a Company,
 }
 
 /// What is to become of one block.
@@ -68,6 +79,8 @@ struct Chunk {
     plans: Vec<Plan>,
     prints: Vec<Print>,
     bytes: Vec<u8>,
+    /// What the index had learnt before the first of them was looked up.
+    seen: Option<u64>,
     /// Ids that were allocated for it and not used yet.
     ids: Vec<BlockId>,
     /// How many of its blocks were stored, when it is published, and the bytes of them.
@@ -95,6 +108,7 @@ impl Chunk {
         self.plans.clear();
         self.prints.clear();
         self.bytes.clear();
+        self.seen = None;
         self.ids.clear();
         self.slots.clear();
         self.new.clear();
@@ -120,23 +134,23 @@ enum Published {
     Gone,
 }
 
-/// Writes whole blocks from `first` on, which the caller has claimed alone. Gives the batch that they are durable with.
+/// Writes whole blocks, which the caller has claimed alone. Gives the batch that they are durable with.
 ///
 /// # Errors
 /// [`BlockError::CapacityExceeded`], [`BlockError::Failed`], [`BlockError::Unreadable`] when a page of the map is lost.
 pub(crate) async fn write(
     inner: &Arc<Inner>,
     port: &Port,
-    volume: VolumeId,
-    first: u64,
+    to: To<'_>,
     data: &BufList,
     ways: Ways<'_>,
 ) -> Result<u64, BlockError> {
+    let To { volume, first, company } = to;
     let count = data.len() / caisson_block::BLOCK;
     let mut batch = 0;
     for from in (0..count).step_by(inner.chunk) {
         let blocks = inner.chunk.min(count - from);
-        let mut chunk = Chunk::prepare(inner, port, data, from, blocks, ways).await?;
+        let mut chunk = Chunk::prepare(inner, port, (data, from, blocks), company, ways).await?;
         batch = chunk.publish(inner, port, volume, first + from as u64, (data, from), ways).await?;
         chunk.give_back();
     }
@@ -148,9 +162,8 @@ impl Chunk {
     async fn prepare(
         inner: &Arc<Inner>,
         port: &Port,
-        data: &BufList,
-        from: usize,
-        count: usize,
+        (data, from, count): (&BufList, usize, usize),
+        company: &Company,
         ways: Ways<'_>,
     ) -> Result<Chunk, BlockError> {
         let keys = ways.tenant.prints().ok_or(BlockError::KeyDestroyed)?;
@@ -163,7 +176,11 @@ impl Chunk {
         for group in (0..count).step_by(PRINT_BLOCKS) {
             let blocks = PRINT_BLOCKS.min(count - group);
             pace.spend(blocks as u32 * PRINT_WORK).await;
-            let zero = chunk.print(&keys, &mut reader, from, group..group + blocks, ways);
+            let zero = if count <= TURN_BLOCKS && ways.dedup && company.expected() {
+                chunk.print_in_company((inner, port, &keys), &mut reader, (from, count), company).await
+            } else {
+                chunk.print(&keys, &mut reader, from, group..group + blocks, ways)
+            };
             let mut known = [const { None }; PRINT_BLOCKS];
             if ways.dedup {
                 chunk.look(inner, port, group, &mut known[..blocks], zero, (&mut fetches, &mut pace)).await;
@@ -220,6 +237,35 @@ impl Chunk {
         zero
     }
 
+    /// As [`Chunk::print`], of all blocks of a small write, together with those of others.
+    async fn print_in_company(
+        &mut self,
+        (inner, port, keys): (&Arc<Inner>, &Port, &Arc<FingerprintKey>),
+        reader: &mut Blocks<'_>,
+        (from, count): (usize, usize),
+        company: &Company,
+    ) -> u64 {
+        let mut zero = 0;
+        let mut few = Few::default();
+        for (index, own) in few.iter_mut().enumerate().take(count) {
+            let single = reader.single_buf(from + index);
+            let block = reader.get(from + index);
+            if is_zero(block) {
+                zero |= 1 << index;
+            } else if single.is_some() {
+                *own = single;
+            } else {
+                self.prints[index] = print_of(&Fingerprint::of(keys, block));
+            }
+        }
+        let which: [bool; TURN_BLOCKS] = std::array::from_fn(|i| few[i].is_some());
+        if which.contains(&true) {
+            let prints = gather::prints((inner, port, keys), company, few).await;
+            (0..count).filter(|&i| which[i]).for_each(|i| self.prints[i] = prints[i]);
+        }
+        zero
+    }
+
     /// An earlier block of the chunk with the same content.
     fn twin(&self, index: usize, ways: Ways<'_>) -> Option<usize> {
         if !ways.dedup || ways.verify {
@@ -231,7 +277,7 @@ impl Chunk {
 
     /// Looks for duplicates of the blocks from `group` on, and reads a bounded number of summaries for that.
     async fn look(
-        &self,
+        &mut self,
         inner: &Arc<Inner>,
         port: &Port,
         group: usize,
@@ -243,6 +289,7 @@ impl Chunk {
             let mut wanted = None;
             {
                 let mut state = inner.lock();
+                self.seen = self.seen.or_else(|| Some(state.index.changes()));
                 if known.len() > 1 {
                     state.index.warm(&self.prints[group..group + known.len()]);
                 }
@@ -317,6 +364,7 @@ impl Chunk {
         ways: Ways<'_>,
     ) -> Result<u64, BlockError> {
         let large = self.plans.len() > TURN_BLOCKS;
+        let (mut tell, mut ahead) = (false, false);
         let outcome = loop {
             if large {
                 port.next_slice().await;
@@ -329,6 +377,10 @@ impl Chunk {
                 let published = self.try_publish(inner, state, volume, first, ways)?;
                 if matches!(published, Published::Wait) {
                     state.room.push(port.waiter(ticket));
+                }
+                if matches!(published, Published::In(_)) {
+                    tell = state.log.tell(inner.batch_target);
+                    ahead = ways.dedup && state.index.wants();
                 }
                 Ok(published)
             });
@@ -357,8 +409,10 @@ impl Chunk {
         }
         if outcome.is_ok() {
             self.count(inner);
-            kick(inner, port.remote());
-            if ways.dedup {
+            if tell {
+                kick(inner, port.remote());
+            }
+            if ahead {
                 crate::summary::read_ahead(inner, port).await;
             }
         }
@@ -397,10 +451,20 @@ impl Chunk {
             Admit::Wait => return Ok(Published::Wait),
             Admit::Full => return Ok(Published::Full),
         }
-        let Chunk { plans, prints, bytes, ids, stored, stored_bytes, slots, new, journal } = self;
+        let Chunk { plans, prints, bytes, seen, ids, stored, stored_bytes, slots, new, journal } = self;
         slots.clear();
         new.clear();
         journal.clear();
+        let most = plans.iter().filter(|p| matches!(p, Plan::New { .. })).count();
+        if ids.len() < most {
+            state.tables.allocate(most - ids.len(), ids)?;
+        }
+        if plans.len() > 1 {
+            let known = |plan: &Plan| if let Plan::Known(known) = plan { Some(known.number()) } else { None };
+            state.tables.warm(plans.iter().filter_map(known));
+        }
+        // Nobody has published or read anything since: what was not found then is not there now.
+        let calm = *seen == Some(state.index.changes());
         // Which blocks are found and which are stored is settled before anything is changed.
         for (index, plan) in plans.iter().enumerate() {
             slots.push(match *plan {
@@ -414,23 +478,20 @@ impl Chunk {
                     None => return Ok(Published::Stale(index)),
                 },
                 // Another writer of the same content may have been first.
-                Plan::New { .. } => match racing(state, &prints[index], ways)? {
+                Plan::New { .. } => match if calm { None } else { racing(state, &prints[index], ways)? } {
                     Some(id) => Slot::Share(id),
                     None => {
                         new.push(index);
-                        if ids.len() < new.len() {
-                            state.tables.allocate(new.len() - ids.len(), ids)?;
-                        }
                         Slot::New(ids[new.len() - 1])
                     }
                 },
             });
         }
-        state.tables.ready(volume, first, slots)?;
+        let ready = state.tables.ready(volume, first, slots)?;
         for (&index, &id) in new.iter().zip(&*ids) {
             state.tables.put(id, how(&plans[index], epoch))?;
         }
-        state.tables.write(volume, first, slots, journal)?;
+        state.tables.write_ready(ready, volume, first, slots, journal);
         for (&index, &id) in new.iter().zip(&*ids) {
             let Plan::New { from, len, .. } = plans[index] else { continue };
             let (print, how) = (prints[index], how(&plans[index], epoch));

@@ -50,14 +50,20 @@ impl IdSet {
         self.pages.get(&page).copied().unwrap_or_default()
     }
 
-    fn absorb(&mut self, other: IdSet) {
-        for (page, bits) in other.pages {
-            let mine = self.pages.entry(page).or_default();
-            for (m, b) in mine.iter_mut().zip(bits) {
-                self.len += u64::from((b & !*m).count_ones());
-                *m |= b;
-            }
+    /// Adds those of a page that `bits` says.
+    fn add(&mut self, page: u64, bits: [u64; 4]) {
+        if bits == [0; 4] {
+            return;
         }
+        let mine = self.pages.entry(page).or_default();
+        for (m, b) in mine.iter_mut().zip(bits) {
+            self.len += u64::from((b & !*m).count_ones());
+            *m |= b;
+        }
+    }
+
+    fn absorb(&mut self, other: IdSet) {
+        other.pages.into_iter().for_each(|(page, bits)| self.add(page, bits));
     }
 }
 
@@ -156,18 +162,19 @@ impl Tables {
         let c = what as usize;
         while self.alloc.cursors[c].spare.len() < n && self.gather(c, n, &mut want) {}
         if want.is_empty() {
-            let taken = self.alloc.cursors[c].spare.len() - n;
-            let ids = self.alloc.cursors[c].spare.split_off(taken);
-            for id in &ids {
-                self.need_entry(*id, &mut want);
+            let from = self.alloc.cursors[c].spare.len() - n;
+            // Neighbours have their entries in one page.
+            let mut last = u64::MAX;
+            for i in from..from + n {
+                let id = self.alloc.cursors[c].spare[i];
+                if std::mem::replace(&mut last, id.get() / ENTRIES) != last {
+                    self.need_entry(id, &mut want);
+                }
             }
-            if !want.is_empty() {
-                self.alloc.cursors[c].spare.extend(ids);
-                return want.into();
+            if want.is_empty() {
+                // The last ones gathered are at the end; rising order is what makes runs.
+                out.extend(self.alloc.cursors[c].spare.drain(from..));
             }
-            // The last ones gathered are at the end; rising order is what makes runs.
-            out.extend(ids);
-            return Ok(());
         }
         want.into()
     }
@@ -184,17 +191,19 @@ impl Tables {
         }
         let barred = self.alloc.barred(page);
         let slot = self.cache.slot(PageKey::Blocks { level: 0, index: page });
+        let mut taken = [0; 4];
         let mut at = next;
         while at < ENTRIES && self.alloc.cursors[c].spare.len() < n {
             let free = slot.is_none_or(|s| !self.raw_at(s, at as usize).live());
             let id = page * ENTRIES + at;
             let free = free && barred[(at / 64) as usize] >> (at % 64) & 1 == 0;
             if let Some(id) = BlockId::new(id).filter(|_| free) {
-                self.alloc.reserved.insert(id.get());
+                taken[(at / 64) as usize] |= 1 << (at % 64);
                 self.alloc.cursors[c].spare.push(id);
             }
             at += 1;
         }
+        self.alloc.reserved.add(page, taken);
         self.alloc.cursors[c].at = (at < ENTRIES).then_some((page, at));
         true
     }

@@ -164,6 +164,21 @@ impl Tables {
         set_raw_in(self.cache.page_mut(slot), i, raw);
     }
 
+    /// As [`Tables::live_raw`], with where it stands, of an entry that is about to change.
+    #[inline]
+    fn live_mut(&mut self, id: u64) -> Option<(u32, RawEntry)> {
+        let slot = self.cache.slot(key(0, id / ENTRIES))?;
+        let raw = self.raw_at(slot, (id % ENTRIES) as usize);
+        raw.live().then_some((slot, raw))
+    }
+
+    /// Sets the record of an id that [`Tables::live_mut`] found in `slot`.
+    #[inline]
+    fn set_in(&mut self, slot: u32, id: u64, raw: &RawEntry) {
+        self.change_blocks(0, id / ENTRIES, slot);
+        set_raw_in(self.cache.page_mut(slot), (id % ENTRIES) as usize, raw);
+    }
+
     /// A new top over the present one.
     fn grow_radix(&mut self) {
         let old = self.cache.slot(key(self.levels - 1, 0));
@@ -214,9 +229,17 @@ impl Tables {
     /// Makes an entry. Its page, if it is stored, is in memory.
     pub(crate) fn create_entry(&mut self, id: BlockId, entry: &Entry) {
         let n = id.get();
-        self.make_way(n);
-        assert!(!self.live_raw(n).live(), "{id:?} is free");
-        self.set_raw(n, &RawEntry::from_entry(entry));
+        // Above a page that changed, all are in memory.
+        let known = self.cache.slot(key(0, n / ENTRIES)).filter(|&slot| self.cache.is_changed(slot));
+        let (slot, i) = match known {
+            Some(slot) => (slot, (n % ENTRIES) as usize),
+            None => {
+                self.make_way(n);
+                self.entry_mut(n)
+            }
+        };
+        assert!(!self.raw_at(slot, i).live(), "{id:?} is free");
+        set_raw_in(self.cache.page_mut(slot), i, &RawEntry::from_entry(entry));
         self.count_used(n, true);
         self.alloc.used(n);
         self.limit = self.limit.max(n + 1);
@@ -263,26 +286,24 @@ impl Tables {
 
     /// One more reference. At the maximum it stays there for good: what is never freed cannot be freed too early.
     pub(crate) fn add_ref(&mut self, id: u64) {
-        let mut raw = self.live_raw(id);
-        if !raw.live() {
+        let Some((slot, mut raw)) = self.live_mut(id) else {
             return self.fault("a reference is added to a free id");
-        }
+        };
         let refs = raw.refs.get();
         if refs < self.geometry.max_refs && !(refs > 0 && on(Bug::LostIncrement)) {
             raw.refs = (refs + 1).into();
-            self.set_raw(id, &raw);
+            self.set_in(slot, id, &raw);
             self.stats.references += u64::from(!raw.map());
         }
     }
 
     /// One reference less; whether it was the last, and the id is free now.
     pub(crate) fn drop_ref(&mut self, id: u64) -> bool {
-        let mut raw = self.live_raw(id);
-        let refs = raw.refs.get();
-        if !raw.live() || refs == 0 {
+        let Some((slot, mut raw)) = self.live_mut(id).filter(|(_, raw)| raw.refs.get() > 0) else {
             self.fault("a reference is dropped that there is not");
             return false;
-        }
+        };
+        let refs = raw.refs.get();
         if refs >= self.geometry.max_refs || refs > 1 && on(Bug::LostDecrement) {
             return false;
         }
@@ -292,13 +313,14 @@ impl Tables {
             return true;
         }
         raw.refs = (refs - 1).into();
-        self.set_raw(id, &raw);
+        self.set_in(slot, id, &raw);
         false
     }
 
     /// Sets the place, and how it is stored, of an entry.
     pub(crate) fn relocate(&mut self, id: u64, place: Place, stored: Stored) {
-        let Some(old) = self.live_raw(id).entry() else { return };
+        let Some((slot, raw)) = self.live_mut(id) else { return };
+        let Some(old) = raw.entry() else { return };
         if old.place.is_pending() {
             self.pending -= u64::from(!old.map);
         } else {
@@ -309,6 +331,6 @@ impl Tables {
             self.stats.stored_bytes = bytes + u64::from(stored.length);
         }
         self.account(place, stored, true);
-        self.set_raw(id, &RawEntry::from_entry(&Entry { place, stored, ..old }));
+        self.set_in(slot, id, &RawEntry::from_entry(&Entry { place, stored, ..old }));
     }
 }

@@ -177,6 +177,16 @@ impl Cache {
         Some(slot)
     }
 
+    /// A live page, which does not count as used by this.
+    pub fn peek(&self, key: PageKey) -> Option<&Page> {
+        self.map.get(&key.packed()).map(|&slot| self.page(slot))
+    }
+
+    /// How many calls succeeded.
+    pub fn call(&self) -> u64 {
+        self.call
+    }
+
     /// A call succeeded.
     pub fn tick(&mut self) {
         self.call += 1;
@@ -368,6 +378,14 @@ impl Cache {
         let changed = self.changed.iter().map(Vec::len).sum();
         let held: usize = self.held.iter().map(Vec::len).sum();
         (changed, if self.frozen == 0 { 0 } else { held.saturating_sub(self.settled) })
+    }
+
+    /// Up to `n` pages that changed in this epoch.
+    pub fn changed_sample(&self, n: usize) -> Vec<Box<Page>> {
+        let total = self.dirty().0;
+        let step = total.div_ceil(n.max(1)).max(1);
+        let keys = self.changed.iter().flatten().skip(step / 2).step_by(step);
+        keys.filter_map(|key| self.peek(*key).map(|page| Box::new(*page))).collect()
     }
 
     pub fn resident(&self) -> usize {

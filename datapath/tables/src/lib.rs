@@ -46,3 +46,4 @@ pub use types::{
     Stored, TAG, VolumeId, Where,
 };
 pub use volume::{VolumeError, VolumeRecord};
+pub use write::Ready;

@@ -43,6 +43,8 @@ pub struct Tables {
     pub(crate) stats: Stats,
     /// Blocks that were put and have no place yet.
     pub(crate) pending: u64,
+    /// How many changed pages ask for a checkpoint.
+    dirty_due: usize,
     /// The checkpoint under way.
     pub(crate) image: Option<Image>,
     /// What was inconsistent, and let be.
@@ -69,6 +71,7 @@ impl Tables {
             limit: 1,
             stats: Stats::default(),
             pending: 0,
+            dirty_due: geometry.dirty_limit.div_ceil(2),
             image: None,
             faults: 0,
             stash: Vec::new(),
@@ -102,6 +105,7 @@ impl Tables {
 
     fn with(mut self, geometry: Geometry) -> Tables {
         self.geometry = geometry;
+        self.dirty_due = geometry.dirty_limit.div_ceil(2);
         self
     }
 
@@ -179,6 +183,21 @@ impl Tables {
             }
             None => want.into(),
         }
+    }
+
+    /// Has the processor fetch the entries of these ids, as far as their pages are in memory. A look at one misses the caches at
+    /// several places, one behind the other; here the misses of many wait for each other no more. Changes nothing but the time
+    /// that takes.
+    pub fn warm(&self, ids: impl IntoIterator<Item = u64>) {
+        let (mut all, mut last) = (0, u64::MAX);
+        for id in ids {
+            let index = id / ENTRIES;
+            if std::mem::replace(&mut last, index) != index {
+                let page = self.cache.peek(PageKey::Blocks { level: 0, index });
+                all ^= page.map_or(0, |page| page[(id % ENTRIES) as usize * size_of::<RawEntry>()]);
+            }
+        }
+        std::hint::black_box(all);
     }
 
     /// The entry of a duplicate's candidate, if it is what the index says it is and may get another reference.
@@ -338,7 +357,17 @@ impl Tables {
     /// How many pages have changed.
     pub fn dirty(&self) -> Dirty {
         let (changed, frozen) = self.cache.dirty();
-        Dirty { changed, frozen, limit: self.geometry.dirty_limit }
+        Dirty { changed, frozen, due: self.dirty_due, limit: self.geometry.dirty_limit }
+    }
+
+    /// How many pages may change from now on until a checkpoint should start, and until writers wait; see [`Dirty`].
+    pub fn set_dirty(&mut self, due: usize, limit: usize) {
+        (self.dirty_due, self.geometry.dirty_limit) = (due, limit);
+    }
+
+    /// Up to `n` of the pages that changed since the last freeze, from all over them, as they are.
+    pub fn changed_sample(&self, n: usize) -> Vec<Box<Page>> {
+        self.cache.changed_sample(n)
     }
 
     /// Pages in memory.

@@ -249,15 +249,16 @@ pub struct Dirty {
     pub changed: usize,
     /// Held by the checkpoint under way.
     pub frozen: usize,
-    /// The pool's limit: a checkpoint should start when `changed` passes half of it, and writers wait when both
-    /// together pass it.
+    /// A checkpoint should start when `changed` comes to this: half of the limit unless it was set apart.
+    pub due: usize,
+    /// The pool's limit: writers wait when both together come to it.
     pub limit: usize,
 }
 
 impl Dirty {
     /// Whether a checkpoint should start, if none is under way.
     pub fn checkpoint_due(&self) -> bool {
-        self.changed * 2 >= self.limit
+        self.changed >= self.due
     }
 
     /// Whether whoever changes tables should wait for a checkpoint to end.

@@ -2,7 +2,7 @@
 //!
 //! A write first makes sure of every page that it may touch, so that it happens as a whole or not at all.
 
-use crate::alloc::For;
+use crate::alloc::{ENTRIES, For};
 use crate::change::{Change, Run};
 use crate::map::{IDS, MARK, Path, capacity, get, height_for, index};
 use crate::tables::Tables;
@@ -22,6 +22,17 @@ fn parts(block: u64, count: usize) -> impl Iterator<Item = (u64, std::ops::Range
         done += part;
         (part > 0).then_some((at, range))
     })
+}
+
+/// That a write can be done: see [`Tables::ready`].
+#[must_use]
+pub struct Ready {
+    /// New map pages at most, and the way to the last leaf.
+    pages: usize,
+    way: Option<Path>,
+    /// When it was said, and of what.
+    call: u64,
+    of: (VolumeId, u64, usize),
 }
 
 impl Tables {
@@ -52,9 +63,11 @@ impl Tables {
     }
 
     /// Whether `write` with the same arguments, and `put` of its new ids, can be done now: if so, neither asks for pages
-    /// until something else is called. The new ids need not be put yet. Panics if there is no such volume.
-    pub fn ready(&mut self, v: VolumeId, block: u64, slots: &[Slot]) -> Result<(), Needs> {
-        self.prepare(v, block, slots).map(|_| ())
+    /// until something else is called, and [`Tables::write_ready`] does the first without looking again. The new ids need not be
+    /// put yet. Panics if there is no such volume.
+    pub fn ready(&mut self, v: VolumeId, block: u64, slots: &[Slot]) -> Result<Ready, Needs> {
+        let (pages, way) = self.prepare(v, block, slots)?;
+        Ok(Ready { pages, way, call: self.cache.call(), of: (v, block, slots.len()) })
     }
 
     /// Makes sure of all that a write takes: how many new map pages at most, and the way to its last leaf.
@@ -62,8 +75,10 @@ impl Tables {
         let mut want = Want::default();
         let mut pages = 0;
         let mut way = None;
-        for slot in slots {
-            if let Some(id) = slot.id() {
+        // Neighbours tend to have their entries in one page.
+        let mut last = u64::MAX;
+        for id in slots.iter().filter_map(|slot| slot.id()) {
+            if std::mem::replace(&mut last, id.get() / ENTRIES) != last {
                 self.need_entry(id, &mut want);
             }
         }
@@ -124,7 +139,28 @@ impl Tables {
         if slots.is_empty() {
             return Ok(());
         }
-        let (pages, way) = self.prepare(v, block, slots)?;
+        let ready = self.ready(v, block, slots)?;
+        self.write_ready(ready, v, block, slots, journal);
+        Ok(())
+    }
+
+    /// As [`Tables::write`], with what [`Tables::ready`] said of the same arguments; since then, only new ids were `put`.
+    ///
+    /// # Panics
+    /// When it said that of others, or before another call.
+    pub fn write_ready(
+        &mut self,
+        ready: Ready,
+        v: VolumeId,
+        block: u64,
+        slots: &[Slot],
+        journal: &mut Vec<Change>,
+    ) {
+        let Ready { pages, way, call, of } = ready;
+        assert!(call == self.cache.call() && of == (v, block, slots.len()), "what was made ready is written");
+        if slots.is_empty() {
+            return;
+        }
         // Mostly there is nothing to copy or create, and one leaf, to which the way is known already.
         let plain = pages == 0;
         let way = way.filter(|_| plain && block % IDS + slots.len() as u64 <= IDS);
@@ -143,7 +179,6 @@ impl Tables {
         journal.push(Change::Map { volume: v, block, runs: Run::of(&values) });
         self.values = values;
         self.cache.tick();
-        Ok(())
     }
 
     fn make(&mut self, change: Change, journal: &mut Vec<Change>) {

@@ -3,7 +3,7 @@
 //! Owns the memory of `cache_bytes`, laid out once. It must never answer for a print whose 16 bytes do not agree.
 
 use crate::slots::Slots;
-use crate::{Entry, Print, SummaryAt};
+use crate::{Advise, Entry, Print, SummaryAt};
 use std::collections::VecDeque;
 
 /// An entry in the ring; `summary` is the low half of its summary's number.
@@ -68,20 +68,22 @@ const KEPT_LEN: u32 = 1024;
 
 impl Cache {
     /// A cache that takes at most `bytes`, or room for 64 entries where that is more.
-    pub fn new(bytes: usize) -> Cache {
+    pub fn new(bytes: usize, advise: Advise) -> Cache {
         let a_summary = size_of::<Summary>() + Slots::ENTRY_BYTES;
         let a_line = size_of::<Line>() + Slots::ENTRY_BYTES + a_summary.div_ceil(EXPECTED_LEN);
         let capacity = (bytes.saturating_sub(512) / a_line).clamp(64, u32::MAX as usize / 2);
         let most = (capacity / EXPECTED_LEN).max(1);
+        let lines: Vec<Line> = Vec::with_capacity(capacity);
+        advise(lines.as_ptr().cast(), capacity * size_of::<Line>());
         Cache {
-            lines: Vec::with_capacity(capacity),
+            lines,
             capacity,
             head: 0,
             tail: 0,
-            prints: Slots::new(capacity),
+            prints: Slots::new(capacity, advise),
             summaries: VecDeque::with_capacity(most),
             base: 0,
-            addresses: Slots::new(most),
+            addresses: Slots::new(most, advise),
             most,
         }
     }
@@ -248,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_oldest_leave_and_the_useful_stay() {
-        let mut cache = Cache::new(0);
+        let mut cache = Cache::new(0, |_, _| {});
         for n in 0..4 {
             cache.add(at(n), &entries(u64::from(n) * 16, 16), None);
         }
@@ -271,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_newer_place_answers() {
-        let mut cache = Cache::new(10_000);
+        let mut cache = Cache::new(10_000, |_, _| {});
         cache.add(at(0), &[Entry { id: 5, ..entry(1) }, entry(2)], None);
         cache.add(at(1), &[Entry { id: 6, ..entry(1) }], None);
         assert_eq!(cache.find(&entry(1).print).map(|f| f.id), Some(6));
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_giant_is_cut() {
-        let mut cache = Cache::new(0);
+        let mut cache = Cache::new(0, |_, _| {});
         cache.add(at(0), &entries(0, 16), None);
         cache.add(at(1), &entries(1000, 1000), None);
         assert!(cache.find(&entry(0).print).is_some());

@@ -49,6 +49,11 @@ impl Hints {
         }
     }
 
+    /// Whether there is a next one.
+    pub fn wants(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     /// The next to be read, oldest first.
     pub fn take(&mut self) -> Option<SummaryAt> {
         let hint = self.wanted.pop_front()?;

@@ -7,7 +7,7 @@ use crate::hints::Hints;
 use crate::sample::{Sample, is_stale, pointer_to};
 use crate::sequences::Sequences;
 use crate::table::{Key, Pointer, Spot};
-use crate::{ALIGNMENT, Answer, Budget, Candidate, Entry, MAX_PENDING, Print, SummaryAt};
+use crate::{ALIGNMENT, Advise, Answer, Budget, Candidate, Entry, MAX_PENDING, Print, SummaryAt};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Entries;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -69,6 +69,8 @@ pub struct Index {
     hints: Hints,
     /// The summary that was inserted last: the next one follows it.
     last: Option<SummaryAt>,
+    /// How often prints became known that were not.
+    changes: u64,
     /// Lookups so far: the clock by which hits are near each other.
     lookups: u64,
     stats: Stats,
@@ -77,10 +79,17 @@ pub struct Index {
 impl Index {
     /// An empty index. Memory is taken from the system as it fills.
     pub fn new(budget: Budget) -> Index {
+        Index::advised(budget, |_, _| {})
+    }
+
+    /// As [`Index::new`], with somebody who is told of its memory: looks go all over it, and each costs a miss of the processor's
+    /// table of pages as well unless they are huge.
+    pub fn advised(budget: Budget, advise: Advise) -> Index {
         Index {
             pending: HashMap::default(),
-            cache: Cache::new(budget.cache_bytes),
-            sample: Sample::new(budget.index_bytes),
+            cache: Cache::new(budget.cache_bytes, advise),
+            sample: Sample::new(budget.index_bytes, advise),
+            changes: 0,
             sequences: Sequences::default(),
             hints: Hints::new(),
             last: None,
@@ -110,7 +119,7 @@ impl Index {
 
     /// Has the processor fetch what [`Index::lookup`] of these will look at first. Each look misses the caches three times or
     /// so; here the misses wait for each other no more. Changes nothing but the time that takes.
-    pub fn warm(&self, prints: &[Print]) {
+    pub fn warm<'a>(&self, prints: impl IntoIterator<Item = &'a Print>) {
         let mut all = 0;
         for print in prints {
             all ^= self.cache.peek(print);
@@ -120,6 +129,11 @@ impl Index {
             }
         }
         std::hint::black_box(all);
+    }
+
+    /// A number that has changed when something may be found now that was not before.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// As [`Index::lookup`], for one who will not read a summary: to ask again, for what became known since, costs no look into
@@ -230,6 +244,11 @@ impl Index {
         SummaryAt { segment, sequence: self.sequences.of(segment), offset: u32::from(page) * ALIGNMENT }
     }
 
+    /// Whether [`Index::prefetch`] may have one.
+    pub fn wants(&self) -> bool {
+        self.hints.wants()
+    }
+
     /// A summary that is likely to be needed soon, to be read when the device has time, and answered as a fetch is.
     pub fn prefetch(&mut self) -> Option<SummaryAt> {
         while let Some(at) = self.hints.take() {
@@ -245,6 +264,7 @@ impl Index {
     /// The summary at `at` was read. `next` is the batch that follows it in the log, where the reader knows: the one that begins
     /// where this one ends. Without it, the stream is not read ahead beyond this summary.
     pub fn loaded(&mut self, at: SummaryAt, entries: &[Entry], next: Option<SummaryAt>) {
+        self.changes += 1;
         let credit = self.hints.loaded(&at);
         if pointer_to(&at).is_none() || self.sequences.of(at.segment) != at.sequence {
             return;
@@ -267,9 +287,12 @@ impl Index {
 
     /// A batch was closed and stands at `at`: its blocks, moved ones included, are pending no more.
     pub fn insert(&mut self, at: SummaryAt, entries: &[Entry]) {
+        // As for lookups: all that follows looks at three places for each.
+        self.warm(entries.iter().map(|entry| &entry.print));
         for entry in entries {
             self.pending_remove(&entry.print, entry.id);
         }
+        self.changes += 1;
         if self.learn(at, entries) {
             self.cache.add(at, entries, None);
             if let Some(last) = self.last.and_then(|last| self.cache.number_of(&last)) {
@@ -294,6 +317,7 @@ impl Index {
 
     /// A block was published whose batch is not closed yet.
     pub fn pending_insert(&mut self, print: Print, id: u64) {
+        self.changes += 1;
         if self.pending.len() < MAX_PENDING {
             self.pending.insert(print, id);
         }

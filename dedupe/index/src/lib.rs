@@ -89,6 +89,10 @@ pub struct Budget {
     pub cache_bytes: usize,
 }
 
+/// Is told of each large piece of memory when it has been taken and not been touched: address and bytes. It may advise the system
+/// how to place that, and nothing else.
+pub type Advise = fn(*const u8, usize);
+
 /// Blocks that may be pending at a time; those beyond are not found before their batch is closed.
 pub const MAX_PENDING: usize = 1 << 16;
 

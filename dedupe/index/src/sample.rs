@@ -4,9 +4,9 @@
 //! when its level is at least the rate's; so what is in a thinner sample is in every thicker one. It must never go over
 //! the whole table at once.
 
-use crate::SummaryAt;
 use crate::sequences::Sequences;
 use crate::table::{Key, MAX_LEVEL, Pointer, Spot, Table};
+use crate::{Advise, SummaryAt};
 
 pub(crate) struct Sample {
     table: Table,
@@ -25,8 +25,8 @@ pub(crate) struct Sample {
 const SWEPT_AN_ENTRY: usize = 2;
 
 impl Sample {
-    pub fn new(bytes: usize) -> Sample {
-        let table = Table::new(bytes);
+    pub fn new(bytes: usize, advise: Advise) -> Sample {
+        let table = Table::new(bytes, advise);
         let left = table.buckets();
         Sample { table, level: 0, probe: 0, cursor: 0, left, crowded_out: 0 }
     }

@@ -3,10 +3,13 @@
 //! Owns linear probing with removal by shifting back, so that no marks of removed entries pile up. What the numbers mean, and
 //! whether a found one is the right one, its users know. It must never grow.
 
+use crate::Advise;
+
 /// A table of `hash << 32 | value + 1` words; 0 is empty.
 pub(crate) struct Slots {
     words: Vec<u64>,
     len: usize,
+    advise: Advise,
 }
 
 impl Slots {
@@ -14,8 +17,10 @@ impl Slots {
     pub const ENTRY_BYTES: usize = 12;
 
     /// A table for at most `capacity` entries.
-    pub fn new(capacity: usize) -> Slots {
-        Slots { words: vec![0; capacity + capacity / 2 + 1], len: 0 }
+    pub fn new(capacity: usize, advise: Advise) -> Slots {
+        let words = vec![0u64; capacity + capacity / 2 + 1];
+        advise(words.as_ptr().cast(), words.len() * size_of::<u64>());
+        Slots { words, len: 0, advise }
     }
 
     fn home(&self, hash: u32) -> usize {
@@ -97,6 +102,7 @@ impl Slots {
         let words = self.words.len();
         self.words = Vec::new();
         self.words = vec![0; words];
+        (self.advise)(self.words.as_ptr().cast(), words * size_of::<u64>());
         self.len = 0;
     }
 
@@ -125,7 +131,7 @@ mod tests {
         /// Against a list, with hashes that collide and wrap round.
         #[test]
         fn does_what_a_list_does(ops in proptest::collection::vec((0u8..3, any::<u8>(), 0u32..6), 1..300)) {
-            let mut slots = Slots::new(40);
+            let mut slots = Slots::new(40, |_, _| {});
             let mut list: Vec<(u32, u32)> = Vec::new();
             for (op, h, v) in ops {
                 let hash = u32::from(h & 0x8f) << 24 | 0xff_ffff;

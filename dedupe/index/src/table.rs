@@ -4,7 +4,7 @@
 //! the emptier, which fills the table to 85 % before anything to speak of must go. It must never decide that a print is the one it
 //! looks like, grow, or scan itself in one piece.
 
-use crate::Print;
+use crate::{Advise, Print};
 
 /// Entries in a bucket.
 const SLOTS: usize = 7;
@@ -60,15 +60,17 @@ pub(crate) struct Table {
     skip: usize,
     buckets: usize,
     len: usize,
+    advise: Advise,
 }
 
 impl Table {
     /// A table that takes at most `bytes`, and at least one bucket.
-    pub fn new(bytes: usize) -> Table {
+    pub fn new(bytes: usize, advise: Advise) -> Table {
         let buckets = (bytes / 64).saturating_sub(1).clamp(1, u32::MAX as usize);
         let words = vec![0u64; (buckets + 1) * WORDS];
+        advise(words.as_ptr().cast(), words.len() * size_of::<u64>());
         let skip = words.as_ptr().align_offset(64).min(WORDS);
-        Table { words, skip, buckets, len: 0 }
+        Table { words, skip, buckets, len: 0, advise }
     }
 
     pub fn len(&self) -> usize {
@@ -90,7 +92,7 @@ impl Table {
     pub fn clear(&mut self) {
         // Given back first, so that there are never two.
         self.words = Vec::new();
-        *self = Table::new((self.buckets + 1) * 64);
+        *self = Table::new((self.buckets + 1) * 64, self.advise);
     }
 
     fn bucket(&self, n: usize) -> &Bucket {
@@ -237,7 +239,7 @@ mod tests {
 
     #[test]
     fn fills_to_where_thinning_begins_without_a_loss() {
-        let mut table = Table::new(64 * 1001);
+        let mut table = Table::new(64 * 1001, |_, _| {});
         assert_eq!((table.buckets(), table.capacity()), (1000, 7000));
         let mut lost = 0;
         for n in 0..5950 {
@@ -254,7 +256,7 @@ mod tests {
 
     #[test]
     fn removes_and_sweeps() {
-        let mut table = Table::new(6400);
+        let mut table = Table::new(6400, |_, _| {});
         for n in 0..400 {
             table.insert(&Key::of(&print(n)), to(n), |_, _| 1);
         }
@@ -276,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_least_worth_goes_first() {
-        let mut table = Table::new(128);
+        let mut table = Table::new(128, |_, _| {});
         assert_eq!(table.buckets(), 1);
         let keys: Vec<Key> = (0..7).map(|n| Key::of(&print(n))).collect();
         for (n, key) in keys.iter().enumerate() {

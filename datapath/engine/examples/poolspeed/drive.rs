@@ -137,7 +137,9 @@ fn all(
     Cost { seq_write, rand_write, rand_read, seq_read, filled, stored, log }
 }
 
-/// Runs operations on `total` blocks, and gives the nanoseconds for each block, without making contents.
+/// Runs operations on `total` blocks, and gives the nanoseconds for each block, without making contents. A function of its own
+/// wherever it is called, so that a profile tells the loads apart.
+#[inline(never)]
 fn load(
     thread: &mut Thread,
     volume: &dyn Volume,

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use caisson_block::{
-    Completions, Cx, IoKind, IoOp, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume,
+    Completions, Cx, Heavy, IoKind, IoOp, Mono, Op, Outcome, Parked, Remote, Request, Ring, Tag, Volume,
 };
 use caisson_device::{FileStore, Size, execute, threaded};
 use caisson_engine::Secrets;
@@ -42,11 +42,35 @@ impl Ring for Inline {
     }
 }
 
-struct Woken(Mutex<VecDeque<(Arc<dyn Parked>, u64)>>);
+type Wakes = VecDeque<(Arc<dyn Parked>, u64)>;
+
+/// Who is to be woken: at the next turn; and for pieces of heavy work, one a turn behind all else, what has begun first, as a
+/// reactor does them.
+#[derive(Default)]
+struct Woken {
+    prompt: Mutex<Wakes>,
+    started: Mutex<Wakes>,
+    new: Mutex<Wakes>,
+}
+
+impl Woken {
+    fn piece(&self) -> Option<(Arc<dyn Parked>, u64)> {
+        let started = self.started.lock().unwrap().pop_front();
+        started.or_else(|| self.new.lock().unwrap().pop_front())
+    }
+}
 
 impl Remote for Woken {
     fn wake(&self, who: Arc<dyn Parked>, token: u64) {
-        self.0.lock().unwrap().push_back((who, token));
+        self.prompt.lock().unwrap().push_back((who, token));
+    }
+
+    fn wake_later(&self, who: Arc<dyn Parked>, token: u64, heavy: Heavy) {
+        let line = match heavy {
+            Heavy::Started => &self.started,
+            Heavy::New => &self.new,
+        };
+        line.lock().unwrap().push_back((who, token));
     }
 }
 
@@ -62,7 +86,7 @@ pub struct Thread {
 
 impl Default for Thread {
     fn default() -> Thread {
-        let woken = Arc::new(Woken(Mutex::default()));
+        let woken = Arc::new(Woken::default());
         let (ring, done) = (Inline::default(), Completions::default());
         Thread { ring, done, remote: woken.clone(), woken, over: Vec::new(), now: Mono(0) }
     }
@@ -89,12 +113,17 @@ impl Thread {
     /// One turn: everything that is ready. False when nothing was.
     pub fn turn(&mut self) -> bool {
         let ended = std::mem::take(&mut self.ring.0);
-        let wakes = std::mem::take(&mut *self.woken.0.lock().unwrap());
-        let any = !ended.is_empty() || !wakes.is_empty();
+        let wakes = std::mem::take(&mut *self.woken.prompt.lock().unwrap());
+        let mut any = !ended.is_empty() || !wakes.is_empty();
         for (op, result) in ended {
             self.cx(|cx| threaded::deliver(cx, op, result));
         }
         for (who, token) in wakes {
+            self.cx(|cx| who.woken(cx, token));
+        }
+        let piece = self.woken.piece();
+        any |= piece.is_some();
+        if let Some((who, token)) = piece {
             self.cx(|cx| who.woken(cx, token));
         }
         any

@@ -87,17 +87,16 @@ fn keys(dir: &Dir, search: &mut Search) -> usize {
         search.add(&format!("secret of domain {}", slot.domain), secret.expose());
         n += 1;
     }
-    let mut secrets = caisson_keys::unlock(&[&provider], plain.pool, &plain.slots).unwrap();
+    let secrets = caisson_keys::unlock(&[&provider], plain.pool, &plain.slots).unwrap();
     for domain in secrets.domains().collect::<Vec<_>>() {
         if let Some(key) = secrets.fingerprint(domain) {
             search.add(&format!("fingerprint key of domain {domain}"), key.expose());
             n += 1;
         }
-        for epoch in 1..=2 {
-            let key = secrets.open_epoch(domain, epoch).unwrap();
-            search.add(&format!("secret of domain {domain}, epoch {epoch}"), key.expose());
-            n += 1;
-        }
+    }
+    for (domain, epoch, key) in secrets.epochs() {
+        search.add(&format!("secret of domain {domain}, epoch {epoch}"), key.expose());
+        n += 1;
     }
     n
 }
