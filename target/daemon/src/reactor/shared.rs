@@ -3,8 +3,8 @@
 use super::mailbox::Mailbox;
 use super::rdma::control::Control;
 use caisson_block::Mono;
-use caisson_rdma::Cause;
 use caisson_core::{BUCKETS, bucket_of};
+use caisson_rdma::Cause;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
