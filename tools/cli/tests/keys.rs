@@ -119,7 +119,12 @@ fn a_rotation_in_a_key_file_that_is_killed_leaves_the_old_or_the_new() {
     let s = Stage::new("kill-file");
     let (file, pass) = (s.dir.path("key"), s.dir.path("pass"));
     s.config("key_file = 'key'\npassphrase_file = 'pass'\ndevice = [{ path = 'p', size = '256M' }]\n");
-    rotate_and_kill(&s, &[20, 120, 220, 320, 420, 520], &["--key-file", &file, "--passphrase-file", &pass]);
+    rotate_and_kill(
+        &s,
+        &[20, 120, 220, 320, 420, 520],
+        &["--key-file", &file, "--passphrase-file", &pass],
+        || {},
+    );
 }
 
 #[test]
@@ -129,7 +134,7 @@ fn a_rotation_in_a_server_that_is_killed_leaves_the_old_or_the_new() {
     let server = site.server("server", None);
     let key = site.uri(&[server.port], "root", "client").to_string();
     s.config(&format!("keys = [\"{key}\"]\ndevice = [{{ path = 'p', size = '256M' }}]\n"));
-    rotate_and_kill(&s, &[5, 40, 80, 120, 160, 240, 320, 400], &["--key", &key]);
+    rotate_and_kill(&s, &[5, 40, 80, 120, 160, 240, 320, 400], &["--key", &key], || {});
 }
 
 #[test]
@@ -153,7 +158,7 @@ fn shares_open_a_pool_whose_keys_are_lost() {
         let pool = s.dir.path("p");
         args.push(&pool);
         shares.iter().for_each(|n| args.extend(["--share", n]));
-        args.extend(["--key-file", &file, "--passphrase-file", &pass]);
+        args.extend(["--key-file", &file, "--passphrase-file", &pass], || {});
         s.own(&args)
     };
     s.fails(&import(&[&share(1)]), 1, &["1 of the 2 shares"]);

@@ -21,13 +21,13 @@ pub struct OneKey {
 
 /// A key provider, where one is named.
 #[derive(Args, Clone, Debug)]
-#[group(id = "made", required = true, multiple = false, args = ["key", "key_file", "domain"])]
+#[group(skip)]
 pub struct Made {
     /// The key provider, such as 'pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE'
-    #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+    #[arg(long, value_name = "URI", value_parser = super::key_uri, required_unless_present_any = ["key_file", "domain"], conflicts_with_all = ["key_file", "domain"])]
     pub key: Option<caisson_keys::KeyUri>,
     /// A sealed key file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "domain")]
     pub key_file: Option<PathBuf>,
     /// A file with the key file's passphrase, which the target can read
     #[arg(long, value_name = "FILE", requires = "key_file")]

@@ -98,8 +98,8 @@ impl Stage {
 }
 
 /// Rotates, rotates again, and kills the target in the middle of that: the pool opens each time, with `keys`. (Not with softhsm2:
-/// it writes its own files such that a kill in the middle loses the token.)
-pub fn rotate_and_kill(s: &Stage, pauses: &[u64], keys: &[&str]) {
+/// it writes its own files such that a kill in the middle loses the token.) `killed` is called after each kill.
+pub fn rotate_and_kill(s: &Stage, pauses: &[u64], keys: &[&str], mut killed: impl FnMut()) {
     let t = s.serve();
     s.perf(&t, "write");
     drop(t);
@@ -116,6 +116,7 @@ pub fn rotate_and_kill(s: &Stage, pauses: &[u64], keys: &[&str]) {
         t.signal("KILL");
         again.wait().unwrap();
         drop(t);
+        killed();
         let checked = s.ask(&[&["check", &s.dir.path("p")], keys].concat());
         assert!(checked.contains("the pool is whole"), "after {pause} ms: {checked}");
     }
