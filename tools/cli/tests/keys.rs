@@ -158,7 +158,7 @@ fn shares_open_a_pool_whose_keys_are_lost() {
         let pool = s.dir.path("p");
         args.push(&pool);
         shares.iter().for_each(|n| args.extend(["--share", n]));
-        args.extend(["--key-file", &file, "--passphrase-file", &pass], || {});
+        args.extend(["--key-file", &file, "--passphrase-file", &pass]);
         s.own(&args)
     };
     s.fails(&import(&[&share(1)]), 1, &["1 of the 2 shares"]);
