@@ -84,6 +84,11 @@ impl Domain {
     pub(crate) fn destroyed(&self) -> bool {
         self.epoch == 0
     }
+
+    /// Whether that is durable: until then a crash has the domain as it was, and everything of it must be there still.
+    pub(crate) fn erased(&self) -> bool {
+        self.destroyed() && self.tenant.prints().is_none()
+    }
 }
 
 /// All domains of a pool.

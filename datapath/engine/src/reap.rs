@@ -37,13 +37,12 @@ pub(crate) fn dying(inner: &Inner) -> Option<VolumeId> {
     let dying = state.tables.volumes().find(|v| v.dying).map(|v| v.id);
     let lost = || {
         // All but the pool's own domain and a first one is seldom.
-        if !state.domains.all().any(|(_, d)| d.destroyed()) {
+        if !state.domains.all().any(|(_, d)| d.erased()) {
             return None;
         }
         let cleared = |v: &VolumeRecord| state.steward.cleared.contains(&v.id);
         let of = |v: &VolumeRecord| Settings::decode(&v.settings).map(|s| s.domain);
-        let gone =
-            |v: &VolumeRecord| of(v).is_some_and(|d| state.domains.get(d).is_some_and(Domain::destroyed));
+        let gone = |v: &VolumeRecord| of(v).is_some_and(|d| state.domains.get(d).is_some_and(Domain::erased));
         state.tables.volumes().find(|v| v.root.is_some() && gone(v) && !cleared(v)).map(|v| v.id)
     };
     dying.or_else(lost)

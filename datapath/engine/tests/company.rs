@@ -32,7 +32,10 @@ fn at_once(thread: &mut Thread, ops: Vec<(&PoolVolume, Op)>) {
         thread.submit(volume, slot as u32, op);
     }
     loop {
-        left -= thread.completions().map(|(_, outcome)| outcome.unwrap()).count();
+        for (_, outcome) in thread.completions() {
+            outcome.unwrap();
+            left -= 1;
+        }
         if left == 0 {
             return;
         }

@@ -8,6 +8,7 @@
 
 use crate::{Context, KeyError, KeyProvider, KeySlot, Purpose, Secret, derive};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 /// The domain of the pool's own metadata.
@@ -78,14 +79,15 @@ impl PoolSecrets {
             return Err(KeyError::BadSlots { cause });
         }
         let secret = Secret::filled(SECRET_LEN, &mut *random)?;
-        if !self.domains.contains_key(&domain) {
-            let prints = (domain != POOL_DOMAIN).then(|| Secret::filled(SECRET_LEN, &mut *random));
-            let fingerprint = prints.transpose()?;
-            self.domains.insert(domain, Domain { base: None, fingerprint, epochs: BTreeMap::new() });
-        }
-        if let Some(d) = self.domains.get_mut(&domain) {
-            d.epochs.insert(epoch, secret);
-        }
+        let domain = match self.domains.entry(domain) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => {
+                let prints = (*free.key() != POOL_DOMAIN).then(|| Secret::filled(SECRET_LEN, &mut *random));
+                let fingerprint = prints.transpose()?;
+                free.insert(Domain { base: None, fingerprint, epochs: BTreeMap::new() })
+            }
+        };
+        domain.epochs.insert(epoch, secret);
         Ok(())
     }
 
