@@ -1,7 +1,6 @@
 //! A key file that a TPM opens, as one provider: the providers' contract, and another opening by either way.
 
 #[path = "../../tpm/tests/support/mod.rs"]
-#[allow(dead_code, reason = "this test uses some of it")]
 mod support;
 
 use caisson_keys::{KeyUri, contract, create_pool_keys, unlock};

@@ -62,14 +62,14 @@ macro_rules! suites {
 
 suites! {
     basics [tcp rdma]: scenario("basics", one(Store::Memory, 64 * MIB));
-    fs [tcp]: scenario("fs", one(Store::File, 400 * MIB));
-    fio [tcp]: scenario("fio", two(Store::File));
-    fs_on_a_pool [tcp]: Scenario { name: "fs-pool", ..scenario("fs", one(POOL, 400 * MIB)) };
-    fio_on_pools [tcp]: Scenario { name: "fio-pool", ..scenario("fio", two(POOL)) };
-    failover_on_a_pool [tcp]: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
+    fs [tcp rdma]: scenario("fs", one(Store::File, 400 * MIB));
+    fio [tcp rdma]: scenario("fio", two(Store::File));
+    fs_on_a_pool [tcp rdma]: Scenario { name: "fs-pool", ..scenario("fs", one(POOL, 400 * MIB)) };
+    fio_on_pools [tcp rdma]: Scenario { name: "fio-pool", ..scenario("fio", two(POOL)) };
+    failover_on_a_pool [tcp rdma]: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
     live [tcp rdma]: Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", one(Store::File, 64 * MIB)) };
-    failover [tcp]: scenario("failover", one(Store::File, 64 * MIB));
-    discovery [tcp]: Scenario {
+    failover [tcp rdma]: scenario("failover", one(Store::File, 64 * MIB));
+    discovery [tcp rdma]: Scenario {
         mode: Mode::Serve,
         ..scenario("discovery", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)])
     };
