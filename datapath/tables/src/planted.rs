@@ -52,13 +52,15 @@ pub enum Bug {
     EpochDroppedEarly,
     /// A domain is written to while its key is being destroyed: batches of it stand behind the root that has none.
     DestroyedUncovered,
+    /// What a domain's volumes hold is given back while the domain's destruction is under way.
+    ClearedEarly,
     /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
     /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
     CheckedEarly,
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 23] = [
+pub const ALL: [Bug; 24] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -82,6 +84,7 @@ pub const ALL: [Bug; 23] = [
     Bug::SharedClaim,
     Bug::EpochDroppedEarly,
     Bug::DestroyedUncovered,
+    Bug::ClearedEarly,
 ];
 
 #[cfg(feature = "planted")]

@@ -39,6 +39,11 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             honest(&mut plan);
             (plan.lives, plan.steps, plan.distance) = (8, plan.steps.min(80), Some(96 << 10));
         }
+        // It takes a crash in the middle of a destruction.
+        Bug::ClearedEarly => {
+            honest(&mut plan);
+            (plan.manage, plan.lives) = (120, 8);
+        }
         // It takes snapshots, and what a check counts.
         Bug::LostOnShadow | Bug::LostDecrement => {
             honest(&mut plan);
