@@ -87,7 +87,14 @@ fn plain() -> Superblock {
 
 fn anchor() -> Anchor {
     let next_sequence = root_place().at.sequence + 1;
-    Anchor { root: root_place(), salt: salt(OPENING), next_sequence, next_opening: OPENING + 1, clean: true }
+    Anchor {
+        root: root_place(),
+        salt: salt(OPENING),
+        next_sequence,
+        next_opening: OPENING + 1,
+        clean: true,
+        vault: None,
+    }
 }
 
 fn superblock() -> Vec<u8> {
