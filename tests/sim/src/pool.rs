@@ -189,7 +189,8 @@ impl Simulated {
         let status = pool.status();
         let living = status.volumes.iter().map(|v| v.family);
         let there: BTreeSet<u32> = living.chain(status.map_keys.erasing).collect();
-        let readable = vault::readable(&self.disks, &keyring);
+        let found = vault::search(&self.disks, &keyring);
+        let readable: BTreeSet<u32> = found.keys.iter().map(|(family, _)| *family).collect();
         match readable.difference(&there).next() {
             Some(family) => Err(format!(
                 "the map key of family {family}, which is erased, can be had: {there:?} are there"
@@ -200,6 +201,16 @@ impl Simulated {
 
     fn pool(&self) -> Option<Pool> {
         lock(&self.place).clone()
+    }
+}
+
+impl vault::Disk for Arc<SimDisk> {
+    fn size(&self) -> u64 {
+        SimDisk::size(self)
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+        self.peek(at, len)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a thief of the disks can have of the keys of volumes' maps, who has every secret of the pool's own domain besides.
 //!
 //! Owns the search: all batches that stand anywhere on the disks, of whatever root and age; in them the blobs of map keys; and each vault
-//! key that any superblock copy holds, tried on each of them. It knows nothing of which segments are in use, and asks no pool.
+//! key that any superblock copy holds, tried on each of them. It knows nothing of which segments are in use, and asks no pool. The search for
+//! leaks on real devices uses it, too (`tools/cli/tests/leaks`).
 
-use caisson_device::sim::SimDisk;
 use caisson_keys::Secret;
 use caisson_log::{
     BATCH_ALIGN, BlobKind, Header, Keyring, PREFIX, RecordKind, SEGMENTS_START, SUPERBLOCK, SUPERBLOCK_AT,
@@ -12,18 +12,35 @@ use caisson_log::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The families whose map keys the disks give. `keyring` has the secrets of domain 0.
-pub fn readable(disks: &[Arc<SimDisk>], keyring: &Keyring) -> BTreeSet<u32> {
+/// What is searched.
+pub trait Disk {
+    /// Its size in bytes.
+    fn size(&self) -> u64;
+    /// Bytes of it.
+    fn bytes(&self, at: u64, len: usize) -> Vec<u8>;
+}
+
+/// What is found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The vault keys of superblock copies.
+    pub vaults: Vec<Arc<Secret>>,
+    /// Map keys, with their families; one may be there several times.
+    pub keys: Vec<(u32, Secret)>,
+}
+
+/// What the disks give. `keyring` has the secrets of domain 0.
+pub fn search<D: Disk>(disks: &[D], keyring: &Keyring) -> Found {
     let mut vaults: Vec<Arc<Secret>> = Vec::new();
     for disk in disks {
         for at in SUPERBLOCK_AT {
-            let Ok((_, anchor)) = Superblock::open(keyring, &disk.peek(at, SUPERBLOCK)) else { continue };
+            let Ok((_, anchor)) = Superblock::open(keyring, &disk.bytes(at, SUPERBLOCK)) else { continue };
             // Of two openings with one number one is lost; that which counts comes first or its salt is in a root.
             let _ = keyring.add_opening(anchor.root.at.opening, anchor.salt);
             vaults.extend(anchor.vault);
         }
     }
-    let batches: Vec<Vec<u8>> = disks.iter().flat_map(|disk| batches(disk)).collect();
+    let batches: Vec<Vec<u8>> = disks.iter().flat_map(batches).collect();
     // A root's list of openings may be what opens an older root.
     let mut known = BTreeSet::new();
     loop {
@@ -41,30 +58,29 @@ pub fn readable(disks: &[Arc<SimDisk>], keyring: &Keyring) -> BTreeSet<u32> {
             break;
         }
     }
-    let mut families = BTreeSet::new();
+    let mut keys = Vec::new();
     for bytes in &batches {
         for blob in blobs(keyring, bytes, BlobKind::MapKeys) {
             for vault in &vaults {
-                let keys = open_map_keys(keyring.pool(), vault, &blob).unwrap_or_default();
-                families.extend(keys.into_iter().map(|(family, _)| family));
+                keys.extend(open_map_keys(keyring.pool(), vault, &blob).unwrap_or_default());
             }
         }
     }
-    families
+    Found { vaults, keys }
 }
 
 /// All that looks like a batch, whole.
-fn batches(disk: &SimDisk) -> Vec<Vec<u8>> {
+fn batches(disk: &impl Disk) -> Vec<Vec<u8>> {
     let (size, align) = (disk.size(), BATCH_ALIGN as u64);
     let mut found = Vec::new();
     let mut at = SEGMENTS_START;
     while at + align <= size {
-        let front = disk.peek(at, PREFIX);
+        let front = disk.bytes(at, PREFIX);
         if let Ok(prefix) = decode_prefix(&front)
             && prefix.at.offset.is_multiple_of(BATCH_ALIGN as u32)
             && at + u64::from(prefix.total) <= size
         {
-            found.push(disk.peek(at, prefix.total as usize));
+            found.push(disk.bytes(at, prefix.total as usize));
         }
         at += align;
     }
