@@ -1,18 +1,19 @@
 //! Map keys: under whose key a page of a map is stored, and when that key ends.
 //!
 //! Owns which keys there are. A *family* is a volume and all that was ever copied from it: they share map pages, and so one map key, which
-//! is drawn with the first page that a checkpoint writes of them. Each root keeps the keys of the families that there are in its picture,
+//! is drawn with the first page that a checkpoint writes of them. Each root keeps the keys of the families that have a page in its picture,
 //! sealed under a vault key of its own, which stands in the superblocks alone (`datapath/log/FORMAT.md`, "Map keys"). So a key ends with
-//! the first root in whose picture its family has no volume left, not even one that is being unmapped: unmapping reads the pages. When
-//! that root's superblocks are durable, in both copies of every device, the key is nowhere: it is erased from memory, and what older
-//! roots hold of it opens with no vault key that there is. The steward writes that checkpoint as soon as nothing is left to unmap.
+//! the first root in whose picture its family has no page left: a volume that is being deleted has its key until it is unmapped, which
+//! takes reading its pages. When that root's superblocks are durable, in both copies of every device, the key is nowhere: it is erased
+//! from memory, and what older roots hold of it opens with no vault key that there is. The steward writes that checkpoint as soon as
+//! nothing is left to unmap.
 
 use crate::pool::Pool;
 use crate::state::{Inner, State};
 use caisson_keys::Secret;
 use caisson_log::{At, FAMILY, Keyring, UNDER_MAP_KEY, XNONCE, split_family};
 use caisson_tables::planted::{Bug, on};
-use caisson_tables::{PageKey, Tables};
+use caisson_tables::{PageKey, Tables, VolumeRecord};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ const _: () = assert!(FAMILY == caisson_tables::FAMILY);
 /// The keys of the volumes' maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapKeys {
-    /// How many there are, one for each volume together with its copies; those that are being erased included.
+    /// How many there are, one for each volume that maps anything together with its copies; those that are being erased included.
     pub keys: usize,
     /// Families, by the number of the volume that they began with, whose last volume was deleted and whose key is still there: they are
     /// being unmapped, or the checkpoint that ends the key is not durable yet.
@@ -49,27 +50,27 @@ impl Pool {
     }
 }
 
-/// Families that have volumes, those included that are being deleted.
+/// Families of which there is a map page: a volume has a root, be it one that is being deleted.
 pub(crate) struct Families(BTreeSet<u32>);
 
 impl Families {
     pub(crate) fn of(tables: &Tables) -> Families {
-        Families(tables.volumes().filter(|v| !v.dying || !on(Bug::MapKeyEarly)).map(|v| v.family).collect())
+        let held = |v: &&VolumeRecord| v.root.is_some() && !(v.dying && on(Bug::MapKeyEarly));
+        Families(tables.volumes().filter(held).map(|v| v.family).collect())
     }
 }
 
-/// Whether a key is there whose family has no volume any more, and nothing is left to unmap: a checkpoint ends it.
+/// Whether a key is there whose family has no page any more, since volumes were unmapped, and nothing is left to unmap: a checkpoint
+/// ends it. Where hosts unmapped what they had themselves, the next one that is due does.
 pub(crate) fn due(inner: &Inner) -> bool {
-    let there = inner.keyring.map_families();
-    if there.is_empty() {
-        return false;
-    }
-    let state = inner.lock();
-    if state.tables.volumes().any(|v| v.dying) {
+    let mut state = inner.lock();
+    if !state.steward.unmapped || state.tables.volumes().any(|v| v.dying) {
         return false;
     }
     let families = Families::of(&state.tables);
-    there.iter().any(|family| !families.0.contains(family))
+    let due = inner.keyring.map_families().iter().any(|family| !families.0.contains(family));
+    state.steward.unmapped = due;
+    due
 }
 
 /// The vault key of a new root.
@@ -141,10 +142,7 @@ pub(crate) fn unsealed(keyring: &Keyring, vault: Option<&Secret>, blob: Option<&
 pub(crate) fn erase(inner: &Inner, families: &Families) -> Vec<u32> {
     let gone = inner.keyring.keep_map_keys(|family| families.0.contains(&family));
     if !gone.is_empty() {
-        tracing::info!(
-            "the map keys of {} deleted volumes with their copies are erased: {gone:?}",
-            gone.len()
-        );
+        tracing::info!("{} map keys are erased, for no page is left under them: {gone:?}", gone.len());
     }
     gone
 }

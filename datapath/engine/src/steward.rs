@@ -35,6 +35,8 @@ pub(crate) struct Stewardship {
     hurt: Vec<(u32, u64)>,
     /// Volumes of destroyed domains that were unmapped.
     pub(crate) cleared: BTreeSet<VolumeId>,
+    /// A volume was unmapped to its end since it was last looked whether its family's map key is to go.
+    pub(crate) unmapped: bool,
     /// Somebody wants a checkpoint.
     pub(crate) wanted: bool,
 }

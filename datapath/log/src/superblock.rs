@@ -411,7 +411,8 @@ impl Anchor {
         if next_sequence <= sequence || next_opening <= opening {
             return Err(AnchorError);
         }
-        let vault = vault_of(&mut raw.vault.clone());
+        let mut vault = raw.vault;
+        let vault = vault_of(&mut vault);
         Ok(Anchor { root, salt: raw.salt, next_sequence, next_opening, clean: raw.clean == 1, vault })
     }
 }

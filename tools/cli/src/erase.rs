@@ -65,5 +65,8 @@ pub fn map_keys(m: &MapKeys) -> String {
         0 => String::new(),
         n => format!("; {n} of deleted volumes are to be erased, when what those held is taken back"),
     };
-    format!("{}, one for each volume with its copies{going}; {} erased since opened", m.keys, m.erased)
+    format!(
+        "{}, one for each volume that holds anything, with its copies{going}; {} erased since opened",
+        m.keys, m.erased
+    )
 }

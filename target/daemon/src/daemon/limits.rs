@@ -53,7 +53,7 @@ impl Daemon {
     pub fn record_erased(&self) {
         for (name, handle) in self.pools() {
             for key in handle.take_erased_map_keys() {
-                let what = format!("map key {key}: no volume has it any more");
+                let what = format!("map key {key}: nothing is stored under it any more");
                 self.audit().ended("erase-map-key", &name, &what, &Ok(()));
             }
         }
