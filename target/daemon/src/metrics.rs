@@ -250,7 +250,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
     use crate::pools::PoolStatus as P;
     let all = d.pool_status();
     type Size = fn(&P) -> f64;
-    let gauges: [(&str, &str, Size); 14] = [
+    let gauges: [(&str, &str, Size); 16] = [
         ("caisson_pool_size_bytes", "Room for data, of all devices.", |p| p.size as f64),
         ("caisson_pool_used_bytes", "Room in use, garbage included.", |p| p.used as f64),
         ("caisson_pool_free_bytes", "What new data may still take.", |p| p.free as f64),
