@@ -121,11 +121,14 @@ impl Tables {
     }
 
     /// As [`Tables::mark_map`], for a change of a volume's map. What it changes is shared with nobody, so from the next checkpoint on it
-    /// is stored under the map key of its family.
+    /// is stored under the map key of its family. (A page of before there were such keys that the cleaner marked already gets it with
+    /// its next change after that.)
     pub(crate) fn change_map(&mut self, v: VolumeId, id: u64, slot: u32) {
-        self.mark_map(id, slot);
-        let family = self.record(v).family;
-        self.cache.set_family(slot, family);
+        if self.cache.change(slot) {
+            self.change_entry(id);
+            let family = self.record(v).family;
+            self.cache.set_family(slot, family);
+        }
     }
 
     /// What a volume has at a range of blocks, as numbers, a leaf at a time: `f` gets the numbers of each.
