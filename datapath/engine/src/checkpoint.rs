@@ -7,6 +7,7 @@
 use crate::append::{self, kick, store, sync_devices};
 use crate::bounds::{CHECKPOINT_BATCH, PAGES_A_TURN};
 use crate::log::{Load, Tail};
+use crate::maps::{self, Families};
 use crate::pages::{POOL_DOMAIN, record_of};
 use crate::state::{Inner, State};
 use crate::weight::Weight;
@@ -14,6 +15,7 @@ use crate::work;
 use caisson_block::{BLOCK, BufList, IoKind};
 use caisson_codec::Level;
 use caisson_device::{FileStore, StoreError};
+use caisson_keys::Secret;
 use caisson_log::{
     Anchor, At, BatchKind, BatchPlan, BatchRef, BatchSize, Blob, BlobKind, Opening, Record, RootHead,
     SUPERBLOCK, SUPERBLOCK_AT, Stamp, Superblock, XNONCE, copy_for, encode_openings, encode_reserved, pieces,
@@ -90,8 +92,8 @@ pub(crate) async fn checkpoint_held(inner: &Arc<Inner>, port: &Port, clean: bool
 }
 
 async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Failure> {
-    let (log_batch, reserve) = freeze(inner, port).await?;
-    let mut writer = Writer::new(inner, port);
+    let (log_batch, reserve, families) = freeze(inner, port).await?;
+    let mut writer = Writer::new(inner, port, families);
     let written = writer.all(log_batch, &reserve.all).await;
     let root = match written {
         Ok(root) => root,
@@ -102,13 +104,16 @@ async fn attempt(inner: &Arc<Inner>, port: &Port, clean: bool) -> Result<(), Fai
             return Err(failure);
         }
     };
-    let Writer { segments, tail, .. } = writer;
+    let Writer { segments, tail, families, vault, .. } = writer;
     durable_batches(inner, port, log_batch).await?;
     if !on(Bug::SuperblockFirst) {
         sync_devices(inner, port).await.map_err(Failure::Failed)?;
     }
-    write_superblocks(inner, port, root, clean).await?;
+    write_superblocks(inner, port, root, clean, vault).await?;
+    let erased = maps::erase(inner, &families);
     let mut state = inner.lock();
+    state.map_keys_erased += erased.len() as u64;
+    state.map_keys_told.extend(erased);
     finish(&mut state, segments, tail, reserve, log_batch);
     Weight::thawed(&mut state);
     let mut waiters = std::mem::take(&mut state.room);
@@ -131,12 +136,13 @@ struct Reserve {
 }
 
 /// Closes the open batch and freezes the tables in one step.
-async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve), Failure> {
+async fn freeze(inner: &Arc<Inner>, port: &Port) -> Result<(u64, Reserve, Families), Failure> {
     close_and(inner, port, |state| {
         state.tables.freeze();
         Weight::froze(state);
         state.log.since_checkpoint = 0;
-        (state.log.next - u64::from(!on(Bug::OneMoreBatch)), reserve(state, inner))
+        let log_batch = state.log.next - u64::from(!on(Bug::OneMoreBatch));
+        (log_batch, reserve(state, inner), Families::of(&state.tables))
     })
     .await
 }
@@ -235,8 +241,15 @@ struct Writer<'a> {
     size: BatchSize,
     /// The epoch of the pool's own domain: it does not change while a checkpoint is under way.
     epoch: u16,
-    /// The pages in `load`, in its order.
-    pages: Vec<(PageKey, Stored)>,
+    /// The opening that all of it is sealed in.
+    opening: u32,
+    /// The pages in `load`, in its order, each with the family whose map key it is to be under.
+    pages: Vec<(PageKey, Stored, u32)>,
+    /// The families that there were at the freeze: the root keeps their map keys and no others.
+    families: Families,
+    /// The key that those are sealed under: this root's alone.
+    vault: Arc<Secret>,
+    map_keys: Vec<u8>,
     tail: Option<Tail>,
     /// Segments that were pinned for the root and its blobs.
     segments: Vec<u32>,
@@ -244,18 +257,22 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(inner: &'a Arc<Inner>, port: &'a Port) -> Writer<'a> {
-        let (tail, epoch) = {
+    fn new(inner: &'a Arc<Inner>, port: &'a Port, families: Families) -> Writer<'a> {
+        let (tail, epoch, opening) = {
             let state = inner.lock();
-            (state.checkpoints.tail, state.log.epoch)
+            (state.checkpoints.tail, state.log.epoch, state.log.opening)
         };
         Writer {
             epoch,
+            opening,
             inner,
             port,
             load: Load::default(),
             size: BatchSize::default(),
             pages: Vec::new(),
+            families,
+            vault: maps::vault(inner),
+            map_keys: Vec::new(),
             tail,
             segments: Vec::new(),
             batch: 0,
@@ -271,7 +288,7 @@ impl<'a> Writer<'a> {
         for n in 1u64.. {
             let next = self.inner.lock().tables.frozen_next();
             match next {
-                Frozen::Page(key, page) => self.page(key, &page).await?,
+                Frozen::Page(key, page, family) => self.page(key, &page, family).await?,
                 Frozen::Wait => self.write_pages().await?,
                 Frozen::Again => self.port.pause().await,
                 Frozen::Done => break,
@@ -285,20 +302,22 @@ impl<'a> Writer<'a> {
         self.root(log_batch, reserved).await
     }
 
-    async fn page(&mut self, key: PageKey, page: &[u8; BLOCK]) -> Result<(), Failure> {
+    async fn page(&mut self, key: PageKey, page: &[u8; BLOCK], family: u32) -> Result<(), Failure> {
         let (kind, id) = record_of(key);
+        maps::draw(self.inner, family).map_err(Failure::Failed)?;
         let (record, payload) = work::pack(page, Some(Level::default()), |codec, bytes| {
+            let (codec, bytes) = maps::fronted(family, codec.number(), bytes);
             let record = Record {
                 kind,
                 id,
                 length: bytes.len() as u16,
-                codec: codec.number(),
+                codec,
                 domain: POOL_DOMAIN,
                 epoch: self.epoch,
                 print: [0; 16],
                 from: None,
             };
-            (record, bytes.to_vec())
+            (record, bytes)
         });
         let mut with = self.size;
         with.add(&record);
@@ -310,7 +329,8 @@ impl<'a> Writer<'a> {
         }
         self.size = with;
         self.load.push(record, &payload);
-        self.pages.push((key, Stored { length: record.length, codec: record.codec, epoch: record.epoch }));
+        let stored = Stored { length: record.length, codec: record.codec, epoch: record.epoch };
+        self.pages.push((key, stored, family));
         Ok(())
     }
 
@@ -319,13 +339,19 @@ impl<'a> Writer<'a> {
         if self.load.is_empty() {
             return Ok(());
         }
-        let load = std::mem::take(&mut self.load);
+        let mut load = std::mem::take(&mut self.load);
         let pages = std::mem::take(&mut self.pages);
         self.size = BatchSize::default();
         let (plan, place) = self.plan(&load, &[])?;
+        for (i, &(_, _, family)) in pages.iter().enumerate().filter(|(_, page)| page.2 != 0) {
+            let at =
+                At { opening: self.opening, sequence: place.sequence, offset: plan.offset(i, place.offset) };
+            let enciphered = maps::encipher(&self.inner.keyring, at, family, load.payload_mut(i));
+            enciphered.map_err(Failure::Failed)?;
+        }
         {
             let mut state = self.inner.lock();
-            for (i, (key, stored)) in pages.into_iter().enumerate() {
+            for (i, (key, stored, _)) in pages.into_iter().enumerate() {
                 let at = Place { segment: place.segment, offset: plan.offset(i, place.offset) };
                 state.tables.frozen_placed(key, at, stored);
             }
@@ -367,12 +393,8 @@ impl<'a> Writer<'a> {
     }
 
     async fn write(&mut self, load: &Load, plan: &BatchPlan, tail: Tail) -> Result<BatchRef, Failure> {
-        let opening = {
-            let mut state = self.inner.lock();
-            state.domains.count(plan.header_len(), &load.records);
-            state.log.opening
-        };
-        let at = At { opening, sequence: tail.sequence, offset: tail.offset };
+        self.inner.lock().domains.count(plan.header_len(), &load.records);
+        let at = At { opening: self.opening, sequence: tail.sequence, offset: tail.offset };
         self.batch += 1;
         let stamp = Stamp {
             kind: BatchKind::Checkpoint,
@@ -409,6 +431,7 @@ impl<'a> Writer<'a> {
         // that a first picture has.
         let per = self.batch_bytes();
         self.forget_openings();
+        self.map_keys = maps::sealed(self.inner, &self.vault, &self.families);
         let first = self.sizes(reserved);
         let lengths: Vec<usize> = first.iter().map(|(_, bytes)| bytes.len()).collect();
         let groups = pieces(&borrowed(&first), per);
@@ -477,6 +500,7 @@ impl<'a> Writer<'a> {
             (BlobKind::Openings, openings),
             (BlobKind::Reserved, encode_reserved(reserved)),
             (BlobKind::Settings, domains),
+            (BlobKind::MapKeys, self.map_keys.clone()),
         ]
     }
 
@@ -510,6 +534,7 @@ impl<'a> Writer<'a> {
             (BlobKind::Openings, openings),
             (BlobKind::Reserved, encode_reserved(reserved)),
             (BlobKind::Settings, domains),
+            (BlobKind::MapKeys, self.map_keys.clone()),
         ]
     }
 }
@@ -526,6 +551,7 @@ pub(crate) async fn write_superblocks(
     port: &Port,
     root: BatchRef,
     clean: bool,
+    vault: Arc<Secret>,
 ) -> Result<(), Failure> {
     let (mut superblock, anchor, listed) = {
         let mut state = inner.lock();
@@ -540,6 +566,7 @@ pub(crate) async fn write_superblocks(
             next_sequence: log.next_segment_sequence + u64::from(inner.devices().segments()),
             next_opening: log.opening + 1,
             clean,
+            vault: Some(vault),
         };
         (checkpoints.superblock.clone(), anchor, checkpoints.listed)
     };

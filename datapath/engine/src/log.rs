@@ -43,6 +43,12 @@ impl Load {
         &self.arena[span.from as usize..(span.from + span.len) as usize]
     }
 
+    /// The payload of record `i`, to change it.
+    pub(crate) fn payload_mut(&mut self, i: usize) -> &mut [u8] {
+        let span = self.spans[i];
+        &mut self.arena[span.from as usize..(span.from + span.len) as usize]
+    }
+
     pub(crate) fn push(&mut self, record: Record, payload: &[u8]) {
         self.spans.push(Span { from: self.arena.len() as u32, len: payload.len() as u32 });
         self.arena.extend_from_slice(payload);

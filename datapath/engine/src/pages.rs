@@ -2,6 +2,7 @@
 
 use crate::bounds::PAGES_AT_ONCE;
 use crate::devices::{Cause, Window};
+use crate::maps;
 use crate::state::{Inner, State};
 use caisson_block::{BufList, IoKind};
 use caisson_log::{At, Bind, Record, RecordKind, TAG};
@@ -112,7 +113,8 @@ impl Inner {
                 }
             };
             let opened = self.open_page(key, &at, &list, window.skip);
-            let loaded = opened.is_some_and(|page| self.lock().tables.load(key, &at, page).is_ok());
+            let load = |(page, family)| self.lock().tables.load(key, &at, page, family).is_ok();
+            let loaded = opened.is_some_and(load);
             if !loaded {
                 failed.push(Failed { key, at, cause: Cause::Content });
             }
@@ -120,16 +122,17 @@ impl Inner {
         failed
     }
 
-    /// Authenticates and unpacks a page.
-    fn open_page(&self, key: PageKey, at: &Where, list: &BufList, skip: usize) -> Option<Box<Page>> {
+    /// Authenticates and unpacks a page; with the family whose map key it was under, or 0.
+    fn open_page(&self, key: PageKey, at: &Where, list: &BufList, skip: usize) -> Option<(Box<Page>, u32)> {
         let mut sealed = vec![0; usize::from(at.stored.length) + TAG];
         list.copy_out(skip, &mut sealed);
         let nonce = At { opening: at.opening, sequence: at.sequence, offset: at.place.offset };
         if on(Bug::LostPage) && self.keyring.open(nonce, &bind(key, at), &mut sealed.clone()).is_err() {
-            return Some(Box::new([0; PAGE]));
+            return Some((Box::new([0; PAGE]), 0));
         }
         let plain = self.keyring.open(nonce, &bind(key, at), &mut sealed).ok()?;
+        let (codec, family, plain) = maps::deciphered(&self.keyring, nonce, key, at.stored.codec, plain)?;
         let mut page = Box::new([0; PAGE]);
-        crate::work::unpack(at.stored.codec, plain, &mut page).then_some(page)
+        crate::work::unpack(codec, plain, &mut page).then_some((page, family))
     }
 }

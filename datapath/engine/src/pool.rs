@@ -359,6 +359,8 @@ fn take(
         chores: Chores::default(),
         checkpoint_waiters: Vec::new(),
         faults: std::collections::VecDeque::new(),
+        map_keys_erased: 0,
+        map_keys_told: Vec::new(),
     };
     Ok(Arc::new(Inner::new(Parts {
         keyring,
@@ -408,12 +410,12 @@ async fn opened(
         reader.root(&copies).await?
     };
     let mut superblock = found.choice.superblock.clone();
-    let anchor = found.choice.anchor;
+    let anchor = found.choice.anchor.clone();
     let registry = found.domains.as_deref();
     let domains = Domains::new(&epochs, secrets.prints, registry, anchor.next_sequence)?;
     check_lengths(&stores, &superblock.extents)?;
     let repair = Repair::plan(&keyring, &copies, superblock.counter);
-    let newest = (superblock.clone(), anchor);
+    let newest = (superblock.clone(), anchor.clone());
     // What is written from here on is sealed under the newest epoch that there is a key for.
     superblock.epoch = domains.epoch(POOL_DOMAIN);
     let geometry = geometry(segment, superblock.extents.segments(), &options);

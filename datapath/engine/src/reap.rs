@@ -79,6 +79,7 @@ impl Reaper {
             self.next = unmap_for_now(inner, port, id, self.next, count).await?;
             return Ok(false);
         }
+        inner.lock().steward.unmapped = true;
         if dying {
             publish(inner, port, Who::Steward, |_| VolumeChange::Forget { id }).await?;
         } else {

@@ -6,6 +6,7 @@
 
 use crate::devices::Devices;
 use crate::error::OpenError;
+use crate::maps;
 use crate::state::Inner;
 use caisson_block::{BLOCK, BufList, IoKind};
 use caisson_device::{Buffers, FileStore};
@@ -118,7 +119,7 @@ impl Reader<'_> {
             }
         }
         let choice = newest.ok_or(OpenError::Nothing)?;
-        let Anchor { root, salt, .. } = choice.anchor;
+        let Anchor { root, salt, ref vault, .. } = choice.anchor;
         let keyring = |e: caisson_log::KeyringError| OpenError::Keys(e.to_string());
         self.keyring.add_opening(root.at.opening, salt).map_err(keyring)?;
         let (header, bytes) = self.named(&root).await?;
@@ -146,6 +147,8 @@ impl Reader<'_> {
         for opening in &openings {
             self.keyring.add_opening(opening.number, opening.salt).map_err(keyring)?;
         }
+        let sealed = blobs.iter().find(|b| b.0 == BlobKind::MapKeys).map(|b| &b.1[..]);
+        maps::unsealed(self.keyring, vault.as_deref(), sealed).map_err(damaged)?;
         let domains = blobs.into_iter().find(|b| b.0 == BlobKind::Settings).map(|b| b.1);
         Ok(Found { choice, head, root: tables, openings, reserved, domains, segments })
     }

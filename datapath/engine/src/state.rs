@@ -17,6 +17,7 @@ use crate::weight::Weight;
 use arc_swap::ArcSwap;
 use caisson_device::Buffers;
 use caisson_index::Index;
+use caisson_keys::Secret;
 use caisson_log::Keyring;
 use caisson_tables::{PageKey, Tables, VolumeId, Where};
 use caisson_task::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,6 +96,9 @@ pub(crate) struct State {
     /// Who waits for a checkpoint, and for which.
     pub(crate) checkpoint_waiters: Vec<Waiter>,
     pub(crate) faults: VecDeque<Damage>,
+    /// How many map keys were erased since the pool was opened, and those of which nobody was told yet.
+    pub(crate) map_keys_erased: u64,
+    pub(crate) map_keys_told: Vec<u32>,
 }
 
 /// Something that was found damaged.
@@ -183,6 +187,19 @@ impl Inner {
     /// The volumes that are in use.
     pub(crate) fn volumes(&self) -> MutexGuard<'_, HashMap<VolumeId, Weak<Shared>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A random secret of 32 bytes.
+    pub(crate) fn random_secret(&self) -> Secret {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let filled = Secret::filled(32, |bytes| {
+            random(bytes);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match filled {
+            Ok(secret) => secret,
+            Err(never) => match never {},
+        }
     }
 
     /// Random bytes.

@@ -1,6 +1,7 @@
 //! What a pool and its volumes hold: the figures for people, scripts and metrics.
 
 use crate::epochs::DomainStatus;
+use crate::maps::MapKeys;
 use crate::pool::Pool;
 use crate::rebuild::RebuildStatus;
 use crate::reseal::ResealStatus;
@@ -77,6 +78,8 @@ pub struct Status {
     pub reseal: Option<ResealStatus>,
     /// Bytes of freed segments that were given back to the file system.
     pub punched: u64,
+    /// The keys of the volumes' maps.
+    pub map_keys: MapKeys,
     /// Why the pool is not used any more.
     pub fault: Option<String>,
     /// The volumes, by number.
@@ -96,6 +99,8 @@ pub struct VolumeStatus {
     pub mapped: u64,
     /// How it keeps its blocks; `None` for settings that this version does not know.
     pub settings: Option<Settings>,
+    /// The volume that its family began with: its copies and what it is a copy of have one map key.
+    pub family: u32,
     /// What it is a snapshot or clone of.
     pub parent: Option<VolumeId>,
     /// It is a snapshot.
@@ -130,6 +135,7 @@ impl Pool {
                 size: v.blocks * block,
                 mapped: v.mapped * block,
                 settings: Settings::decode(&v.settings),
+                family: v.family,
                 parent: v.parent,
                 read_only: v.read_only,
             })
@@ -168,6 +174,7 @@ impl Pool {
             domains,
             reseal: state.chores.resealed.clone(),
             punched: state.chores.punched,
+            map_keys: MapKeys::of(inner, &state),
             fault: inner.fault().map(str::to_owned),
             volumes,
         }

@@ -7,6 +7,7 @@
 use crate::bounds::SEGMENTS_AT_ONCE;
 use crate::checkpoint::{Failure, checkpoint};
 use crate::clean::{Cleaning, Mover, Step, Which};
+use crate::maps;
 use crate::reap::{self, Reaper};
 use crate::state::{Inner, State};
 use crate::weight::{self, look_due};
@@ -34,6 +35,8 @@ pub(crate) struct Stewardship {
     hurt: Vec<(u32, u64)>,
     /// Volumes of destroyed domains that were unmapped.
     pub(crate) cleared: BTreeSet<VolumeId>,
+    /// A volume was unmapped to its end since it was last looked whether its family's map key is to go.
+    pub(crate) unmapped: bool,
     /// Somebody wants a checkpoint.
     pub(crate) wanted: bool,
 }
@@ -138,6 +141,9 @@ impl Steward<'_> {
                 Err(_) if self.log_may_grow() => return self.checkpoint().await,
                 Err(error) => tracing::warn!("the deletion of volume {} is put off: {error}", volume.0),
             }
+        }
+        if maps::due(self.inner) {
+            return self.checkpoint().await;
         }
         let gains = {
             let state = self.inner.lock();

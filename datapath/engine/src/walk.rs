@@ -5,6 +5,7 @@
 //! in it is found by way of the volumes' maps ([`crate::hunt`]). The walk of a segment ends as soon as all that was live in
 //! it has been met, so that the unwritten end of a segment is not looked through.
 
+use crate::maps;
 use crate::pages::Lost;
 use crate::pages::POOL_DOMAIN;
 use crate::state::{Inner, State};
@@ -371,12 +372,18 @@ impl Walk {
     }
 }
 
-/// Whether a record authenticates and unpacks.
+/// Whether a record authenticates and unpacks; a page of a map, with its key.
 fn whole(inner: &Inner, header: &Header, bytes: &[u8], index: usize) -> bool {
     let record = &header.records[index].record;
     let mut plain = vec![0; usize::from(record.length)];
-    let opened = header.open_record(&inner.keyring, index, bytes, &mut plain).is_ok();
-    opened && unpack(record.codec, &plain, &mut [0; BLOCK])
+    if header.open_record(&inner.keyring, index, bytes, &mut plain).is_err() {
+        return false;
+    }
+    let packed = match page_of(record) {
+        Some(key) => maps::deciphered(&inner.keyring, header.at(index), key, record.codec, &mut plain),
+        None => Some((record.codec, 0, &plain[..])),
+    };
+    packed.is_some_and(|(codec, _, packed)| unpack(codec, packed, &mut [0; BLOCK]))
 }
 
 /// Bytes of a record of that stored length.

@@ -35,19 +35,22 @@ pub enum BlobKind {
     Openings = 4,
     /// The reserved segments: [`encode_reserved`].
     Reserved = 5,
-    /// The pool's settings.
+    /// The domains.
     Settings = 6,
+    /// The map keys, sealed under the anchor's vault key: [`crate::open_map_keys`].
+    MapKeys = 7,
 }
 
 impl BlobKind {
     /// Every kind, by rising number.
-    pub const ALL: [BlobKind; 6] = [
+    pub const ALL: [BlobKind; 7] = [
         BlobKind::Tables,
         BlobKind::Segments,
         BlobKind::Volumes,
         BlobKind::Openings,
         BlobKind::Reserved,
         BlobKind::Settings,
+        BlobKind::MapKeys,
     ];
 
     /// The kind of a stored number.

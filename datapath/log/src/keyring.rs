@@ -6,6 +6,7 @@
 
 use crate::aead::{Cipher, Context, Refused, TAG, XNONCE, hkdf_sha256, xopen, xseal};
 use crate::at::{At, PoolId};
+use crate::maps::MapKey;
 use crate::record::Bind;
 use arc_swap::ArcSwapOption;
 use caisson_keys::Secret;
@@ -39,6 +40,14 @@ pub enum KeyringError {
         domain: u32,
         /// Its epoch.
         epoch: u16,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// Map keys are 32 bytes, and of a family, which is never 0.
+    #[error("a map key of {len} bytes for family {family}")]
+    MapKey {
+        /// Its family.
+        family: u32,
         /// Its length in bytes.
         len: usize,
     },
@@ -141,9 +150,11 @@ struct Cached {
 }
 
 /// What keys are derived from. Behind a lock that only a derivation and a change take.
-struct Roster {
+pub(crate) struct Roster {
     secrets: BTreeMap<(u32, u16), Secret>,
-    openings: BTreeMap<u32, [u8; 32]>,
+    pub(crate) openings: BTreeMap<u32, [u8; 32]>,
+    /// The map keys of families of volumes.
+    pub(crate) maps: BTreeMap<u32, MapKey>,
     /// Which way of a full set goes next.
     next_way: usize,
 }
@@ -170,7 +181,12 @@ impl Keyring {
         cipher: Cipher,
         secrets: impl IntoIterator<Item = ((u32, u16), Secret)>,
     ) -> Result<Keyring, KeyringError> {
-        let roster = Roster { secrets: BTreeMap::new(), openings: BTreeMap::new(), next_way: 0 };
+        let roster = Roster {
+            secrets: BTreeMap::new(),
+            openings: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            next_way: 0,
+        };
         let cache = (0..CACHED_CONTEXTS).map(|_| ArcSwapOption::const_empty()).collect();
         let keyring = Keyring { pool, cipher, roster: Mutex::new(roster), cache };
         for ((domain, epoch), secret) in secrets {
@@ -340,7 +356,7 @@ impl Keyring {
         Some(hkdf_sha256(secret.expose(), &self.pool.0, &[SUPERBLOCK_INFO, &epoch.to_le_bytes()]))
     }
 
-    fn roster(&self) -> MutexGuard<'_, Roster> {
+    pub(crate) fn roster(&self) -> MutexGuard<'_, Roster> {
         // Every change is one insertion or removal: a panic elsewhere leaves nothing half done.
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }

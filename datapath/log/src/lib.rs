@@ -21,6 +21,7 @@ mod blobs;
 mod extents;
 mod header;
 mod keyring;
+mod maps;
 mod prefix;
 mod record;
 mod root;
@@ -37,6 +38,10 @@ pub use blobs::{
 pub use extents::{Extent, ExtentError, Extents, MAX_DEVICES, MAX_EXTENTS};
 pub use header::{BodyError, Header, HeaderError, Placed, VerifyError, decode_body, decode_header, verify};
 pub use keyring::{CACHED_CONTEXTS, Keyring, KeyringError, MAX_OPENINGS, MAX_SECRETS, OpenError, SealError};
+pub use maps::{
+    FAMILY, MAP_KEY, MAX_MAP_KEYS, MapKeyError, UNDER_MAP_KEY, VaultError, map_keys_len, open_map_keys,
+    split_family,
+};
 pub use prefix::{BATCH_ALIGN, BatchKind, MAX_BATCH, PREFIX, Prefix, PrefixError, decode_prefix};
 pub use record::{Bind, MAX_ID, Record, RecordKind};
 pub use root::{BatchRef, MAX_ROOT_BATCHES, RootError, RootHead};

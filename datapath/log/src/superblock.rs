@@ -8,14 +8,18 @@
 use crate::at::{At, PoolId};
 use crate::extents::{Extent, ExtentError, Extents, MAX_DEVICES, MAX_EXTENTS, RawExtent};
 use crate::keyring::Keyring;
+use crate::maps::{MAP_KEY, vault_of};
 use crate::root::{BatchRef, RawRef};
 use crate::slots::{self, KeySlot, SLOT_BYTES, SlotError};
 use crate::{Cipher, FORMAT_VERSION, TAG, XNONCE};
 use aws_lc_rs::digest;
+use caisson_keys::Secret;
 use serde::Serialize;
 use std::fmt;
+use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zeroize::Zeroizing;
 
 /// Length of a superblock copy in bytes.
 pub const SUPERBLOCK: usize = 16 << 10;
@@ -79,10 +83,13 @@ struct RawAnchor {
     next_sequence: U64,
     next_opening: U32,
     clean: u8,
-    zero: [u8; 395],
+    zero: [u8; 3],
+    vault: [u8; MAP_KEY],
+    zero2: [u8; 360],
 }
 
-layout!(RawAnchor, ANCHOR, root @ 0, salt @ 32, next_sequence @ 64, next_opening @ 72, clean @ 76, zero @ 77);
+layout!(RawAnchor, ANCHOR, root @ 0, salt @ 32, next_sequence @ 64, next_opening @ 72, clean @ 76, zero @ 77, vault @ 80,
+    zero2 @ 112);
 
 /// The plain part of a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,7 +113,7 @@ pub struct Superblock {
 }
 
 /// The sealed part of a superblock: from here every byte of the pool is found and authenticated.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Anchor {
     /// The root batch.
     pub root: BatchRef,
@@ -119,6 +126,9 @@ pub struct Anchor {
     pub next_opening: u32,
     /// Whether the pool was closed: nothing was written behind the root's log batch.
     pub clean: bool,
+    /// The key of the root's map keys, 32 bytes, drawn for this root; none in pools of before there were map keys.
+    #[serde(skip)]
+    pub vault: Option<Arc<Secret>>,
 }
 
 impl fmt::Debug for Anchor {
@@ -252,12 +262,12 @@ impl Superblock {
         raw.zero();
         self.fill(raw, &slots);
         raw.nonce = nonce;
-        raw.anchor = anchor.encode();
+        anchor.encode(&mut raw.anchor);
         // The checksum covers the sealed part too and so comes last; the anchor's seal sees zeroes in its place.
-        let (plain, mut body) = (plain_of(raw.as_bytes()), raw.anchor);
-        let tag = keyring.seal_anchor(self.epoch, &nonce, &plain, &mut body);
+        let (plain, mut body) = (plain_of(raw.as_bytes()), Zeroizing::new(raw.anchor));
+        let tag = keyring.seal_anchor(self.epoch, &nonce, &plain, &mut body[..]);
+        raw.anchor = if tag.is_some() { *body } else { [0; ANCHOR] };
         raw.tag = tag.ok_or(SealSuperblockError::NoKey { epoch: self.epoch })?;
-        raw.anchor = body;
         raw.sum = superblock_sum(raw.as_bytes());
         Ok(())
     }
@@ -339,17 +349,17 @@ impl Superblock {
         }
         let short = PlainError::Short { len: bytes.len() };
         let (raw, _) = RawSuperblock::ref_from_prefix(bytes).map_err(|_| short)?;
-        let (plain, mut body) = (plain_of(raw.as_bytes()), raw.anchor);
+        let (plain, mut body) = (plain_of(raw.as_bytes()), Zeroizing::new(raw.anchor));
         let epoch = superblock.epoch;
         keyring
-            .open_anchor(epoch, &raw.nonce, &plain, &mut body, &raw.tag)
+            .open_anchor(epoch, &raw.nonce, &plain, &mut body[..], &raw.tag)
             .ok_or(SuperblockError::NoKey { epoch })?
             .map_err(|_| SuperblockError::NotAuthentic)?;
         // The cipher is authentic now: a keyring made for another one belongs to an earlier reading.
         if superblock.cipher != keyring.cipher() {
             return Err(SuperblockError::Plain(PlainError::Field("cipher")));
         }
-        let anchor = Anchor::decode(&body)?;
+        let anchor = Anchor::decode(&body[..])?;
         Ok((superblock, anchor))
     }
 }
@@ -377,28 +387,33 @@ fn plain_of(copy: &[u8]) -> [u8; PLAIN] {
 }
 
 impl Anchor {
-    fn encode(&self) -> [u8; ANCHOR] {
-        let raw = RawAnchor {
-            root: RawRef::of(&self.root),
-            salt: self.salt,
-            next_sequence: self.next_sequence.into(),
-            next_opening: self.next_opening.into(),
-            clean: self.clean.into(),
-            zero: [0; 395],
-        };
-        zerocopy::transmute!(raw)
+    /// Into bytes that are sealed in place: there is no other copy of the vault key.
+    fn encode(&self, out: &mut [u8; ANCHOR]) {
+        let raw: &mut RawAnchor = zerocopy::transmute_mut!(out);
+        raw.zero();
+        raw.root = RawRef::of(&self.root);
+        raw.salt = self.salt;
+        raw.next_sequence = self.next_sequence.into();
+        raw.next_opening = self.next_opening.into();
+        raw.clean = self.clean.into();
+        if let Some(vault) = self.vault.as_ref().and_then(|v| v.expose_array::<MAP_KEY>()) {
+            raw.vault = *vault;
+        }
     }
 
     /// Decodes an opened anchor. Public for fuzzing; what it gives is worth as much as where `bytes` come from.
     pub fn decode(bytes: &[u8]) -> Result<Anchor, AnchorError> {
         let raw = RawAnchor::ref_from_bytes(bytes).map_err(|_| AnchorError)?;
-        let root = raw.root.batch().filter(|_| raw.clean <= 1 && raw.zero == [0; 395]).ok_or(AnchorError)?;
+        let rest_is_zero = raw.zero == [0; 3] && raw.zero2 == [0; 360];
+        let root = raw.root.batch().filter(|_| raw.clean <= 1 && rest_is_zero).ok_or(AnchorError)?;
         let At { opening, sequence, .. } = root.at;
         let (next_sequence, next_opening) = (raw.next_sequence.get(), raw.next_opening.get());
         if next_sequence <= sequence || next_opening <= opening {
             return Err(AnchorError);
         }
-        Ok(Anchor { root, salt: raw.salt, next_sequence, next_opening, clean: raw.clean == 1 })
+        let mut vault = raw.vault;
+        let vault = vault_of(&mut vault);
+        Ok(Anchor { root, salt: raw.salt, next_sequence, next_opening, clean: raw.clean == 1, vault })
     }
 }
 

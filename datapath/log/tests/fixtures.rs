@@ -4,6 +4,7 @@
 
 mod common;
 
+use caisson_keys::Secret;
 use caisson_log::*;
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, XChaCha20Poly1305};
@@ -87,7 +88,14 @@ fn plain() -> Superblock {
 
 fn anchor() -> Anchor {
     let next_sequence = root_place().at.sequence + 1;
-    Anchor { root: root_place(), salt: salt(OPENING), next_sequence, next_opening: OPENING + 1, clean: true }
+    Anchor {
+        root: root_place(),
+        salt: salt(OPENING),
+        next_sequence,
+        next_opening: OPENING + 1,
+        clean: true,
+        vault: None,
+    }
 }
 
 fn superblock() -> Vec<u8> {
@@ -95,6 +103,32 @@ fn superblock() -> Vec<u8> {
     let nonce = std::array::from_fn(|i| 0x40 + i as u8);
     plain().seal(&keyring(Cipher::Aes256Gcm), &anchor(), nonce, &mut out).unwrap();
     out
+}
+
+/// With a vault key, as it is written since there are map keys.
+fn vaulted() -> Anchor {
+    Anchor { vault: Some(std::sync::Arc::new(vault())), ..anchor() }
+}
+
+fn vault() -> Secret {
+    Secret::take(&mut std::array::from_fn::<u8, 32, _>(|i| 0x60 + i as u8))
+}
+
+fn superblock_vault() -> Vec<u8> {
+    let mut out = vec![0; SUPERBLOCK];
+    let nonce = std::array::from_fn(|i| 0x40 + i as u8);
+    plain().seal(&keyring(Cipher::Aes256Gcm), &vaulted(), nonce, &mut out).unwrap();
+    out
+}
+
+fn map_key(family: u32) -> Secret {
+    Secret::take(&mut std::array::from_fn::<u8, 32, _>(|i| (family as u8).wrapping_mul(16) + i as u8))
+}
+
+fn map_keys() -> Vec<u8> {
+    let keyring = keyring(Cipher::Aes256Gcm);
+    [3, 0x0102_0304].into_iter().for_each(|f| keyring.add_map_key(f, map_key(f)).unwrap());
+    keyring.seal_map_keys(&vault(), std::array::from_fn(|i| 0x20 + i as u8), |_| true)
 }
 
 fn kept(name: &str) -> Vec<u8> {
@@ -108,6 +142,8 @@ fn what_is_written_is_what_was() {
         ("batch-chacha20-poly1305", batch(Cipher::ChaCha20Poly1305)),
         ("root", root()),
         ("superblock", superblock()),
+        ("superblock-vault", superblock_vault()),
+        ("map-keys", map_keys()),
     ];
     if std::env::var("CAISSON_FIXTURES").as_deref() == Ok("write") {
         std::fs::create_dir_all(folder()).unwrap();
@@ -135,6 +171,9 @@ fn what_was_written_is_read() {
     }
     let keyring = keyring(Cipher::Aes256Gcm);
     assert_eq!(Superblock::open(&keyring, &kept("superblock")), Ok((plain(), anchor())));
+    assert_eq!(Superblock::open(&keyring, &kept("superblock-vault")), Ok((plain(), vaulted())));
+    let keys = open_map_keys(POOL, &vault(), &kept("map-keys"));
+    assert_eq!(keys, Ok(vec![(3, map_key(3)), (0x0102_0304, map_key(0x0102_0304))]));
     let bytes = kept("root");
     let header = decode_header(&keyring, Spot { segment: 4, offset: 0 }, &bytes).unwrap();
     let head = RootHead::decode(&header.changes).unwrap();
@@ -205,4 +244,30 @@ fn the_document_is_true_of_superblocks() {
     assert_eq!(bytes[280..304], extent);
     assert_eq!(bytes[1792..1804], [0, 0, 0, 0, 1, 0, 72, 0, 4, 0, 1, 11]);
     assert_eq!(bytes[1804..1820], *b"sealed-filemainQ");
+}
+
+/// As above, of map keys and the vault key.
+#[test]
+fn the_document_is_true_of_map_keys() {
+    let bytes = kept("superblock-vault");
+    let key = hkdf_sha256::<32>(secret(0, 1).expose(), &POOL.0, &[b"caisson superblock v1", &[1, 0]]);
+    let nonce: [u8; 24] = bytes[15872..15896].try_into().unwrap();
+    let mut aad = bytes[..15872].to_vec();
+    aad[224..256].fill(0);
+    let cipher = XChaCha20Poly1305::new((&*key).into());
+    let anchor = cipher.decrypt((&nonce).into(), Payload { msg: &bytes[15896..], aad: &aad }).unwrap();
+    assert_eq!(
+        (&anchor[77..80], &anchor[80..112], &anchor[112..]),
+        (&[0; 3][..], vault().expose(), &[0; 360][..])
+    );
+
+    let bytes = kept("map-keys");
+    assert_eq!(bytes[..8], [1, 0, 0, 0, 2, 0, 0, 0]);
+    let key = hkdf_sha256::<32>(&anchor[80..112], &POOL.0, &[b"caisson map vault v1"]);
+    let nonce: [u8; 24] = bytes[8..32].try_into().unwrap();
+    let aad = [&POOL.0, &bytes[..8]].concat();
+    let cipher = XChaCha20Poly1305::new((&*key).into());
+    let list = cipher.decrypt((&nonce).into(), Payload { msg: &bytes[32..], aad: &aad }).unwrap();
+    assert_eq!((list.len(), &list[..4], &list[4..36]), (72, &[3, 0, 0, 0][..], map_key(3).expose()));
+    assert_eq!((&list[36..40], &list[40..]), (&[4, 3, 2, 1][..], map_key(0x0102_0304).expose()));
 }

@@ -27,7 +27,7 @@ fn superblock(counter: u64) -> Superblock {
 fn anchor() -> Anchor {
     let at = At { opening: OPENING, sequence: 400, offset: 8192 };
     let root = BatchRef { segment: 3, at, length: 12288, batch: 99 };
-    Anchor { root, salt: salt(OPENING), next_sequence: 401, next_opening: 8, clean: false }
+    Anchor { root, salt: salt(OPENING), next_sequence: 401, next_opening: 8, clean: false, vault: None }
 }
 
 fn sealed_with(keyring: &Keyring, superblock: &Superblock) -> Vec<u8> {

@@ -87,7 +87,7 @@ impl Bench {
         let mut pages = 0;
         loop {
             match self.tables.frozen_next() {
-                Frozen::Page(key, _) => {
+                Frozen::Page(key, ..) => {
                     pages += 1;
                     let place = self.place(3000);
                     self.tables.frozen_placed(key, place, Stored { length: 3000, codec: 1, epoch: 1 });

@@ -263,7 +263,7 @@ impl Audit {
             let counted = self.counts[(id + i - self.first) as usize];
             let raw = slot.map_or(RawEntry::FREE, |s| t.raw_at(s, i as usize));
             let recorded = raw.live().then(|| raw.refs.get());
-            let stuck = recorded == Some(t.geometry.max_refs);
+            let stuck = recorded == Some(t.most_refs(&raw));
             if let Some(id) = BlockId::new(id + i).filter(|_| !stuck && recorded.unwrap_or(0) != counted) {
                 findings.push(Finding::Refs { id, recorded, counted });
             }

@@ -290,11 +290,17 @@ impl Tables {
             return self.fault("a reference is added to a free id");
         };
         let refs = raw.refs.get();
-        if refs < self.geometry.max_refs && !(refs > 0 && on(Bug::LostIncrement)) {
+        if refs < self.most_refs(&raw) && !(refs > 0 && on(Bug::LostIncrement)) {
             raw.refs = (refs + 1).into();
             self.set_in(slot, id, &raw);
             self.stats.references += u64::from(!raw.map());
         }
+    }
+
+    /// At how many references a count stays. That of a map page never comes there: a volume has one way to it, and volumes are fewer. So
+    /// no map page outlives its family's volumes, with whose end its key goes.
+    pub(crate) fn most_refs(&self, raw: &RawEntry) -> u32 {
+        if raw.map() { u32::MAX } else { self.geometry.max_refs }
     }
 
     /// One reference less; whether it was the last, and the id is free now.
@@ -304,7 +310,7 @@ impl Tables {
             return false;
         };
         let refs = raw.refs.get();
-        if refs >= self.geometry.max_refs || refs > 1 && on(Bug::LostDecrement) {
+        if refs >= self.most_refs(&raw) || refs > 1 && on(Bug::LostDecrement) {
             return false;
         }
         self.stats.references -= u64::from(!raw.map());

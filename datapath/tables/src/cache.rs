@@ -86,8 +86,11 @@ fn recent_of(packed: u64) -> usize {
 struct Frame {
     key: PageKey,
     page: Box<Page>,
-    /// The page as of the freeze, if it changed since and is not placed.
+    /// The family whose map key the page is stored under; 0 where that is none, or not known yet.
+    family: u32,
+    /// The page as of the freeze, if it changed since and is not placed; and its family then.
     image: Option<Box<Page>>,
+    image_family: u32,
     /// The call in which it was used last.
     stamp: u64,
     /// The epoch in which it changed last; 0 for never.
@@ -200,8 +203,18 @@ impl Cache {
     /// Takes in a page that is not there yet.
     pub fn insert(&mut self, key: PageKey, page: Box<Page>) -> u32 {
         self.evict();
-        let frame =
-            Frame { key, page, image: None, stamp: self.call, dirty: 0, placed: 0, warm: true, dead: false };
+        let frame = Frame {
+            key,
+            page,
+            family: 0,
+            image: None,
+            image_family: 0,
+            stamp: self.call,
+            dirty: 0,
+            placed: 0,
+            warm: true,
+            dead: false,
+        };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.frames[slot as usize] = Some(frame);
@@ -280,12 +293,19 @@ impl Cache {
         let f = self.frame_mut(slot);
         if copy {
             f.image = Some(f.page.clone());
+            f.image_family = f.family;
         }
         f.dirty = epoch;
         let key = f.key;
         self.images += usize::from(copy);
         self.changed[key.class()].push(key);
         true
+    }
+
+    /// Says whose page it is. The frozen image keeps what it was.
+    #[inline]
+    pub fn set_family(&mut self, slot: u32, family: u32) {
+        self.frame_mut(slot).family = family;
     }
 
     /// The bytes of a page that was marked changed.
@@ -313,10 +333,11 @@ impl Cache {
         Some(slot.is_some_and(|&s| self.pending(self.frame(s))).then_some(key))
     }
 
-    /// A page that the checkpoint has to write, as of the freeze.
-    pub fn image(&self, key: PageKey) -> Option<&Page> {
+    /// A page that the checkpoint has to write, as of the freeze, and its family.
+    pub fn image(&self, key: PageKey) -> Option<(&Page, u32)> {
         let f = self.frame(*self.map.get(&key.packed())?);
-        self.pending(f).then(|| &**f.image.as_ref().unwrap_or(&f.page))
+        let live = (&*f.page, f.family);
+        self.pending(f).then(|| f.image.as_ref().map_or(live, |image| (&**image, f.image_family)))
     }
 
     /// For the places of children: the page as of the freeze, and the live page where that is another.

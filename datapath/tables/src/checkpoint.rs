@@ -19,8 +19,9 @@ const STRIDE: usize = 64;
 /// What a checkpoint has to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frozen {
-    /// Write this page and say with `frozen_placed` where it went.
-    Page(PageKey, Box<Page>),
+    /// Write this page and say with `frozen_placed` where it went. A page of a map is stored under the map key of this family; 0 is
+    /// none.
+    Page(PageKey, Box<Page>, u32),
     /// Nothing until the pages handed out are placed. Never told when there are none.
     Wait,
     /// Ask again: only a bounded number of pages that need no writing was passed by.
@@ -87,21 +88,22 @@ impl Tables {
             };
             image.next += 1;
             let Some(key) = held else { continue };
-            let page = self.cache.image(key).expect("what is held has an image");
+            let (page, family) = self.cache.image(key).expect("what is held has an image");
             if matches!(key, PageKey::Blocks { .. }) && page.iter().all(|&b| b == 0) {
                 self.settle_page(key, None);
                 continue;
             }
             let page = Box::new(*page);
             self.image.as_mut().expect("a checkpoint is under way").out += 1;
-            return Frozen::Page(key, page);
+            return Frozen::Page(key, page, family);
         }
         Frozen::Again
     }
 
     /// Where a page of the checkpoint went. Its segment must have been opened. Panics if it was not handed out.
     pub fn frozen_placed(&mut self, key: PageKey, place: Place, stored: Stored) {
-        assert!((1..=PAGE).contains(&usize::from(stored.length)) && stored.codec <= MAX_CODEC);
+        let most = longest(matches!(key, PageKey::Map(_)));
+        assert!((1..=most).contains(&usize::from(stored.length)) && stored.codec <= MAX_CODEC);
         self.settle_page(key, Some((place, stored)));
         self.image.as_mut().expect("a checkpoint is under way").out -= 1;
     }
@@ -231,7 +233,8 @@ impl Tables {
             return None;
         }
         let slot = self.map_page(id.get(), want)?;
-        self.change_map(id.get(), slot);
+        // It stays whose it is.
+        self.mark_map(id.get(), slot);
         Some(true)
     }
 

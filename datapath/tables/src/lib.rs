@@ -42,8 +42,8 @@ pub use root::{Root, RootError};
 pub use segment::{Segment, SegmentState, Use, Victim};
 pub use tables::{BadPage, Tables};
 pub use types::{
-    BlockId, Dirty, Entry, Found, Geometry, MAX_CODEC, Needs, PAGE, Page, PageKey, Place, Slot, Stats,
-    Stored, TAG, VolumeId, Where,
+    BlockId, Dirty, Entry, FAMILY, Found, Geometry, MAX_CODEC, Needs, PAGE, Page, PageKey, Place, Slot,
+    Stats, Stored, TAG, VolumeId, Where,
 };
 pub use volume::{VolumeError, VolumeRecord};
 pub use write::Ready;

@@ -114,9 +114,20 @@ impl Tables {
     }
 
     /// Marks a map page changed, and with it the entry that will tell where it goes.
-    pub(crate) fn change_map(&mut self, id: u64, slot: u32) {
+    pub(crate) fn mark_map(&mut self, id: u64, slot: u32) {
         if self.cache.change(slot) {
             self.change_entry(id);
+        }
+    }
+
+    /// As [`Tables::mark_map`], for a change of a volume's map. What it changes is shared with nobody, so from the next checkpoint on it
+    /// is stored under the map key of its family. (A page of before there were such keys that the cleaner marked already gets it with
+    /// its next change after that.)
+    pub(crate) fn change_map(&mut self, v: VolumeId, id: u64, slot: u32) {
+        if self.cache.change(slot) {
+            self.change_entry(id);
+            let family = self.record(v).family;
+            self.cache.set_family(slot, family);
         }
     }
 
@@ -245,7 +256,7 @@ impl Tables {
             return;
         }
         let parent = *path.node(level + 1);
-        self.change_map(parent.id, parent.slot);
+        self.change_map(v, parent.id, parent.slot);
         set(self.cache.page_mut(parent.slot), index(block, level + 1), value);
     }
 
@@ -254,7 +265,7 @@ impl Tables {
         let path = self.sure_path(v, block, level + 1);
         self.create_map_entry(id);
         let slot = self.cache.insert(PageKey::Map(id), blank());
-        self.change_map(id.get(), slot);
+        self.change_map(v, id.get(), slot);
         if path.height == 0 {
             let record = self.record_mut(v);
             (record.root, record.height) = (Some(id), level + 1);
@@ -267,7 +278,7 @@ impl Tables {
     pub(crate) fn make_root(&mut self, v: VolumeId, id: BlockId) {
         self.create_map_entry(id);
         let slot = self.cache.insert(PageKey::Map(id), blank());
-        self.change_map(id.get(), slot);
+        self.change_map(v, id.get(), slot);
         let record = self.record_mut(v);
         let mapped = if record.height == 1 { record.mapped } else { 0 };
         let old = record.root.replace(id).expect("what grows has a root");
@@ -282,7 +293,7 @@ impl Tables {
         self.create_map_entry(id);
         let copy = Box::new(*self.cache.page(old.slot));
         let slot = self.cache.insert(PageKey::Map(id), copy);
-        self.change_map(id.get(), slot);
+        self.change_map(v, id.get(), slot);
         for i in 0..IDS as usize {
             let n = get(self.cache.page(slot), i) & MARK;
             if is_id(n) && !on(Bug::LostOnShadow) {
@@ -306,7 +317,7 @@ impl Tables {
         record.mapped = record.mapped.saturating_add_signed(delta);
         if path.height > 1 {
             let parent = *path.node(1);
-            self.change_map(parent.id, parent.slot);
+            self.change_map(v, parent.id, parent.slot);
             let page = self.cache.page_mut(parent.slot);
             let n = get(page, index(block, 1));
             let count = (n >> 48).saturating_add_signed(delta);
@@ -328,7 +339,7 @@ impl Tables {
             let path = way.unwrap_or_else(|| self.sure_path(v, at, 0));
             if path.lowest == 0 && path.height > 0 {
                 let leaf = *path.node(0);
-                self.change_map(leaf.id, leaf.slot);
+                self.change_map(v, leaf.id, leaf.slot);
                 let page = self.cache.page_mut(leaf.slot);
                 let mut delta = 0;
                 for (i, &n) in values[done..done + part].iter().enumerate() {
@@ -354,7 +365,7 @@ impl Tables {
         let path = self.sure_path(v, block, 0);
         let leaf = *path.node(0);
         let first = index(block, 0);
-        self.change_map(leaf.id, leaf.slot);
+        self.change_map(v, leaf.id, leaf.slot);
         let page = self.cache.page_mut(leaf.slot);
         let old = *page;
         page[first * 8..(first + count) * 8].fill(0);

@@ -54,13 +54,19 @@ pub enum Bug {
     DestroyedUncovered,
     /// What a domain's volumes hold is given back while the domain's destruction is under way.
     ClearedEarly,
+    /// The key of a family's maps stays in the vault when the last of its volumes is gone.
+    MapKeyKept,
+    /// The vault's key is the last root's.
+    VaultKept,
+    /// The key of a family's maps is erased while its volumes are still being unmapped.
+    MapKeyEarly,
     /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
     /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
     CheckedEarly,
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 24] = [
+pub const ALL: [Bug; 27] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -85,6 +91,9 @@ pub const ALL: [Bug; 24] = [
     Bug::EpochDroppedEarly,
     Bug::DestroyedUncovered,
     Bug::ClearedEarly,
+    Bug::MapKeyKept,
+    Bug::VaultKept,
+    Bug::MapKeyEarly,
 ];
 
 #[cfg(feature = "planted")]

@@ -57,6 +57,9 @@ const _: () = assert!(size_of::<RawSegment>() == 24 && align_of::<RawSegment>() 
 
 const READ_ONLY: u8 = 1;
 const DYING: u8 = 2;
+/// The number of its family follows; else it is its own. Copies of before there were map keys are families of their own: they
+/// share only pages that no map key was used for.
+const FAMILY: u8 = 4;
 
 /// All of a checkpoint that is not in pages.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -273,10 +276,15 @@ fn write_volume(out: &mut Vec<u8>, v: &VolumeRecord) {
     put(out, v.tail);
     put_bytes(out, &v.settings);
     put(out, v.parent.map_or(0, |p| u64::from(p.0) + 1));
-    out.push(if v.read_only { READ_ONLY } else { 0 } | if v.dying { DYING } else { 0 });
+    let other = v.family != v.id.0;
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    out.push(flag(v.read_only, READ_ONLY) | flag(v.dying, DYING) | flag(other, FAMILY));
     put(out, v.root.map_or(0, BlockId::get));
     out.push(v.height);
     put(out, v.mapped);
+    if other {
+        put(out, u64::from(v.family));
+    }
 }
 
 fn read_volume(r: &mut Reader<'_>) -> Result<VolumeRecord, RootError> {
@@ -288,10 +296,15 @@ fn read_volume(r: &mut Reader<'_>) -> Result<VolumeRecord, RootError> {
         n => Some(VolumeId(u32::try_from(n - 1).map_err(|_| RootError::Invalid { what: "volume" })?)),
     };
     let flags = r.byte()?;
-    require(flags & !(READ_ONLY | DYING) == 0, "volume")?;
+    require(flags & !(READ_ONLY | DYING | FAMILY) == 0, "volume")?;
     let root = match r.number()? {
         0 => None,
         n => Some(BlockId::new(n).ok_or(RootError::Invalid { what: "root of a volume" })?),
+    };
+    let (height, mapped) = (r.byte()?, r.number()?);
+    let family = match flags & FAMILY != 0 {
+        true => u32::try_from(r.number()?).ok().filter(|family| *family < id.0),
+        false => Some(id.0),
     };
     Ok(VolumeRecord {
         id,
@@ -299,11 +312,12 @@ fn read_volume(r: &mut Reader<'_>) -> Result<VolumeRecord, RootError> {
         blocks,
         tail,
         settings,
+        family: family.ok_or(RootError::Invalid { what: "family of a volume" })?,
         parent,
         read_only: flags & READ_ONLY != 0,
         dying: flags & DYING != 0,
         root,
-        height: r.byte()?,
-        mapped: r.number()?,
+        height,
+        mapped,
     })
 }

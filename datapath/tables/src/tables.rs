@@ -115,8 +115,9 @@ impl Tables {
         self.segments.checkpointed()
     }
 
-    /// A page that was needed. Ignored when it is not (or no longer) wanted; `Err` when its contents are impossible.
-    pub fn load(&mut self, key: PageKey, at: &Where, page: Box<Page>) -> Result<(), BadPage> {
+    /// A page that was needed, and the family whose map key it was stored under, or 0. Ignored when it is not (or no longer) wanted;
+    /// `Err` when its contents are impossible.
+    pub fn load(&mut self, key: PageKey, at: &Where, page: Box<Page>, family: u32) -> Result<(), BadPage> {
         if self.cache.slot(key).is_some() {
             return Ok(());
         }
@@ -133,7 +134,8 @@ impl Tables {
         if !self.plausible(key, &page) {
             return Err(BadPage { key });
         }
-        self.cache.insert(key, page);
+        let slot = self.cache.insert(key, page);
+        self.cache.set_family(slot, family);
         Ok(())
     }
 
@@ -150,7 +152,7 @@ impl Tables {
                 let end = u64::from(place.offset) + u64::from(length) + u64::from(TAG);
                 let in_use = level == 0 || r.refs.get() > 0;
                 length == 0 && (level > 0 || r.refs.get() == 0)
-                    || usize::from(length) <= PAGE
+                    || usize::from(length) <= longest(level == 0 && r.map())
                         && place.segment < self.segments.len()
                         && end <= u64::from(self.geometry.segment_size)
                         && in_use

@@ -9,6 +9,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The size of a page of the tables, in bytes.
 pub const PAGE: usize = 4096;
 
+/// Bytes that the record of a map page may be longer than a page: the number of the family whose map key it is under.
+pub const FAMILY: usize = 4;
+
+/// Bytes of the longest record, without its tag.
+pub(crate) const fn longest(map: bool) -> usize {
+    if map { PAGE + FAMILY } else { PAGE }
+}
+
 /// One page of a volume map or of the block table.
 pub type Page = [u8; PAGE];
 
@@ -63,7 +71,7 @@ impl Place {
 /// How a record is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Stored {
-    /// Bytes of it without the tag: 1 to 4096.
+    /// Bytes of it without the tag: 1 to 4096, of a map page 4100.
     pub length: u16,
     /// How it is coded, at most [`MAX_CODEC`]; opaque to the tables.
     pub codec: u8,

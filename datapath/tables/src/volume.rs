@@ -21,6 +21,9 @@ pub struct VolumeRecord {
     pub tail: u64,
     /// Opaque to the tables.
     pub settings: Vec<u8>,
+    /// The volume that its family began with: itself, or what it is a copy of over whatever number of steps. A family's volumes share
+    /// map pages, and so the key of them. That volume may be gone.
+    pub family: u32,
     /// What it is a snapshot or clone of. That volume may be gone.
     pub parent: Option<VolumeId>,
     /// It is a snapshot.
@@ -79,6 +82,7 @@ impl VolumeRecord {
             blocks,
             tail: 0,
             settings,
+            family: id.0,
             parent: None,
             read_only: false,
             dying: false,

@@ -51,7 +51,7 @@ fn checkpoint(t: &mut Tables) -> (Root, Vec<u32>) {
     let mut offset = 4096;
     loop {
         match t.frozen_next() {
-            Frozen::Page(key, _) => {
+            Frozen::Page(key, ..) => {
                 t.frozen_placed(key, Place { segment: n, offset }, STORED);
                 offset += 200;
             }
@@ -204,7 +204,7 @@ fn a_segment_that_the_checkpoint_refers_to_is_not_freed_by_it() {
     let n = t.reserve(1)[0];
     t.open_segment(n, 50, 1, Use::Checkpoint);
     let mut offset = 4096;
-    while let Frozen::Page(key, _) = match t.frozen_next() {
+    while let Frozen::Page(key, ..) = match t.frozen_next() {
         Frozen::Wait | Frozen::Again => unreachable!("each page is placed at once, and they are few"),
         next => next,
     } {

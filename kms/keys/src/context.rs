@@ -11,7 +11,7 @@ pub enum Purpose {
     Domain = 1,
     /// A domain's fingerprint key, which outlives epochs.
     Fingerprint = 2,
-    /// A volume's map key.
+    /// A volume's map key. Nothing is wrapped or derived for it: map keys are the pool's own (`datapath/log/FORMAT.md`).
     Map = 3,
     /// The pool's own secret, which seals what belongs to no tenant: domain 0.
     Pool = 4,

@@ -250,7 +250,7 @@ fn pools(g: &mut Gather, d: &Daemon) {
     use crate::pools::PoolStatus as P;
     let all = d.pool_status();
     type Size = fn(&P) -> f64;
-    let gauges: [(&str, &str, Size); 14] = [
+    let gauges: [(&str, &str, Size); 16] = [
         ("caisson_pool_size_bytes", "Room for data, of all devices.", |p| p.size as f64),
         ("caisson_pool_used_bytes", "Room in use, garbage included.", |p| p.used as f64),
         ("caisson_pool_free_bytes", "What new data may still take.", |p| p.free as f64),
@@ -273,6 +273,12 @@ fn pools(g: &mut Gather, d: &Daemon) {
         ),
         ("caisson_pool_reseal_left", "Blocks and pages under earlier key epochs, as last counted.", |p| {
             p.reseal.as_ref().and_then(|r| r.left).map_or(0.0, |left| left as f64)
+        }),
+        ("caisson_pool_map_keys", "Keys of volumes' maps, each of a volume with its copies.", |p| {
+            p.map_keys.keys as f64
+        }),
+        ("caisson_pool_map_keys_erasing", "Of deleted volumes, and not erased yet.", |p| {
+            p.map_keys.erasing.len() as f64
         }),
         ("caisson_pool_scrub_running", "1 while a scrub is under way.", |p| {
             f64::from(u8::from(p.scrub.as_ref().is_some_and(|s| s.running)))

@@ -44,7 +44,7 @@ fn superblock(data: &[u8]) {
     assert!(Superblock::open(&keyring, &copy).is_err(), "nobody sealed this");
     let at = At { opening: OPENING, sequence: 1, offset: 0 };
     let root = BatchRef { segment: 0, at, length: 4096, batch: 1 };
-    let anchor = Anchor { root, salt: [9; 32], next_sequence: 2, next_opening: 2, clean: false };
+    let anchor = Anchor { root, salt: [9; 32], next_sequence: 2, next_opening: 2, clean: false, vault: None };
     let mut again = vec![0; SUPERBLOCK];
     plain.seal(&keyring, &anchor, [3; XNONCE], &mut again).expect("what was decoded can be written");
     assert!(again[..224] == copy[..224] && again[256..15872] == copy[256..15872]);

@@ -75,6 +75,6 @@ fn feed(tables: &mut Tables, needs: &Needs, input: &mut Input) {
         let bytes = if input.0.is_empty() { &[0][..] } else { input.0 };
         page.iter_mut().zip(bytes.iter().cycle()).for_each(|(to, from)| *to = *from);
         // A page that is refused is a read error to whoever asked.
-        let _ = tables.load(*key, at, page);
+        let _ = tables.load(*key, at, page, 0);
     }
 }

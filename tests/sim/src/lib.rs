@@ -15,6 +15,7 @@ pub mod race;
 pub mod run;
 pub mod subject;
 pub mod trace;
+pub mod vault;
 pub mod workload;
 pub mod world;
 

@@ -3,6 +3,7 @@
 use crate::format::Nonces;
 use crate::plan::Plan;
 use crate::subject::{Action, Nature, Reply, Settings, Slot, Subject};
+use crate::vault;
 use caisson_block::{Cx, Mono, Volume};
 use caisson_device::sim::{Rng, SimDisk};
 use caisson_device::{Alignment, Buffers, FileStore};
@@ -12,9 +13,9 @@ use caisson_engine::{
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
-use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT, Superblock};
+use caisson_log::{Keyring, SUPERBLOCK, SUPERBLOCK_AT, Superblock};
 use caisson_task::{Port, Task};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where an action puts the pool that it made or opened.
@@ -177,9 +178,47 @@ impl Simulated {
         });
     }
 
+    /// Families of volumes that are gone, and not said to be on their way out, have no map key that anything on the disks gives.
+    fn erased(&self, pool: &Pool) -> Result<(), String> {
+        // What a device did not write, or wrote elsewhere, cannot be said to be gone.
+        if self.disks.iter().any(|d| d.lied() > 0) {
+            return Ok(());
+        }
+        let next = pool.next_epoch().map_err(|e| e.to_string())?;
+        let keyring = Keyring::new(pool.id(), self.cipher, own_secrets(next)).map_err(|e| e.to_string())?;
+        let status = pool.status();
+        let living = status.volumes.iter().map(|v| v.family);
+        let there: BTreeSet<u32> = living.chain(status.map_keys.erasing).collect();
+        let found = vault::search(&self.disks, &keyring);
+        let readable: BTreeSet<u32> = found.keys.iter().map(|(family, _)| *family).collect();
+        match readable.difference(&there).next() {
+            Some(family) => Err(format!(
+                "the map key of family {family}, which is erased, can be had: {there:?} are there"
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn pool(&self) -> Option<Pool> {
         lock(&self.place).clone()
     }
+}
+
+impl vault::Disk for Arc<SimDisk> {
+    fn size(&self) -> u64 {
+        SimDisk::size(self)
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+        self.peek(at, len)
+    }
+}
+
+/// Every secret that the pool's own domain ever had.
+fn own_secrets(next_epoch: u16) -> Vec<((u32, u16), Secret)> {
+    let of = |slot: &KeySlot| Secret::take(&mut slot.blob[..32].to_vec());
+    let later = (2..next_epoch).map(|epoch| ((0, epoch), of(&key_slot(5, 0, epoch))));
+    std::iter::once(((0, 1), of(&key_slot(4, 0, 0)))).chain(later).collect()
 }
 
 /// The slots of the newest superblock: what a key manager would be asked to unwrap.
@@ -355,7 +394,7 @@ impl Subject for Simulated {
                 return Err(format!("the superblock at {at:?} holds a key that was destroyed: {slot:?}"));
             }
         }
-        Ok(())
+        self.erased(&pool)
     }
 
     fn explain(&self) -> String {

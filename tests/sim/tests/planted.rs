@@ -39,8 +39,8 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             honest(&mut plan);
             (plan.lives, plan.steps, plan.distance) = (8, plan.steps.min(80), Some(96 << 10));
         }
-        // It takes a crash in the middle of a destruction.
-        Bug::ClearedEarly => {
+        // It takes a crash in the middle of a destruction or a deletion, or deletions that end.
+        Bug::ClearedEarly | Bug::MapKeyEarly | Bug::MapKeyKept | Bug::VaultKept => {
             honest(&mut plan);
             (plan.manage, plan.lives) = (120, 8);
         }

@@ -382,9 +382,16 @@ Examples:
         output: Output,
     },
     /// Delete a volume: one in a pool or in memory with its data; a file or device of its own stays as it is
+    #[command(after_help = "\
+A volume in a pool cannot be read any more when this returns. The key that its map is stored under is erased in the background,
+when the pool has taken back what the volume held, unless snapshots or clones of it, or what it is a copy of, have the same:
+`caisson key status` shows it, and --wait waits for it.")]
     Delete {
         /// Its name
         name: String,
+        /// Wait until the key of its map is erased
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         output: Output,
     },

@@ -101,10 +101,7 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
             let done = c.send("POST", &format!("/v1/volumes/{}/clones", segment(&of)), &Copy { name })?;
             told(output, &done, &said);
         }
-        VolumeCommand::Delete { name, output } => {
-            let done = c.send("DELETE", &format!("/v1/volumes/{}", segment(&name)), &())?;
-            told(output, &done, &format!("volume {name} deleted"));
-        }
+        VolumeCommand::Delete { name, wait, output } => crate::erase::delete(c, &name, wait, output)?,
         VolumeCommand::Resize { name, size, shrink, output } => {
             let ask = Resize { size: Size::Bytes(size), shrink };
             let done = c.send("POST", &format!("/v1/volumes/{}/resize", segment(&name)), &ask)?;

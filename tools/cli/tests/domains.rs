@@ -85,3 +85,59 @@ fn domains_are_made_rotated_and_destroyed_while_the_pool_serves() {
         assert!(log.contains(op), "{op}: {log}");
     }
 }
+
+#[test]
+fn the_key_of_a_deleted_volumes_map_is_erased() {
+    let dir = Dir::new("map-keys");
+    let mut t = serve(&dir);
+    let socket = dir.path("s");
+    let ask = |args: &[&str]| good(&[&["--socket", &socket][..], args].concat());
+    ask(&["volume", "create", "x", "--size", "16M", "--pool", "main"]);
+    ask(&["subsystem", "add-ns", NQN, "x"]);
+    let at = t.listening()[0].clone();
+    let written = caisson(&[
+        "perf",
+        &at,
+        "--nqn",
+        NQN,
+        "--nsid",
+        "2",
+        "--pattern",
+        "write",
+        "--bytes",
+        "1M",
+        "--quiet",
+    ]);
+    assert!(written.status.success(), "{}", err(&written));
+    ask(&["volume", "snapshot", "x", "x-snap"]);
+    ask(&["subsystem", "remove-ns", NQN, "2"]);
+    // With the end of a target there is a checkpoint, and so a key.
+    assert_eq!(t.signal("TERM"), Some(0));
+    let _t = serve(&dir);
+    let page = ask(&["pool", "status", "main"]);
+    assert!(
+        page.contains("map keys")
+            && page.contains("1, one for each volume that holds anything, with its copies; 0 erased"),
+        "{page}"
+    );
+    let said = ask(&["volume", "delete", "x", "--wait"]);
+    assert!(said.contains("stays for x-snap"), "{said}");
+    let said = ask(&["volume", "delete", "x-snap", "--wait"]);
+    assert!(said.contains("and the key of its map erased"), "{said}");
+    let page = ask(&["key", "status", "main"]);
+    assert!(
+        page.contains("0, one for each volume that holds anything, with its copies; 1 erased since opened"),
+        "{page}"
+    );
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(300);
+    while !ask(&["key", "audit"]).contains("erase-map-key") {
+        assert!(std::time::Instant::now() < until, "{}", ask(&["key", "audit"]));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let log = ask(&["key", "audit"]);
+    assert!(
+        log.contains("volume x-snap, which has map key 2")
+            && log.contains("map key 2: nothing is stored under it"),
+        "{log}"
+    );
+}

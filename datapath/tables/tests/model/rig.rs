@@ -60,7 +60,7 @@ pub struct Rig {
     pub log: Vec<Batch>,
     /// How many of them the checkpoint under way has.
     pub frozen_at: Option<usize>,
-    handed: Vec<(PageKey, Box<Page>)>,
+    handed: Vec<(PageKey, Box<Page>, u32)>,
     sequence: u64,
     /// The segments that the log, and a checkpoint, write to, and how far.
     at: Option<(u32, u32)>,
@@ -98,7 +98,8 @@ macro_rules! sure {
 pub fn load(tables: &mut Tables, store: &Store, needs: &Needs) {
     for (key, at) in &needs.0 {
         assert!(!at.place.is_pending(), "{key:?} is nowhere");
-        tables.load(*key, at, store.page(*key, at)).unwrap();
+        let (page, family) = store.page(*key, at);
+        tables.load(*key, at, page, family).unwrap();
     }
 }
 
@@ -240,8 +241,8 @@ impl Rig {
     pub fn progress(&mut self, pages: usize) -> bool {
         for _ in 0..pages {
             match self.tables.frozen_next() {
-                Frozen::Page(key, page) => {
-                    self.handed.push((key, page));
+                Frozen::Page(key, page, family) => {
+                    self.handed.push((key, page, family));
                     if self.rng.one_in(4) {
                         self.place();
                     }
@@ -259,10 +260,15 @@ impl Rig {
         assert!(!self.handed.is_empty());
         while !self.handed.is_empty() {
             let n = self.rng.below(self.handed.len() as u64) as usize;
-            let (key, page) = self.handed.swap_remove(n);
-            let stored = stored(&mut self.rng);
+            let (key, page, family) = self.handed.swap_remove(n);
+            let mut stored = stored(&mut self.rng);
+            if matches!(key, PageKey::Map(_)) && self.rng.one_in(8) {
+                // One that did not compress, with its family in front.
+                stored.length = 4100;
+            }
             let place = self.room(u32::from(stored.length), Use::Checkpoint);
-            self.store.put(place, self.tables.segment(place.segment).sequence, Held::Page(key, page));
+            let held = Held::Page(key, page, family);
+            self.store.put(place, self.tables.segment(place.segment).sequence, held);
             self.tables.frozen_placed(key, place, stored);
         }
     }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// A record on the device: the sequence of its segment, and what it holds.
 #[derive(Clone)]
 pub enum Held {
-    Page(PageKey, Box<Page>),
+    /// With the family whose map key it is stored under.
+    Page(PageKey, Box<Page>, u32),
     Block(u64),
 }
 
@@ -21,9 +22,11 @@ impl Store {
         self.records.insert(place, (sequence, held));
     }
 
-    pub fn page(&self, key: PageKey, at: &Where) -> Box<Page> {
+    pub fn page(&self, key: PageKey, at: &Where) -> (Box<Page>, u32) {
         match &self.records[&at.place] {
-            (sequence, Held::Page(k, page)) if *sequence == at.sequence && *k == key => page.clone(),
+            (sequence, Held::Page(k, page, family)) if *sequence == at.sequence && *k == key => {
+                (page.clone(), *family)
+            }
             _ => panic!("{key:?} is not at {at:?}"),
         }
     }
@@ -76,7 +79,7 @@ pub struct Image {
 
 impl Image {
     /// Reads it, and checks all that it says of itself: reference counts, live bytes, counts in directories and totals.
-    /// Entries at `max_refs` references may have more, or fewer.
+    /// Blocks at `max_refs` references may have more, or fewer. Every map page that a volume reaches is stored under its family's key.
     pub fn read(root: &Root, store: &Store, max_refs: u32) -> Image {
         let mut image = Image::default();
         if let Some((place, stored)) = root.top {
@@ -95,12 +98,12 @@ impl Image {
         *self.live.entry(place.segment).or_default() += u64::from(length + TAG);
     }
 
-    fn fetch(&mut self, root: &Root, store: &Store, key: PageKey, place: Place) -> Box<Page> {
+    fn fetch(&mut self, root: &Root, store: &Store, key: PageKey, place: Place) -> (Box<Page>, u32) {
         let sequence = root.segments[place.segment as usize].sequence;
         let stored = caisson_tables::Stored { length: 1, codec: 0, epoch: 0 };
-        let page = store.page(key, &Where { place, sequence, opening: 0, stored });
+        let (page, family) = store.page(key, &Where { place, sequence, opening: 0, stored });
         self.pages.insert(key, page.clone());
-        page
+        (page, family)
     }
 
     /// Reads a page of the block table; how much is in use below it, as its directory counts.
@@ -114,7 +117,8 @@ impl Image {
         length: u32,
     ) -> u32 {
         self.account(place, length);
-        let page = self.fetch(root, store, PageKey::Blocks { level, index }, place);
+        let (page, family) = self.fetch(root, store, PageKey::Blocks { level, index }, place);
+        assert_eq!(family, 0, "the block table is nobody's");
         let mut used = 0;
         for (i, raw) in raws(&page).into_iter().enumerate() {
             let below = index * 256 + i as u64;
@@ -139,23 +143,22 @@ impl Image {
     fn check_refs(&mut self, root: &Root, store: &Store, max_refs: u32) {
         let mut refs: BTreeMap<u64, u32> = BTreeMap::new();
         let mut seen = BTreeSet::new();
-        let mut todo: Vec<u64> = Vec::new();
+        let mut todo: Vec<(u64, u32)> = Vec::new();
         for v in &root.volumes {
             if let Some(id) = v.root {
                 *refs.entry(id.get()).or_default() += 1;
-                todo.push(id.get());
+                todo.push((id.get(), v.family));
             }
         }
-        // Map pages that reached the maximum stay, with all below them.
-        todo.extend(self.entries.iter().filter(|(_, r)| r.map && r.refs == max_refs).map(|(id, _)| *id));
-        while let Some(id) = todo.pop() {
+        while let Some((id, family)) = todo.pop() {
             if !seen.insert(id) {
                 continue;
             }
             let raw = self.entries.get(&id).copied().unwrap_or_else(|| panic!("map page {id} is free"));
             assert!(raw.map, "{id} is a map page");
             let key = PageKey::Map(caisson_tables::BlockId::new(id).unwrap());
-            let page = self.fetch(root, store, key, raw.place);
+            let (page, whose) = self.fetch(root, store, key, raw.place);
+            assert_eq!(whose, family, "the family of map page {id}");
             for n in ids(&page) {
                 let child = n & MARK;
                 if child == 0 || child == MARK {
@@ -163,13 +166,14 @@ impl Image {
                 }
                 *refs.entry(child).or_default() += 1;
                 if self.entries.get(&child).is_some_and(|r| r.map) {
-                    todo.push(child);
+                    todo.push((child, family));
                 }
             }
         }
         for (id, raw) in &self.entries {
             let counted = refs.remove(id).unwrap_or(0);
-            assert!(raw.refs == max_refs || raw.refs == counted, "{id}: {raw:?}, counted {counted}");
+            let stays = !raw.map && raw.refs == max_refs;
+            assert!(stays || raw.refs == counted, "{id}: {raw:?}, counted {counted}");
         }
         assert!(refs.is_empty(), "free ids are referred to: {refs:?}");
         let data = || self.entries.values().filter(|r| !r.map);

@@ -396,7 +396,7 @@ impl World {
             + u64::from(TAG) * (data_before.blocks - self.rig.tables.stats().blocks);
         assert!(said <= before && freed <= now, "{said} {before} {freed} {now}");
         let pages = data_before.map_pages - self.rig.tables.stats().map_pages;
-        assert!(now - freed <= pages * (4096 + u64::from(TAG)) && now - freed >= pages * u64::from(TAG));
+        assert!(now - freed <= pages * (4100 + u64::from(TAG)) && now - freed >= pages * u64::from(TAG));
         self.change(VolumeChange::Forget { id }).unwrap();
         self.disks.remove(&id);
     }

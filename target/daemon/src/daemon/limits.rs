@@ -1,4 +1,5 @@
-//! Key epochs that have sealed as much as one may: each is followed by another, by itself.
+//! Key epochs that have sealed as much as one may: each is followed by another, by itself. And map keys that came to their end, for
+//! the record.
 //!
 //! Owns looking, and not asking a key provider again too soon that refused. A pool whose provider is away is served on: the limit leaves
 //! room for that by far (`caisson_keys::limits`).
@@ -47,6 +48,16 @@ impl Daemon {
         }
         done
     }
+
+    /// Records which map keys were erased: that their volumes were deleted stands there already.
+    pub fn record_erased(&self) {
+        for (name, handle) in self.pools() {
+            for key in handle.take_erased_map_keys() {
+                let what = format!("map key {key}: nothing is stored under it any more");
+                self.audit().ended("erase-map-key", &name, &what, &Ok(()));
+            }
+        }
+    }
 }
 
 /// Starts the thread that looks, which ends with the daemon.
@@ -56,13 +67,11 @@ pub(super) fn watch(daemon: &Arc<Daemon>) {
         let mut quiet_until = Instant::now() + LOOKS;
         loop {
             std::thread::sleep(Duration::from_secs(1));
-            if daemon.strong_count() == 0 {
-                return;
-            }
+            let Some(daemon) = daemon.upgrade() else { return };
+            daemon.record_erased();
             if Instant::now() < quiet_until {
                 continue;
             }
-            let Some(daemon) = daemon.upgrade() else { return };
             let refused = daemon.rotate_used_up(LIMITS).iter().any(Result::is_err);
             quiet_until = Instant::now() + if refused { REFUSED } else { LOOKS };
         }

@@ -8,7 +8,7 @@ use super::verbs::{Result, bad};
 use crate::daemon::{Daemon, Did, Waits};
 use crate::model::{Item, Lookup, Pool, key};
 use crate::pools::domains::{self, POOL_DOMAIN};
-use crate::pools::{Domain, PoolHandle, Reseal, rekey};
+use crate::pools::{Domain, MapKeys, PoolHandle, Reseal, rekey};
 use caisson_keys::{KeyUri, ProviderStatus};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -30,6 +30,9 @@ pub struct Keys {
     /// The sealing anew of what earlier key epochs sealed.
     #[serde(default)]
     pub reseal: Option<Reseal>,
+    /// The keys of its volumes' maps; none of one that is not open.
+    #[serde(default)]
+    pub map_keys: Option<MapKeys>,
     /// Providers that wrap some of its keys and not all: alone, they open it no more.
     #[serde(default)]
     pub incomplete: Vec<String>,
@@ -111,6 +114,7 @@ fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -
         incomplete: domains::incomplete(&slots),
         slots: slots.iter().map(slot).collect(),
         domains: status.as_ref().map(|s| s.domains.clone()).unwrap_or_default(),
+        map_keys: status.as_ref().map(|s| s.map_keys.clone()),
         reseal: status.and_then(|s| s.reseal),
     })
 }
@@ -166,7 +170,13 @@ pub fn destroy_domain(d: &Daemon, name: &str, ask: &Destroy) -> Result<Did> {
 }
 
 /// Does `f`, recorded before and after.
-fn recorded<T>(d: &Daemon, op: &str, pool: &str, what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn recorded<T>(
+    d: &Daemon,
+    op: &str,
+    pool: &str,
+    what: &str,
+    f: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     d.audit().begins(op, pool, what)?;
     let done = f();
     d.audit().ended(op, pool, what, &done);

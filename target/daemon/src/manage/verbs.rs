@@ -2,6 +2,7 @@
 //! that they can be repeated; to make it differently is a conflict. Requests to remove what is not there are refused.
 
 use super::ask::*;
+use super::keys::recorded;
 use crate::config::default_serves;
 use crate::daemon::{Daemon, Did};
 use crate::model::text::{Address, DISCOVERY_PORT, IO_PORT, nearest};
@@ -155,6 +156,18 @@ pub fn copy_volume(d: &Daemon, of: &str, ask: &Copy, read_only: bool) -> Result<
 
 /// Deletes a volume and its data; refused while it is exported.
 pub fn delete_volume(d: &Daemon, name: &str) -> Result<Did> {
+    let objects = d.objects();
+    let pool = objects.volume(name).and_then(Volume::pool).filter(|pool| d.pools().contains_key(*pool));
+    let Some(pool) = pool else { return delete_unrecorded(d, name) };
+    let status = d.pools().get(pool).map(|p| p.status()).unwrap_or_default();
+    // Its map key goes with the last of its copies: that is recorded when it is so.
+    let key = status.volumes.get(name).map_or(0, |v| v.map_key);
+    recorded(d, "delete-volume", pool, &format!("volume {name}, which has map key {key}"), || {
+        delete_unrecorded(d, name)
+    })
+}
+
+fn delete_unrecorded(d: &Daemon, name: &str) -> Result<Did> {
     d.change(|o| {
         if o.volume(name).is_none() {
             return Err(no_volume(o, name));

@@ -181,7 +181,7 @@ impl PoolHandle for Pool {
         let inner = self.lock();
         let space = |(name, (record, _)): (&String, &(Record, Option<Opened>))| {
             let mapped = record.size / 2;
-            (name.clone(), VolumeSpace { mapped, freed_by_delete: None })
+            (name.clone(), VolumeSpace { mapped, map_key: 0, freed_by_delete: None })
         };
         PoolStatus {
             id: uuid::Uuid::from_bytes(inner.id).to_string(),

@@ -19,7 +19,7 @@ mod status;
 pub use log_pool::LogPool;
 pub use open::Made;
 pub use real::engine;
-pub use status::{Activity, Damage, DeviceStatus, Domain, PoolStatus, Reseal, Scrub, VolumeSpace};
+pub use status::{Activity, Damage, DeviceStatus, Domain, MapKeys, PoolStatus, Reseal, Scrub, VolumeSpace};
 
 use crate::model::{Device, Services};
 use crate::refusal::Refusal;
@@ -191,6 +191,11 @@ pub trait PoolHandle: Send + Sync {
     /// # Errors
     /// They do not fit; the pool has failed.
     fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal>;
+
+    /// The map keys that were erased since this was last asked, by number; for the record.
+    fn take_erased_map_keys(&self) -> Vec<u32> {
+        Vec::new()
+    }
 
     /// Its domains, by number; those that were destroyed are among them, with epoch 0.
     fn domains(&self) -> Vec<Domain>;

@@ -1,8 +1,8 @@
 //! The engine of production: pools of `caisson-engine` on files and block devices, each tended by a thread of its own.
 
 use super::{
-    Activity, Damage, DeviceStatus, Domain, Engine, Found, Plain, PoolHandle, PoolStatus, Record, Reseal,
-    Scrub, Setup, VolumeSpace,
+    Activity, Damage, DeviceStatus, Domain, Engine, Found, MapKeys, Plain, PoolHandle, PoolStatus, Record,
+    Reseal, Scrub, Setup, VolumeSpace,
 };
 use crate::model::{Compression, Device, Services};
 use crate::refusal::{Cause, Refusal};
@@ -396,7 +396,7 @@ impl PoolHandle for Handle {
             }
         });
         let space = |v: &caisson_engine::VolumeStatus| {
-            (v.name.clone(), VolumeSpace { mapped: v.mapped, freed_by_delete: None })
+            (v.name.clone(), VolumeSpace { mapped: v.mapped, map_key: v.family, freed_by_delete: None })
         };
         PoolStatus {
             id: self.pool.id().to_string(),
@@ -427,6 +427,11 @@ impl PoolHandle for Handle {
             scrub: s.scrub.as_ref().map(scrub),
             domains: s.domains.iter().map(domain).collect(),
             reseal: s.reseal.as_ref().map(reseal),
+            map_keys: MapKeys {
+                keys: s.map_keys.keys,
+                erasing: s.map_keys.erasing.clone(),
+                erased: s.map_keys.erased,
+            },
             volumes: s.volumes.iter().map(space).collect(),
         }
     }
@@ -477,6 +482,10 @@ impl PoolHandle for Handle {
     fn set_slots(&self, slots: &[KeySlot]) -> Result<(), Refusal> {
         let slots = slots.iter().map(stored).collect();
         self.change(move |pool, port| async move { pool.set_slots(&port, slots).await })
+    }
+
+    fn take_erased_map_keys(&self) -> Vec<u32> {
+        self.pool.take_erased_map_keys()
     }
 
     fn domains(&self) -> Vec<Domain> {

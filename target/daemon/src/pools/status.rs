@@ -42,8 +42,22 @@ pub struct PoolStatus {
     /// The sealing anew of what earlier key epochs sealed: the one under way, or the last.
     #[serde(default)]
     pub reseal: Option<Reseal>,
+    /// The keys of the volumes' maps.
+    #[serde(default)]
+    pub map_keys: MapKeys,
     /// Space by volume.
     pub volumes: BTreeMap<String, VolumeSpace>,
+}
+
+/// The keys that the maps of volumes are stored under: one for a volume together with all its snapshots and clones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapKeys {
+    /// How many there are, those that are being erased included.
+    pub keys: usize,
+    /// Those, by number, whose volumes are all deleted and which are not erased yet.
+    pub erasing: Vec<u32>,
+    /// How many were erased since the pool was opened.
+    pub erased: u64,
 }
 
 /// A domain: volumes with keys of their own, of one tenant.
@@ -156,6 +170,9 @@ pub struct Scrub {
 pub struct VolumeSpace {
     /// What hosts have written and not given back.
     pub mapped: u64,
+    /// Which map key it has: its snapshots and clones, and what it is a copy of, have the same.
+    #[serde(default)]
+    pub map_key: u32,
     /// What deleting the volume would give back: blocks and pages that are its own, compressed and sealed. Counted only when one
     /// volume is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]

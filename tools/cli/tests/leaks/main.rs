@@ -8,10 +8,13 @@
 mod support;
 
 mod search;
+#[path = "../../../../tests/sim/src/vault.rs"]
+mod vault;
 
 use caisson_daemon::pools::{Found, engine};
 use caisson_initiator::{Client, Command, Data, Options};
-use caisson_keys::{KeyProvider, Secret};
+use caisson_keys::{KeyProvider, PoolSecrets, Secret};
+use caisson_log::{Cipher, Keyring, PoolId};
 use caisson_providers::{SealedFile, format};
 use caisson_wire::opcode::io;
 use search::Search;
@@ -98,7 +101,34 @@ fn keys(dir: &Dir, search: &mut Search) -> usize {
         search.add(&format!("secret of domain {domain}, epoch {epoch}"), key.expose());
         n += 1;
     }
+    let found = maps(dir, plain.pool, secrets);
+    for vault in &found.vaults {
+        search.add("vault key of a superblock", vault.expose());
+    }
+    for (family, key) in &found.keys {
+        search.add(&format!("map key {family}"), key.expose());
+    }
     n
+}
+
+impl vault::Disk for Vec<u8> {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+        self[at as usize..][..len].to_vec()
+    }
+}
+
+/// The map keys that the devices give, as they are now, to who can unlock the pool. A target may be writing them: what it is in the
+/// middle of is not found.
+fn maps(dir: &Dir, pool: [u8; 16], mut secrets: PoolSecrets) -> vault::Found {
+    let devices: Vec<Vec<u8>> = ["p1", "p2"].map(|name| std::fs::read(dir.path(name)).unwrap()).to_vec();
+    let epochs = secrets.take_epochs();
+    let label = caisson_log::Superblock::decode_plain(&devices[0]);
+    let cipher = label.map_or(Cipher::auto(), |label| label.cipher);
+    vault::search(&devices, &Keyring::new(PoolId(pool), cipher, epochs).unwrap())
 }
 
 struct Stage {
@@ -250,6 +280,10 @@ fn no_key_content_or_open_fingerprint_leaves_the_program() {
     assert!(String::from_utf8_lossy(&said).contains("passphrase is wrong"));
     assert_eq!(t.signal("INT"), Some(0));
     let n = keys(&s.dir, &mut search);
+    // Closed, the devices give both: of the volume and its snapshot there is one map key.
+    for what in ["vault key of a superblock", "map key 1"] {
+        assert!(search.looks_for(what), "{what}");
+    }
     assert!(n >= before + 2, "rotating made more root keys: {n}");
     s.clean(&search, &said, "after a clean end");
     let log = std::fs::read_to_string(s.dir.path("log")).unwrap();

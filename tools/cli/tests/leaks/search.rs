@@ -53,6 +53,11 @@ impl Search {
         }
     }
 
+    /// Whether something is looked for whose name begins so.
+    pub fn looks_for(&self, called: &str) -> bool {
+        self.forms.values().flatten().any(|(_, name)| name.starts_with(called))
+    }
+
     /// What is found in `bytes`, and where first.
     pub fn find(&self, bytes: &[u8]) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
