@@ -25,7 +25,6 @@ mod hunt;
 mod log;
 mod manage;
 mod map;
-mod pace;
 mod pages;
 mod pool;
 mod punch;

@@ -8,7 +8,6 @@ use crate::append::kick;
 use crate::bounds::*;
 use crate::domains::Tenant;
 use crate::gather::{self, Company, Few};
-use crate::pace::Pace;
 use crate::space::Admit;
 use crate::state::{Inner, State};
 use crate::work::{Block, Blocks, pack};
@@ -19,7 +18,7 @@ use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
-use caisson_task::Port;
+use caisson_task::{Pace, Port};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -170,7 +169,7 @@ impl Chunk {
         let mut chunk = Chunk::take();
         chunk.prints.resize(count, [0; 16]);
         let mut fetches = FETCHES_PER_CHUNK;
-        let mut pace = Pace::new(port, count > TURN_BLOCKS);
+        let mut pace = Pace::new(port, count > TURN_BLOCKS, SLICE_WORK);
         let work = work(ways.level);
         let mut reader = Blocks::new(data);
         for group in (0..count).step_by(PRINT_BLOCKS) {
