@@ -12,11 +12,11 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// After so many pages were freed, memory is given back to the system: some tens of microseconds.
-const TRIM_EVERY: u32 = 256;
-
-/// So many free pages are kept at that, so that a busy store does not fault its pages in over and over.
+/// So many free pages are kept, so that a busy store does not fault its pages in over and over.
 const TRIM_KEEP: u32 = 1024;
+
+/// The memory of so many of the others is given back to the system at a time: some tens of microseconds.
+const TRIM: u32 = 64;
 
 /// So many pages (128 KiB) are written in place under their locks, when nobody shares them: a few microseconds.
 const IN_PLACE: u64 = 32;
@@ -26,7 +26,7 @@ const STEP: u64 = 4;
 
 /// So many pages are looked at, and emptied where they hold data, in one step of zeroing; a chunk that was never written counts
 /// as one.
-const ZERO_STEP: u64 = 128;
+const ZERO_STEP: u64 = 64;
 
 /// How often a store may grow beyond the size that it was made for.
 const POOLS: usize = 32;
@@ -40,7 +40,7 @@ pub struct RamStore {
     growing: Mutex<()>,
     /// Pages that hold data.
     allocated: AtomicU64,
-    /// Pages freed since memory was last given back.
+    /// Pages freed so far, modulo 2^32.
     freed: AtomicU32,
 }
 
@@ -250,15 +250,14 @@ impl RamStore {
         Table::runs(span.first, span.count).any(|(page, _)| self.table.chunk(page).is_none())
     }
 
-    /// Counts `pages` as freed, and gives memory back to the system when there were enough of them.
+    /// Counts `pages` as freed, no more than a step's, and gives some memory back to the system where there is more than enough.
     fn note_freed(&self, pages: u32) {
         self.allocated.fetch_sub(u64::from(pages), Ordering::Relaxed);
-        if self.freed.fetch_add(pages, Ordering::Relaxed) + pages < TRIM_EVERY {
-            return;
-        }
-        self.freed.store(0, Ordering::Relaxed);
-        for pool in self.pools.iter().map_while(OnceLock::get) {
-            pool.trim(TRIM_KEEP);
+        let before = self.freed.fetch_add(pages, Ordering::Relaxed);
+        if before / TRIM != before.wrapping_add(pages) / TRIM {
+            for pool in self.pools.iter().map_while(OnceLock::get) {
+                pool.trim_some(TRIM_KEEP, TRIM);
+            }
         }
     }
 
