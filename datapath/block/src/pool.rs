@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     warm: Stack,
     /// Free buffers whose memory was given back to the system.
     cold: Stack,
+    /// How many those are; while one is taken or trimmed, one more or less.
+    colds: AtomicU32,
     /// Buffers never handed out yet start here.
     fresh: AtomicU32,
     out: AtomicU32,
@@ -162,6 +164,7 @@ impl Pool {
             count,
             warm: Stack::empty(),
             cold: Stack::empty(),
+            colds: AtomicU32::new(0),
             fresh: AtomicU32::new(0),
             out: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
@@ -218,7 +221,7 @@ impl Pool {
     #[inline]
     pub fn alloc(&self) -> Option<BufMut> {
         let index =
-            self.0.warm.pop(&self.0).or_else(|| self.0.cold.pop(&self.0)).or_else(|| self.0.take_fresh())?;
+            self.0.warm.pop(&self.0).or_else(|| self.0.take_cold()).or_else(|| self.0.take_fresh())?;
         let header = self.0.header(index);
         debug_assert_eq!(header.refs.load(Ordering::Relaxed), 0);
         header.refs.store(1, Ordering::Relaxed);
@@ -265,18 +268,37 @@ impl Pool {
     /// Costs a system call for each run of neighbouring buffers. Meanwhile the buffers in question are in no list:
     /// [`Pool::alloc`] may find the pool empty for that time.
     pub fn trim(&self, keep: u32) -> u32 {
+        self.give_back(|| {
+            let mut free = self.0.warm.take_all(&self.0);
+            let kept = free.len().min(keep as usize);
+            for &index in free[..kept].iter().rev() {
+                self.0.warm.push(&self.0, index);
+            }
+            free.split_off(kept)
+        })
+    }
+
+    /// As [`Pool::trim`], of no more than `most` at a time, so that it takes no longer than that. Which `keep` are kept, and
+    /// whether it is exactly so many, is left open.
+    pub fn trim_some(&self, keep: u32, most: u32) -> u32 {
+        let all = self.0.fresh.load(Ordering::Relaxed).min(self.0.count);
+        let without = self.0.out.load(Ordering::Relaxed) + self.0.colds.load(Ordering::Relaxed);
+        let n = all.saturating_sub(without).saturating_sub(keep).min(most);
+        if n == 0 {
+            return 0;
+        }
+        self.give_back(|| (0..n).map_while(|_| self.0.warm.pop(&self.0)).collect())
+    }
+
+    /// Does so with those that `take` takes out of the lists.
+    fn give_back(&self, take: impl FnOnce() -> Vec<u32>) -> u32 {
         const PAGE: usize = 4096;
         // Held for the length of the call, so that what is pinned meanwhile finds the pages that stay.
         let pinned = self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.0.len.is_multiple_of(PAGE) || *pinned > 0 {
             return 0;
         }
-        let mut free = self.0.warm.take_all(&self.0);
-        let kept = free.len().min(keep as usize);
-        for &index in free[..kept].iter().rev() {
-            self.0.warm.push(&self.0, index);
-        }
-        let cold = &mut free[kept..];
+        let mut cold = take();
         cold.sort_unstable();
         for run in cold.chunk_by(|a, b| a + 1 == *b) {
             // SAFETY: the run lies inside the mapping, on page bounds, and its buffers are free and in no list: only we
@@ -286,10 +308,12 @@ impl Pool {
                 libc::madvise(at.as_ptr().cast(), run.len() * self.0.len, libc::MADV_DONTNEED);
             }
         }
+        let trimmed = cold.len() as u32;
+        // Before they can be taken.
+        self.0.colds.fetch_add(trimmed, Ordering::Relaxed);
         for &index in cold.iter().rev() {
             self.0.cold.push(&self.0, index);
         }
-        let trimmed = cold.len() as u32;
         self.pass_on();
         trimmed
     }
@@ -383,6 +407,13 @@ impl Inner {
         }
     }
 
+    #[cold]
+    fn take_cold(&self) -> Option<u32> {
+        let taken = self.cold.pop(self)?;
+        self.colds.fetch_sub(1, Ordering::Relaxed);
+        Some(taken)
+    }
+
     fn take_fresh(&self) -> Option<u32> {
         let mut at = self.fresh.load(Ordering::Relaxed);
         while at < self.count {
@@ -473,6 +504,32 @@ mod tests {
         assert_eq!(p.in_use(), 101);
     }
 
+    #[test]
+    fn a_part_of_it_is_trimmed_at_a_time() {
+        let p = Pool::new(1 << 28, 4096).unwrap();
+        let filled = |n: u32| -> Vec<_> {
+            let all = (0..n).map(|_| {
+                let mut m = p.alloc().unwrap();
+                m.fill(1);
+                m
+            });
+            all.collect()
+        };
+        let held = filled(10);
+        assert_eq!(p.trim_some(0, 8), 0, "all are out");
+        drop(filled(100));
+        assert_eq!(
+            [(30, 64), (30, 64), (30, 64), (0, 8)].map(|(keep, n)| p.trim_some(keep, n)),
+            [64, 6, 0, 8]
+        );
+        // What is cold is taken when nothing else is there.
+        let again: Vec<_> = (0..100).map(|_| p.alloc().unwrap()).collect();
+        assert_eq!(again.iter().filter(|m| m[0] == 0).count(), 78);
+        drop((again, held));
+        assert_eq!([(100, 64), (100, 64)].map(|(keep, n)| p.trim_some(keep, n)), [10, 0]);
+        assert_eq!(p.in_use(), 0);
+    }
+
     struct Woken(Mutex<Vec<u64>>);
     impl Remote for Woken {
         fn wake(&self, _: Arc<dyn Parked>, token: u64) {
@@ -524,6 +581,8 @@ mod tests {
                         assert!(c.iter().all(|&x| x == mark));
                         if i % 1000 == 0 {
                             p.trim(1);
+                        } else if i % 300 == 0 {
+                            p.trim_some(1, 8);
                         }
                     }
                 });

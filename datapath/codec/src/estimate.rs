@@ -38,7 +38,7 @@ const STRIDE: usize = 8;
 pub fn looks_incompressible(block: &[u8; BLOCK]) -> bool {
     // All three are needed, in the order of what settles most blocks for the least work: most that compress repeat something near
     // the front.
-    different_bytes(block) >= FEW && repeats(block) < REPEATS && collisions(block) < UNEVEN
+    repeats(block) < REPEATS && different_bytes(block) >= FEW && collisions(block) < UNEVEN
 }
 
 /// How many byte values the first sample has.

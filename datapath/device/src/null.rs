@@ -1,7 +1,7 @@
 //! A store that forgets: for measuring everything but the store.
 
 use crate::memory::Memory;
-use caisson_block::{BlockError, Buf, BufList};
+use caisson_block::{BlockError, Buf, BufList, Reader};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Takes writes and forgets them; reads as one byte over and over.
@@ -27,6 +27,8 @@ impl NullStore {
 }
 
 impl Memory for NullStore {
+    const AT_ONCE: u64 = u64::MAX;
+
     fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
@@ -50,8 +52,24 @@ impl Memory for NullStore {
         Ok(())
     }
 
-    fn zero(&self, _at: u64, _len: u64) -> Result<(), BlockError> {
-        Ok(())
+    fn prepare(
+        &self,
+        _at: u64,
+        _len: usize,
+        _data: &mut Reader<'_>,
+        _pages: &mut BufList,
+    ) -> Result<bool, BlockError> {
+        Ok(true)
+    }
+
+    fn publish(&self, _at: u64, _len: usize, _pages: &mut BufList) {}
+
+    fn publish_if(&self, at: u64, expect: &BufList, _pages: &mut BufList) -> Option<u64> {
+        self.compare(at, expect)
+    }
+
+    fn zero_some(&self, _at: u64, len: u64) -> Result<u64, BlockError> {
+        Ok(len)
     }
 
     fn compare(&self, _at: u64, with: &BufList) -> Option<u64> {

@@ -149,8 +149,10 @@ fn open_once(path: &Path, size: Option<Size>) -> Result<OpenFile, FileError> {
         }
     }
     let bytes = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| system(path, "size", e))?;
-    let align = if direct { alignment(&fd, kind) } else { Alignment { memory: 1, offset: 1 } };
     let in_memory = kind == FileKind::Regular && in_memory(&fd);
+    // Where bytes are copied anyway, from wherever they lie to wherever they belong, there is nothing to be aligned.
+    let direct = direct && !in_memory;
+    let align = if direct { alignment(&fd, kind) } else { Alignment { memory: 1, offset: 1 } };
     tracing::info!(path = %path.display(), bytes, ?kind, direct, ?align, in_memory, "store opened");
     Ok(OpenFile { fd, kind, size: bytes, align, in_memory })
 }

@@ -12,14 +12,21 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// After so many pages were freed, memory is given back to the system.
-const TRIM_EVERY: u32 = 2048;
-
-/// So many free pages are kept at that, so that a busy store does not fault its pages in over and over.
+/// So many free pages are kept, so that a busy store does not fault its pages in over and over.
 const TRIM_KEEP: u32 = 1024;
+
+/// The memory of so many of the others is given back to the system at a time: some tens of microseconds.
+const TRIM: u32 = 64;
 
 /// So many pages (128 KiB) are written in place under their locks, when nobody shares them: a few microseconds.
 const IN_PLACE: u64 = 32;
+
+/// So many pages are copied in one step of a large write.
+const STEP: u64 = 4;
+
+/// So many pages are looked at, and emptied where they hold data, in one step of zeroing; a chunk that was never written counts
+/// as one.
+const ZERO_STEP: u64 = 64;
 
 /// How often a store may grow beyond the size that it was made for.
 const POOLS: usize = 32;
@@ -33,7 +40,7 @@ pub struct RamStore {
     growing: Mutex<()>,
     /// Pages that hold data.
     allocated: AtomicU64,
-    /// Pages freed since memory was last given back.
+    /// Pages freed so far, modulo 2^32.
     freed: AtomicU32,
 }
 
@@ -131,15 +138,24 @@ impl RamStore {
         }
     }
 
-    /// New pages with the bytes of `data` in place; what they leave out of the first and the last is undefined.
-    fn prepare(&self, span: Span, data: &BufList, into: &mut BufList) -> Result<(), BlockError> {
-        let mut reader = data.reader();
-        for index in 0..span.count {
+    /// The next few new pages with the bytes of `data` in place; what they leave out of the first and the last is undefined.
+    /// Whether those were the last.
+    fn fill_some(&self, span: Span, data: &mut Reader<'_>, into: &mut BufList) -> Result<bool, BlockError> {
+        let begun = into.parts().len() as u64;
+        let end = span.count.min(begun + STEP);
+        for index in begun..end {
             let mut page = self.page()?;
             let (from, to) = span.part(index);
-            reader.fill(&mut page[from..to]);
+            data.fill(&mut page[from..to]);
             into.push(page.freeze());
         }
+        Ok(end == span.count)
+    }
+
+    /// All new pages.
+    fn fill(&self, span: Span, data: &BufList, into: &mut BufList) -> Result<(), BlockError> {
+        let mut reader = data.reader();
+        while !self.fill_some(span, &mut reader, into)? {}
         Ok(())
     }
 
@@ -234,15 +250,14 @@ impl RamStore {
         Table::runs(span.first, span.count).any(|(page, _)| self.table.chunk(page).is_none())
     }
 
-    /// Counts `pages` as freed, and gives memory back to the system when there were enough of them.
+    /// Counts `pages` as freed, no more than a step's, and gives some memory back to the system where there is more than enough.
     fn note_freed(&self, pages: u32) {
         self.allocated.fetch_sub(u64::from(pages), Ordering::Relaxed);
-        if self.freed.fetch_add(pages, Ordering::Relaxed) + pages < TRIM_EVERY {
-            return;
-        }
-        self.freed.store(0, Ordering::Relaxed);
-        for pool in self.pools.iter().map_while(OnceLock::get) {
-            pool.trim(TRIM_KEEP);
+        let before = self.freed.fetch_add(pages, Ordering::Relaxed);
+        if before / TRIM != before.wrapping_add(pages) / TRIM {
+            for pool in self.pools.iter().map_while(OnceLock::get) {
+                pool.trim_some(TRIM_KEEP, TRIM);
+            }
         }
     }
 
@@ -262,6 +277,8 @@ impl RamStore {
 const _: () = assert!(CHUNK * PAGE == 2 << 20);
 
 impl Memory for RamStore {
+    const AT_ONCE: u64 = IN_PLACE * PAGE as u64;
+
     #[inline]
     fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
@@ -341,39 +358,86 @@ impl Memory for RamStore {
             return Ok(());
         }
         scratch.clear();
-        self.prepare(span, data, scratch)?;
-        self.lock(span);
-        // SAFETY: just locked.
-        unsafe { self.swap_in(span, scratch) };
+        self.fill(span, data, scratch)?;
+        self.publish(at, data.len(), scratch);
         scratch.clear();
         Ok(())
     }
 
-    fn zero(&self, at: u64, len: u64) -> Result<(), BlockError> {
-        let (page, end) = (PAGE as u64, at + len);
-        let (first, last) = (at.div_ceil(page), end / page);
-        if first > last {
-            return self.zero_part(at, len as usize);
-        }
-        if !at.is_multiple_of(page) {
-            self.zero_part(at, (first * page - at) as usize)?;
-        }
-        if !end.is_multiple_of(page) {
-            self.zero_part(last * page, (end - last * page) as usize)?;
-        }
-        for (page, n) in Table::runs(first, last - first) {
-            let Some(chunk) = self.table.chunk(page) else { continue };
-            let from = page as usize % CHUNK;
-            let mut freed = 0;
-            for page in &chunk[from..from + n] {
-                let old = page.lock().take();
-                freed += u32::from(old.is_some());
+    fn prepare(
+        &self,
+        at: u64,
+        len: usize,
+        data: &mut Reader<'_>,
+        pages: &mut BufList,
+    ) -> Result<bool, BlockError> {
+        self.fill_some(Span::new(at, len), data, pages)
+    }
+
+    fn publish(&self, at: u64, len: usize, pages: &mut BufList) {
+        let span = Span::new(at, len);
+        debug_assert_eq!(pages.parts().len() as u64, span.count);
+        self.lock(span);
+        // SAFETY: just locked.
+        unsafe { self.swap_in(span, pages) };
+    }
+
+    fn publish_if(&self, at: u64, expect: &BufList, pages: &mut BufList) -> Option<u64> {
+        let span = Span::new(at, expect.len());
+        self.lock(span);
+        let (mut reader, mut done, mut differs) = (expect.reader(), 0, None);
+        // SAFETY: just locked.
+        unsafe {
+            self.each(span, |index, held| {
+                let (from, to) = span.part(index);
+                if differs.is_none() {
+                    let zeroes = &[0; PAGE][..];
+                    let now = &held.as_deref().unwrap_or(zeroes)[from..to];
+                    differs = reader.first_difference(now).map(|at| done + at as u64);
+                    done += (to - from) as u64;
+                }
+                held.suspend();
+            });
+            match differs {
+                // SAFETY: still locked; dropping each lets it go.
+                Some(_) => self.each(span, |_, held| drop(held)),
+                // SAFETY: still locked.
+                None => self.swap_in(span, pages),
             }
+        }
+        differs
+    }
+
+    fn zero_some(&self, at: u64, len: u64) -> Result<u64, BlockError> {
+        let (page, end) = (PAGE as u64, at + len);
+        let skip = at % page;
+        if skip > 0 || len < page {
+            let part = (page - skip).min(len);
+            return self.zero_part(at, part as usize).map(|()| part);
+        }
+        let (first, last) = (at / page, end / page);
+        let (mut left, mut done) = (ZERO_STEP, 0);
+        for (page, n) in Table::runs(first, last - first) {
+            let Some(chunk) = self.table.chunk(page) else {
+                (left, done) = (left - 1, done + n as u64);
+                if left == 0 {
+                    break;
+                }
+                continue;
+            };
+            let from = page as usize % CHUNK;
+            let n = n.min(left as usize);
+            let taken = chunk[from..from + n].iter().filter_map(|page| page.lock().take());
+            let freed = taken.count() as u32;
             if freed > 0 {
                 self.note_freed(freed);
             }
+            (left, done) = (left - n as u64, done + n as u64);
+            if left == 0 {
+                break;
+            }
         }
-        Ok(())
+        Ok(done * page)
     }
 
     fn compare(&self, at: u64, with: &BufList) -> Option<u64> {
@@ -400,30 +464,9 @@ impl Memory for RamStore {
         if data.is_empty() {
             return Ok(None);
         }
-        let span = Span::new(at, data.len());
         scratch.clear();
-        self.prepare(span, data, scratch)?;
-        self.lock(span);
-        let (mut reader, mut done, mut differs) = (expect.reader(), 0, None);
-        // SAFETY: just locked.
-        unsafe {
-            self.each(span, |index, held| {
-                let (from, to) = span.part(index);
-                if differs.is_none() {
-                    let zeroes = &[0; PAGE][..];
-                    let now = &held.as_deref().unwrap_or(zeroes)[from..to];
-                    differs = reader.first_difference(now).map(|at| done + at as u64);
-                    done += (to - from) as u64;
-                }
-                held.suspend();
-            });
-            match differs {
-                // SAFETY: still locked; dropping each lets it go.
-                Some(_) => self.each(span, |_, held| drop(held)),
-                // SAFETY: still locked.
-                None => self.swap_in(span, scratch),
-            }
-        }
+        self.fill(Span::new(at, data.len()), data, scratch)?;
+        let differs = self.publish_if(at, expect, scratch);
         scratch.clear();
         Ok(differs)
     }

@@ -26,7 +26,6 @@ mod log;
 mod manage;
 mod map;
 mod maps;
-mod pace;
 mod pages;
 mod pool;
 mod punch;

@@ -430,5 +430,11 @@ fn settle(records: &[Record], offset: impl Fn(usize) -> u32, segment: u32, table
 /// The summary of a batch: the prints of its blocks.
 fn printed(load: &Load, plan: &BatchPlan, place: Place) -> Vec<Printed> {
     let prints = load.records.iter().enumerate().filter(|(_, r)| r.print != [0; 16]);
-    prints.map(|(i, r)| Printed { print: r.print, id: r.id, offset: plan.offset(i, place.offset) }).collect()
+    let mut all = Vec::with_capacity(load.records.len());
+    all.extend(prints.map(|(i, r)| Printed {
+        print: r.print,
+        id: r.id,
+        offset: plan.offset(i, place.offset),
+    }));
+    all
 }

@@ -1,16 +1,15 @@
 //! Reading blocks: map, block id, place, device, open, unpack.
 
-use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS, READ_WORK};
+use crate::bounds::{MOVED_RETRIES, READ_TURN_BLOCKS, READ_WORK, SLICE_WORK};
 use crate::devices::{Cause, Window};
 use crate::domains::Tenant;
-use crate::pace::Pace;
 use crate::state::{Damage, Inner, State};
 use crate::work::{self, Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
 use caisson_log::{At, Bind, RecordKind, TAG};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Entry, Found, VolumeId};
-use caisson_task::{Io, Port};
+use caisson_task::{Io, Pace, Port};
 use std::sync::Arc;
 
 /// A block that has to be read from a device.
@@ -221,7 +220,7 @@ async fn attempt(
         debug_assert!(unpacked, "what was packed here can be unpacked");
     }
     let mut suspects = Vec::new();
-    let mut pace = Pace::new(port, sources.fetches.len() > READ_TURN_BLOCKS);
+    let mut pace = Pace::new(port, sources.fetches.len() > READ_TURN_BLOCKS, SLICE_WORK);
     for fetch in &sources.fetches {
         pace.spend(READ_WORK).await;
         let Fetch { index, id, entry, .. } = *fetch;

@@ -8,7 +8,6 @@ use crate::append::kick;
 use crate::bounds::*;
 use crate::domains::Tenant;
 use crate::gather::{self, Company, Few};
-use crate::pace::Pace;
 use crate::space::Admit;
 use crate::state::{Inner, State};
 use crate::work::{Block, Blocks, pack};
@@ -19,7 +18,7 @@ use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
-use caisson_task::Port;
+use caisson_task::{Pace, Port};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -167,15 +166,20 @@ impl Chunk {
         ways: Ways<'_>,
     ) -> Result<Chunk, BlockError> {
         let keys = ways.tenant.prints().ok_or(BlockError::KeyDestroyed)?;
-        let mut chunk = Chunk::take();
-        chunk.prints.resize(count, [0; 16]);
         let mut fetches = FETCHES_PER_CHUNK;
-        let mut pace = Pace::new(port, count > TURN_BLOCKS);
+        let mut pace = Pace::new(port, count > TURN_BLOCKS, SLICE_WORK);
         let work = work(ways.level);
         let mut reader = Blocks::new(data);
+        pace.spend(PRINT_BLOCKS.min(count) as u32 * PRINT_WORK).await;
+        // Not before its turn: then it is the memory of who ended last, and still in the processor's caches.
+        let mut chunk = Chunk::take();
+        chunk.prints.resize(count, [0; 16]);
+        let mut met = [0; 4];
         for group in (0..count).step_by(PRINT_BLOCKS) {
             let blocks = PRINT_BLOCKS.min(count - group);
-            pace.spend(blocks as u32 * PRINT_WORK).await;
+            if group > 0 {
+                pace.spend(blocks as u32 * PRINT_WORK).await;
+            }
             let zero = if count <= TURN_BLOCKS && ways.dedup && company.expected() {
                 chunk.print_in_company((inner, port, &keys), &mut reader, (from, count), company).await
             } else {
@@ -191,7 +195,7 @@ impl Chunk {
                     Plan::Zero
                 } else if let Some(known) = *known {
                     Plan::Known(known)
-                } else if let Some(twin) = chunk.twin(index, ways) {
+                } else if let Some(twin) = chunk.twin(index, &mut met, ways) {
                     Plan::Twin(twin)
                 } else {
                     pace.spend(work).await;
@@ -266,13 +270,17 @@ impl Chunk {
         zero
     }
 
-    /// An earlier block of the chunk with the same content.
-    fn twin(&self, index: usize, ways: Ways<'_>) -> Option<usize> {
+    /// An earlier block of the chunk with the same content. `met`: bits of the fingerprints that were looked for so far.
+    fn twin(&self, index: usize, met: &mut [u64; 4], ways: Ways<'_>) -> Option<usize> {
         if !ways.dedup || ways.verify {
             return None;
         }
         let print = self.prints[index];
-        self.prints[..index].iter().position(|earlier| *earlier == print)
+        let (word, bit) = (usize::from(print[0] & 3), 1u64 << (print[1] & 63));
+        // Where none so far had these bits, there is none to look for.
+        let seen = met[word] & bit != 0;
+        met[word] |= bit;
+        if seen { self.prints[..index].iter().position(|earlier| *earlier == print) } else { None }
     }
 
     /// Looks for duplicates of the blocks from `group` on, and reads a bounded number of summaries for that.

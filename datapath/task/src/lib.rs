@@ -6,8 +6,10 @@
 //! and the background work of a pool are both tasks, so the simulator can step through either.
 
 mod claims;
+mod pace;
 pub mod sync;
 mod task;
 
 pub use claims::{Claim, Claims, Range, Standing, Waiter};
+pub use pace::Pace;
 pub use task::{Io, Port, Task, Ticket};

@@ -1,35 +1,63 @@
-//! The plain volume over a store in memory: every request is complete when `submit` returns.
+//! The plain volume over a store in memory: every request that is not large is complete when `submit` returns.
 //!
 //! The store keeps each call atomic over its whole range, so there are no claims: reads, writes, compares and
-//! compare-and-writes of any length are in one order. Nothing here waits, and reads and writes do not allocate.
+//! compare-and-writes of any length are in one order. Nothing here waits, and reads and writes do not allocate. What would
+//! keep the thread from others for long is [`crate::large`]'s.
 
 use crate::check::{Run, Shape};
-use crate::manage::{Manage, ManageError};
+use crate::large;
+use crate::manage::{Manage, ManageError, UnderWay};
 use crate::marks::Marks;
 use caisson_block::{BlockError, BufList, Cx, Extent, Geometry, Op, Outcome, Request, Volume};
 use caisson_device::Memory;
+use caisson_task::Task;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes of a copy that are moved at once, and atomically.
-const COPY_PIECE: u64 = 2 << 20;
+/// Bytes of a copy that are moved atomically.
+pub(crate) const COPY_PIECE: u64 = 2 << 20;
 
 /// A plain volume over a store that answers at once.
-pub struct Direct<S> {
-    store: S,
+pub struct Direct<S>(Arc<Inner<S>>);
+
+/// What all requests of a volume share.
+pub(crate) struct Inner<S> {
+    pub(crate) store: S,
     /// log2 of the logical block size.
-    shift: u32,
-    marks: Marks,
+    pub(crate) shift: u32,
+    pub(crate) marks: Marks,
     closed: AtomicBool,
+    /// Large requests.
+    under_way: UnderWay,
 }
 
 impl<S: Memory> Direct<S> {
     /// A volume over all of `store`. `shift` is log2 of the logical block size; the store's size is a multiple of it.
     pub(crate) fn new(store: S, shift: u32) -> Direct<S> {
-        Direct { store, shift, marks: Marks::default(), closed: AtomicBool::new(false) }
+        let (marks, closed, under_way) = Default::default();
+        Direct(Arc::new(Inner { store, shift, marks, closed, under_way }))
+    }
+}
+
+impl<S: Memory> Inner<S> {
+    /// Whether it takes so long that others on the thread should have their turns meanwhile.
+    #[inline]
+    fn is_large(&self, op: &Op) -> bool {
+        let bytes = match op {
+            Op::Write { data, .. } | Op::Compare { data, .. } | Op::CompareAndWrite { data, .. } => {
+                return data.len() as u64 > S::AT_ONCE;
+            }
+            Op::Read { .. } | Op::Flush | Op::Verify { .. } | Op::WriteUncorrectable { .. } => return false,
+            Op::WriteZeroes { at, .. } => at.blocks,
+            Op::Deallocate { ranges: runs } | Op::Copy { from: runs, .. } => {
+                runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.blocks))
+            }
+        };
+        bytes > S::AT_ONCE >> self.shift
     }
 
     #[inline]
-    fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         Shape { shift: self.shift, blocks: self.store.size() >> self.shift }
     }
 
@@ -108,9 +136,6 @@ impl<S: Memory> Direct<S> {
     }
 
     fn run(&self, cx: &mut Cx<'_>, op: Op) -> Outcome {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(BlockError::Gone);
-        }
         let done = match op {
             Op::Read { at } => return self.read(cx, at),
             Op::Write { at, data, fua: _ } => {
@@ -151,30 +176,39 @@ pub(crate) fn pieces(source: Extent, to: u64, max: u64) -> impl Iterator<Item = 
 impl<S: Memory> Volume for Direct<S> {
     fn geometry(&self) -> Geometry {
         Geometry {
-            block_size: 1 << self.shift,
-            blocks: self.shape().blocks,
+            block_size: 1 << self.0.shift,
+            blocks: self.0.shape().blocks,
             volatile_cache: false,
-            deallocates: self.store.deallocates(),
-            preferred_blocks: (caisson_block::BLOCK as u32) >> self.shift,
+            deallocates: self.0.store.deallocates(),
+            preferred_blocks: (caisson_block::BLOCK as u32) >> self.0.shift,
         }
     }
 
     #[inline]
-    fn submit(&self, cx: &mut Cx<'_>, request: Request) {
-        let outcome = self.run(cx, request.op);
-        cx.complete(request.tag, outcome);
+    fn submit(&self, cx: &mut Cx<'_>, Request { tag, op }: Request) {
+        let large = self.0.is_large(&op).then(|| self.0.under_way.begin());
+        // After it was counted: whoever closes waits for those that came before.
+        if self.0.closed.load(Ordering::Acquire) {
+            return cx.complete(tag, Err(BlockError::Gone));
+        }
+        if let Some(in_flight) = large {
+            let inner = Arc::clone(&self.0);
+            return Task::request(cx, tag, move |port| large::run(inner, port, op, in_flight));
+        }
+        let outcome = self.0.run(cx, op);
+        cx.complete(tag, outcome);
     }
 
     fn allocated_bytes(&self) -> Option<u64> {
-        Some(self.store.allocated())
+        Some(self.0.store.allocated())
     }
 }
 
 impl<S: Memory> Manage for Direct<S> {
     fn resize(&self, blocks: u64) -> Result<(), ManageError> {
-        let bytes = blocks.checked_mul(1 << self.shift).filter(|&b| b > 0);
+        let bytes = blocks.checked_mul(1 << self.0.shift).filter(|&b| b > 0);
         let bytes = bytes.ok_or(ManageError::Size { blocks })?;
-        self.store.resize(bytes).map_err(ManageError::Store)
+        self.0.store.resize(bytes).map_err(ManageError::Store)
     }
 
     fn sync(&self) -> Result<(), ManageError> {
@@ -182,11 +216,11 @@ impl<S: Memory> Manage for Direct<S> {
     }
 
     fn close(&self) -> Result<(), ManageError> {
-        self.closed.store(true, Ordering::Relaxed);
-        Ok(())
+        self.0.closed.store(true, Ordering::Release);
+        self.0.under_way.wait()
     }
 
     fn in_flight(&self) -> u64 {
-        0
+        self.0.under_way.count()
     }
 }

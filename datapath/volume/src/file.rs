@@ -5,7 +5,7 @@
 //! volume says that it has a volatile write cache, and Flush and FUA make durable.
 
 use crate::check::Shape;
-use crate::manage::{Manage, ManageError};
+use crate::manage::{Manage, ManageError, PATIENCE, UnderWay};
 use crate::marks::Marks;
 use crate::sidecar::Keeper;
 use crate::steps;
@@ -15,10 +15,7 @@ use caisson_task::{Claim, Claims, Range, Standing, Task, Waiter};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How long management waits for requests under way.
-const PATIENCE: Duration = Duration::from_secs(30);
+use std::time::Duration;
 
 /// A plain volume over a file or block device.
 pub struct FileVolume(Arc<Inner>);
@@ -36,17 +33,8 @@ pub(crate) struct Inner {
     /// log2 of the logical block size.
     pub(crate) shift: u32,
     write_cache: bool,
-    in_flight: AtomicU64,
+    under_way: UnderWay,
     closed: AtomicBool,
-}
-
-/// Counts a request as under way until dropped.
-pub(crate) struct InFlight(Arc<Inner>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 impl Inner {
@@ -117,7 +105,7 @@ impl FileVolume {
             kept,
             shift,
             write_cache,
-            in_flight: AtomicU64::new(0),
+            under_way: UnderWay::default(),
             closed: AtomicBool::new(false),
         })))
     }
@@ -130,12 +118,8 @@ impl FileVolume {
         match self.0.claims.claim(ranges, waiter) {
             Standing::Granted(claim) => Ok(claim),
             Standing::Waiting(claim) if gate.wait(PATIENCE) => Ok(claim),
-            Standing::Waiting(_) => Err(self.busy()),
+            Standing::Waiting(_) => Err(self.0.under_way.busy()),
         }
-    }
-
-    fn busy(&self) -> ManageError {
-        ManageError::Busy { in_flight: self.in_flight(), seconds: PATIENCE.as_secs() }
     }
 }
 
@@ -175,8 +159,7 @@ impl Volume for FileVolume {
     }
 
     fn submit(&self, cx: &mut Cx<'_>, Request { tag, op }: Request) {
-        self.0.in_flight.fetch_add(1, Ordering::AcqRel);
-        let in_flight = InFlight(Arc::clone(&self.0));
+        let in_flight = self.0.under_way.begin();
         // After it was counted: whoever closes waits for those that came before.
         if self.0.closed.load(Ordering::Acquire) && !matches!(op, Op::Flush) {
             return cx.complete(tag, Err(BlockError::Gone));
@@ -229,17 +212,11 @@ impl Manage for FileVolume {
 
     fn close(&self) -> Result<(), ManageError> {
         self.0.closed.store(true, Ordering::Release);
-        let end = Instant::now() + PATIENCE;
-        while self.in_flight() > 0 {
-            if Instant::now() > end {
-                return Err(self.busy());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.0.under_way.wait()?;
         self.sync()
     }
 
     fn in_flight(&self) -> u64 {
-        self.0.in_flight.load(Ordering::Acquire)
+        self.0.under_way.count()
     }
 }

@@ -6,9 +6,11 @@
 mod check;
 mod direct;
 mod file;
+mod large;
 mod manage;
 mod marks;
 mod sidecar;
+mod slices;
 mod steps;
 
 pub use check::{Run, Shape};

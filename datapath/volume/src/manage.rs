@@ -8,6 +8,11 @@ use caisson_device::{Buffers, FileError, FileKind, FileStore, Memory, NullStore,
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long management waits for requests under way.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is chosen when a volume is opened.
 #[derive(Clone)]
@@ -92,6 +97,52 @@ pub enum ManageError {
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(#[source] io::Error),
+}
+
+/// The requests of a volume that are under way.
+#[derive(Clone, Default)]
+pub(crate) struct UnderWay(Arc<AtomicU64>);
+
+/// Counts a request as under way until dropped.
+pub(crate) struct InFlight(UnderWay);
+
+impl UnderWay {
+    /// One more.
+    pub(crate) fn begin(&self) -> InFlight {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        InFlight(self.clone())
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Waits until there are none. Blocks.
+    ///
+    /// # Errors
+    /// [`ManageError::Busy`].
+    pub(crate) fn wait(&self) -> Result<(), ManageError> {
+        let end = Instant::now() + PATIENCE;
+        while self.count() > 0 {
+            if Instant::now() > end {
+                return Err(self.busy());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// That they took too long.
+    pub(crate) fn busy(&self) -> ManageError {
+        ManageError::Busy { in_flight: self.count(), seconds: PATIENCE.as_secs() }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Why a volume cannot be opened.

@@ -6,7 +6,9 @@
 
 use crate::check::Run;
 use crate::direct::pieces;
-use crate::file::{InFlight, Inner};
+use crate::file::Inner;
+use crate::manage::InFlight;
+use crate::slices::{AT_ONCE, first_difference, merge, pace};
 use caisson_block::{BlockError, BufList, Extent, IoKind, Op, Outcome};
 use caisson_device::StoreError;
 use caisson_task::{Claim, Io, Port, Range};
@@ -211,7 +213,8 @@ impl Steps<'_> {
             last = self.io(IoKind::Read, at, last).await.map_err(reading(lba))?;
         }
         last.split_to(unit - tail.min(unit));
-        let merged = merge(all, &first, head, data, &last);
+        let mut pace = pace(self.port, data.len() > AT_ONCE);
+        let merged = merge(&mut pace, all, (&first, head), data, &last).await;
         let wrote = self.io(IoKind::Write { dsync }, frame.from, merged).await;
         wrote.map(drop).map_err(writing(run.at.lba))
     }
@@ -329,15 +332,12 @@ impl Steps<'_> {
     }
 
     /// The first block in which the run, as read, differs from `with`.
-    fn judge(&self, run: Run, now: &BufList, with: &BufList) -> Result<(), BlockError> {
-        let (mut reader, mut done) = (with.reader(), 0);
-        for part in now.parts() {
-            if let Some(at) = reader.first_difference(part) {
-                return Err(BlockError::Miscompare { lba: self.v.shape().lba_of(run, done + at as u64) });
-            }
-            done += part.len() as u64;
+    async fn judge(&self, run: Run, now: &BufList, with: &BufList) -> Result<(), BlockError> {
+        let mut pace = pace(self.port, with.len() > AT_ONCE);
+        match first_difference(&mut pace, now, with).await {
+            Some(byte) => Err(BlockError::Miscompare { lba: self.v.shape().lba_of(run, byte) }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn compare(&self, at: Extent, data: &BufList) -> Result<(), BlockError> {
@@ -345,7 +345,7 @@ impl Steps<'_> {
         let _claim = self.claim(run, false).await?;
         self.v.marks.check(at)?;
         let now = self.read(run).await?;
-        self.judge(run, &now, data)
+        self.judge(run, &now, data).await
     }
 
     async fn compare_and_write(
@@ -366,7 +366,7 @@ impl Steps<'_> {
         let [bufs, all, edges] =
             self.port.buffers(&self.v.buffers, [self.frame(run).len(), all, edges]).await;
         let now = self.read_into(run, bufs).await?;
-        self.judge(run, &now, expect)?;
+        self.judge(run, &now, expect).await?;
         if self.fits(run, data) {
             let data = data.clone();
             let wrote = self.io(IoKind::Write { dsync: durable }, run.from, data).await;
@@ -428,22 +428,4 @@ impl Steps<'_> {
         }
         self.wrote(target.at, durable).await
     }
-}
-
-/// Fills `all` with the first `head` bytes of `first`, `data`, and the bytes of `last`.
-fn merge(mut all: BufList, first: &BufList, head: usize, data: &BufList, last: &BufList) -> BufList {
-    let mut merged = BufList::new();
-    let (mut first, mut data, mut last) = (first.reader(), data.reader(), last.reader());
-    let mut head = head;
-    for part in all.drain() {
-        // Fresh from the pool, so unshared; a copy would do as well.
-        let mut part = part.try_into_mut().unwrap_or_else(|p| caisson_block::BufMut::zeroed(p.len()));
-        let n = head.min(part.len());
-        let mut done = first.fill(&mut part[..n]);
-        head -= n;
-        done += data.fill(&mut part[done..]);
-        last.fill(&mut part[done..]);
-        merged.push(part.freeze());
-    }
-    merged
 }

@@ -459,7 +459,7 @@ fn ram_volumes_follow_the_model() {
             rng: Rng::new(seed),
             block: block as usize,
             volume,
-            threads: vec![SimThread::new(&disk)],
+            threads: (0..3).map(|_| SimThread::new(&disk)).collect(),
             history: History::new(BLOCKS, true),
             pending: HashMap::new(),
             next_slot: 0,
@@ -468,10 +468,16 @@ fn ram_volumes_follow_the_model() {
             dead: false,
             punches: true,
         };
+        // Some are large enough to be divided, and others go between their slices.
         for _ in 0..1500 {
+            while w.pending.len() >= 6 {
+                w.turn();
+            }
             w.submit();
-            assert!(w.pending.is_empty(), "memory answers at once");
+            assert!(w.pending.values().all(|p| p.kind != Kind::Read), "memory is read at once");
             w.turn();
         }
+        while w.turn() {}
+        assert!(w.pending.is_empty(), "requests are lost");
     }
 }

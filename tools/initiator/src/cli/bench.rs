@@ -34,9 +34,9 @@ pub struct BenchArgs {
     pub services: bool,
     /// Instead, start targets of this program with a null store, a RAM store, a plain file and a pool, and measure what one
     /// connection that writes 1 MiB at depth 8 as fast as it can does to another that reads 4 KiB at depth 1, both served by
-    /// one thread
+    /// one thread; then the same with one that writes 32 MiB and deallocates everything, 256 ranges a command, over and over
     ///
-    /// Each target is started afresh for the reader alone, the writer alone, and both. Reader and writer are threads on
+    /// Each target is started afresh for the reader alone, its neighbour alone, and both. They are threads on
     /// --driver-core, the reader's ahead of everything else there (real-time class FIFO, where that is allowed). Shown are
     /// the reader's latency as it sees it and as the target does.
     #[arg(long, conflicts_with_all = ["address", "nqn", "nsid", "target_cmd", "services"])]
@@ -59,6 +59,9 @@ pub struct BenchArgs {
     /// The core that the target runs on, where the peer of the bare sockets runs too
     #[arg(long, value_name = "CORE", default_value_t = 0)]
     pub target_core: usize,
+    /// With --isolation: the cores of the target's serving threads, one each, such as `0,1`; instead of --target-core alone
+    #[arg(long, value_name = "CORES", requires = "isolation")]
+    pub target_cores: Option<String>,
     /// The core that drives
     #[arg(long, value_name = "CORE", default_value_t = 1)]
     pub driver_core: usize,

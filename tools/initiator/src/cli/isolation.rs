@@ -1,10 +1,11 @@
-//! `caisson bench --isolation`: what a connection that writes much does to another that reads little.
+//! `caisson bench --isolation`: what a connection that writes much, or deallocates, does to another that reads little.
 //!
-//! Starts a target of this program afresh for each measurement, on one core: the reader alone, the writer alone, both. The
+//! Starts a target of this program afresh for each measurement, on one core: the reader alone, its neighbour alone, both. The
 //! reader's latency is measured at its end and asked of the target. A null store, whose commands cost a target next to
 //! nothing, is the control: what happens to its reader is the sockets' and the machine's doing. Owns the folder of the targets.
 
 use super::bench::BenchArgs;
+use super::clearing;
 use super::perf::measure;
 use super::target::{Exported, Folder, NQN, export, program};
 use super::{connect_io, print_json};
@@ -60,6 +61,7 @@ struct Sample {
 #[derive(Debug, Serialize)]
 struct Line {
     store: &'static str,
+    neighbour: Neighbour,
     /// The reader had its place in the real-time class.
     urgent: bool,
     alone: Sample,
@@ -70,6 +72,25 @@ struct Line {
     alone_runs: Vec<Sample>,
     beside_runs: Vec<Sample>,
     writer_alone_runs: Vec<Sample>,
+}
+
+/// What the heavy neighbour does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Neighbour {
+    /// Writes 1 MiB at depth 8.
+    Write,
+    /// Writes, and deallocates all of it, over and over.
+    Clear,
+}
+
+impl Neighbour {
+    fn name(self, store: &str) -> String {
+        match self {
+            Neighbour::Write => format!("{store} write"),
+            Neighbour::Clear => format!("{store} clear"),
+        }
+    }
 }
 
 /// Who drives.
@@ -97,7 +118,7 @@ fn median(samples: &[Sample]) -> Sample {
     }
 }
 
-/// Runs the stores whose names contain `--only`.
+/// Runs the stores and neighbours whose names contain `--only`.
 ///
 /// # Errors
 /// When a target cannot be started or fails a command.
@@ -106,18 +127,22 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     let mut lines = Vec::new();
     if !args.json {
         println!(
-            "{:<6} {:>19} {:>19} {:>6}   {:>19} {:>19} {:>6}   {:>9}   {:>17}",
+            "{:<10} {:>19} {:>19} {:>6}   {:>19} {:>19} {:>6}   {:>9}   {:>17}",
             "", "reader: alone", "beside", "p99", "target: alone", "beside", "p99", "turn", "writer: MiB/s"
         );
         let pair = format!("{:>9} {:>9}", "p50", "p99");
         println!(
-            "{:<6} {pair} {pair} {:>6}   {pair} {pair} {:>6}   {:>9}   {:>8} {:>8}",
+            "{:<10} {pair} {pair} {:>6}   {pair} {pair} {:>6}   {:>9}   {:>8} {:>8}",
             "", "ratio", "ratio", "p99", "alone", "beside"
         );
     }
-    let wanted = |store: &&str| args.only.as_ref().is_none_or(|t| store.contains(t.as_str()));
-    for store in ["null", "ram", "file", "pool"].into_iter().filter(wanted) {
-        let line = compare(args, &folder, store)?;
+    let both = [Neighbour::Write, Neighbour::Clear];
+    let all = both.into_iter().flat_map(|n| ["null", "ram", "file", "pool"].map(|store| (store, n)));
+    for (store, neighbour) in all {
+        if args.only.as_ref().is_some_and(|t| !neighbour.name(store).contains(t.as_str())) {
+            continue;
+        }
+        let line = compare(args, &folder, store, neighbour)?;
         if !args.json {
             print(&line);
         }
@@ -129,11 +154,11 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn compare(args: &BenchArgs, folder: &Folder, store: &'static str) -> Result<Line> {
+fn compare(args: &BenchArgs, folder: &Folder, store: &'static str, neighbour: Neighbour) -> Result<Line> {
     let mut runs = [const { Vec::new() }; 3];
     for _ in 0..args.repeats {
         for (who, runs) in [Who::Reader, Who::Both, Who::Writer].into_iter().zip(&mut runs) {
-            runs.push(sample(args, folder, store, who)?);
+            runs.push(sample(args, folder, (store, neighbour), who)?);
         }
     }
     let urgent = runs.iter().flatten().all(|(_, urgent)| *urgent);
@@ -141,6 +166,7 @@ fn compare(args: &BenchArgs, folder: &Folder, store: &'static str) -> Result<Lin
     let (a, b) = (median(&alone), median(&beside));
     Ok(Line {
         store,
+        neighbour,
         urgent,
         client_p99_ratio: b.client.p99_us / a.client.p99_us.max(1e-9),
         target_p99_ratio: b.target.p99_us / a.target.p99_us.max(1e-9),
@@ -158,8 +184,8 @@ fn print(line: &Line) {
     let seen = |s: Seen| format!("{:>9} {:>9}", us(s.p50_us), us(s.p99_us));
     let mib = |s: &Sample| s.written / f64::from(1 << 20);
     println!(
-        "{:<6} {} {} {:>6.2}   {} {} {:>6.2}   {:>9}   {:>8.0} {:>8.0}",
-        line.store,
+        "{:<10} {} {} {:>6.2}   {} {} {:>6.2}   {:>9}   {:>8.0} {:>8.0}",
+        line.neighbour.name(line.store),
         seen(line.alone.client),
         seen(line.beside.client),
         line.client_p99_ratio,
@@ -172,13 +198,18 @@ fn print(line: &Line) {
     );
     if !line.urgent {
         println!(
-            "       the reader had no place in the real-time class (not allowed): it shared its core with the writer"
+            "           the reader had no place in the real-time class (not allowed): it shared its core with the writer"
         );
     }
 }
 
 /// Measures a fresh target. Also says whether the reader was in the real-time class, where there was one.
-fn sample(args: &BenchArgs, folder: &Folder, store: &str, who: Who) -> Result<(Sample, bool)> {
+fn sample(
+    args: &BenchArgs,
+    folder: &Folder,
+    (store, neighbour): (&str, Neighbour),
+    who: Who,
+) -> Result<(Sample, bool)> {
     let path = |name: &str| folder.file(name).display().to_string();
     let size = WRITTEN + args.size;
     let memory = store == "ram";
@@ -240,9 +271,17 @@ fn sample(args: &BenchArgs, folder: &Folder, store: &str, who: Who) -> Result<(S
         ..base
     };
     let to = &target.address;
+    let heavy = || match neighbour {
+        Neighbour::Write => drive(args, to, &writes).map(|report| report.total.bytes_per_second),
+        Neighbour::Clear => {
+            // As the load generator's threads do; elsewhere it would be on the target's core.
+            let _ = sys::pin(args.driver_core);
+            clearing::run(args, to, WRITTEN, args.time + RAMP * 3)
+        }
+    };
     let (mut read, mut write, mut urgent) = (None, None, true);
     std::thread::scope(|s| {
-        let writer = (who != Who::Reader).then(|| s.spawn(|| drive(args, to, &writes)));
+        let writer = (who != Who::Reader).then(|| s.spawn(heavy));
         let reader = (who != Who::Writer).then(|| {
             s.spawn(|| {
                 let urgent = sys::urgent(PRIORITY).is_ok();
@@ -264,7 +303,7 @@ fn sample(args: &BenchArgs, folder: &Folder, store: &str, who: Who) -> Result<(S
         sample.client = Seen { p50_us: l.p50, p99_us: l.p99 };
         sample.reads = report.total.iops;
     }
-    sample.written = write.map_or(0.0, |report| report.total.bytes_per_second);
+    sample.written = write.unwrap_or(0.0);
     Ok((sample, urgent))
 }
 
@@ -288,14 +327,16 @@ fn target_side(args: &BenchArgs, target: &Exported) -> Result<Sample> {
     let out = command.output().map_err(failed)?;
     let status: serde_json::Value = serde_json::from_slice(&out.stdout).map_err(|e| failed(e.into()))?;
     let reads = &status["subsystems"][0]["namespaces"][0]["io"];
-    let turns = &status["reactors"][0];
+    let turns: Vec<_> = status["reactors"].as_array().into_iter().flatten().collect();
+    // Of the threads the slowest: the reader may be on any.
+    let turn = |of: &str| Seen::us(turns.iter().filter_map(|t| t[of].as_u64()).max());
     let seen = |of: &serde_json::Value, p50: &str, p99: &str| Seen {
         p50_us: Seen::us(of[p50].as_u64()),
         p99_us: Seen::us(of[p99].as_u64()),
     };
     Ok(Sample {
         target: seen(reads, "read_p50_ns", "read_p99_ns"),
-        turn: seen(turns, "turn_p50_ns", "turn_p99_ns"),
+        turn: Seen { p50_us: turn("turn_p50_ns"), p99_us: turn("turn_p99_ns") },
         ..Sample::default()
     })
 }

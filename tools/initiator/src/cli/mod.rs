@@ -3,6 +3,7 @@
 //! Each has a clap argument struct and a function that runs it; a failure is an [`Error`] for the program to print.
 
 mod bench;
+mod clearing;
 mod identify;
 mod isolation;
 mod live;

@@ -87,7 +87,8 @@ pub(super) fn export(
     if !["ram:", "null:"].iter().any(|kind| store.starts_with(kind)) {
         command.args(["--size", &size.to_string()]);
     }
-    command.args(["--listen", &format!("tcp://{free}"), "--cores", &args.target_core.to_string()]);
+    let cores = args.target_cores.clone().unwrap_or_else(|| args.target_core.to_string());
+    command.args(["--listen", &format!("tcp://{free}"), "--cores", &cores]);
     command.args(more);
     let target = Target::start(command, &address, whole.then_some(args.target_core))?;
     Ok(Exported { target, address, socket })
