@@ -52,8 +52,12 @@ pub trait DataPlane: Send + Sync {
     /// The system's: the address is in use, or not this machine's; for RDMA, that there is no RDMA, or no device with the
     /// address, and what to do about it.
     fn listen(&self, at: Address, port: u16) -> io::Result<SocketAddr>;
-    /// Listens on `at`, which `listen` could not, as soon as that can be.
-    fn expect(&self, at: Address, port: u16);
+    /// Listens on `at`, which `listen` could not for the reason `why`, as soon as that can be.
+    fn expect(&self, at: Address, port: u16, why: String);
+    /// Why the listener on `at` waits to be able to listen, where it does: since the start, or since its device went.
+    fn waits(&self, _at: Address) -> Option<String> {
+        None
+    }
     /// Stops listening on an address that `listen` returned or `expect` was given.
     fn unlisten(&self, at: Address);
     /// The driver in use, for status.

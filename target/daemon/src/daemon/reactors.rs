@@ -21,10 +21,14 @@ impl DataPlane for Reactors {
         }
     }
 
-    fn expect(&self, at: Address, port: u16) {
+    fn expect(&self, at: Address, port: u16, why: String) {
         if at.scheme == Scheme::Rdma {
-            self.expect_rdma(at.socket, port);
+            self.expect_rdma(at.socket, port, why);
         }
+    }
+
+    fn waits(&self, at: Address) -> Option<String> {
+        if at.scheme == Scheme::Rdma { self.waits_rdma(at.socket) } else { None }
     }
 
     fn unlisten(&self, at: Address) {
