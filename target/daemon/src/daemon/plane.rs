@@ -42,6 +42,8 @@ pub struct RdmaCounts {
     pub faults: Vec<(&'static str, u64)>,
     /// Buffers that commands and transfers hold now, by kind.
     pub buffers: Vec<(&'static str, u64)>,
+    /// Bytes of all buffers, by the kind of their pages.
+    pub pages: Vec<(&'static str, u64)>,
 }
 
 /// The threads that serve connections.

@@ -318,6 +318,14 @@ impl Worker {
             device.leaving = device.leaving.map(|n| n.saturating_sub(1));
         }
         self.devices.retain(|d| d.leaving != Some(0));
+        self.tell_pages();
+    }
+
+    /// Tells what the threads' buffers are made of.
+    fn tell_pages(&self) {
+        for (of, shown) in self.shared.rdma_stats.pages.iter().enumerate() {
+            shown.store(self.devices.iter().map(|d| d.pages()[of]).sum(), Ordering::Relaxed);
+        }
     }
 
     fn event(&mut self, event: CmEvent) {
@@ -481,7 +489,10 @@ impl Worker {
         if self.devices[at].parts[thread].is_none() {
             let in_capsule = self.shared.limits.session.in_capsule as usize;
             match self.devices[at].part(thread, in_capsule) {
-                Ok(port) => self.tell(thread, Message::Port(port)),
+                Ok(port) => {
+                    self.tell(thread, Message::Port(port));
+                    self.tell_pages();
+                }
                 Err(error) => {
                     self.shared.forget(thread);
                     return Err(short("a thread's queues and buffers cannot be made", &error));

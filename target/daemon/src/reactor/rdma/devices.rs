@@ -1,7 +1,7 @@
 //! The devices that connections came by: what is registered with each, and what each thread has of it.
 
 use super::port::{Port, Table};
-use caisson_block::{Buf, Pin, Pool, offered};
+use caisson_block::{Buf, Pages, Pin, Pool, offered};
 use caisson_rdma::{Memory, Receives, Regions};
 use caisson_verbs::{CompletionQueue, Device, Reach, ReceiveQueue, Region};
 use std::collections::HashSet;
@@ -34,7 +34,7 @@ pub(super) struct ThreadPart {
     /// Its buffers' registrations.
     regions: Vec<Region>,
     /// Kept while they are registered.
-    _pools: Vec<Pool>,
+    pools: Vec<Pool>,
 }
 
 impl ThreadPart {
@@ -139,6 +139,12 @@ impl InUse {
         }
     }
 
+    /// Bytes of the threads' buffers, in the order of [`Pages::ALL`].
+    pub(super) fn pages(&self) -> [u64; Pages::ALL.len()] {
+        let pools = || self.parts.iter().flatten().flat_map(|p| &p.pools);
+        Pages::ALL.map(|of| pools().filter(|p| p.pages() == of).map(|p| p.memory().1 as u64).sum())
+    }
+
     fn publish(&self) {
         let own = self.parts.iter().flatten().flat_map(|p| &p.regions);
         let all = own.chain(self.offered.iter().map(|(region, _)| region)).chain(&self.zeroes);
@@ -167,9 +173,17 @@ impl InUse {
             memory,
             Arc::clone(&self.table),
         );
-        self.parts[at] =
-            Some(ThreadPart { sends, receives: received, srq, room: entries, regions, _pools: pools });
+        self.parts[at] = Some(ThreadPart { sends, receives: received, srq, room: entries, regions, pools });
         self.publish();
+        let [huge, transparent, usual] = self.pages();
+        tracing::info!(
+            device = self.device.attributes().name,
+            thread = at,
+            huge,
+            transparent,
+            usual,
+            "RDMA buffers, in bytes by their pages"
+        );
         Ok(Box::new(port))
     }
 }
