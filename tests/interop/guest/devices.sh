@@ -17,10 +17,11 @@ cables() {
         ip link add ${n}0 type veth peer name ${n}1 && ip link set ${n}1 master br0 && ip link set ${n}1 up || return 1
         echo 1 >/proc/sys/net/ipv4/conf/${n}0/accept_local
         echo 0 >/proc/sys/net/ipv4/conf/${n}0/rp_filter
-        echo 1 >/proc/sys/net/ipv4/conf/${n}0/arp_ignore
         ip link set ${n}0 up
     done
     echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter
+    # Who is asked for an address answers for its own only: not the bridge for both.
+    echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore
     ip link set br0 up
     ip address add $HOST/24 dev h0 && ip address add "$ADDR/24" dev t0 || return 1
     ip rule add pref 10 to "$ADDR" iif lo lookup 10 && ip rule add pref 11 to "$ADDR" oif h0 lookup 10 || return 1

@@ -101,6 +101,12 @@ impl Device {
         self.anchor.key()
     }
 
+    /// Whether its node is still there: it goes with the device, before anybody is told. Where nodes do not come and go, always.
+    pub fn is_there(&self) -> bool {
+        // SAFETY: the anchor keeps the context.
+        unsafe { node_is_there(self.context) }
+    }
+
     /// Notes that the kernel removes it: once the last of ours on it is given back, its descriptors are closed ([`let_go`]).
     pub fn removed(&self) {
         self.removed.store(true, Ordering::Relaxed);
@@ -187,6 +193,18 @@ impl Drop for Device {
             unsafe { let_go(self.context) };
         }
     }
+}
+
+/// See [`Device::is_there`].
+///
+/// # Safety
+/// A context that is there.
+pub(crate) unsafe fn node_is_there(context: *mut ibv_context) -> bool {
+    let mut about = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: a context that is there, as the caller promises, and room for what is asked.
+    let asked = unsafe { libc::fstat((*context).cmd_fd, about.as_mut_ptr()) };
+    // SAFETY: all zeroes is a value of it, and the call has filled it.
+    asked != 0 || unsafe { about.assume_init() }.st_nlink > 0
 }
 
 /// Closes the files behind the context of a device that was removed, and leaves the numbers of its descriptors to librdmacm, which owns

@@ -8,6 +8,7 @@ use super::super::mailbox;
 use super::super::shared::Shared;
 use super::devices::InUse;
 use super::listeners::Listeners;
+use super::nodes::Nodes;
 use super::port::Port;
 use super::{Adopted, Buried, Message};
 use caisson_block::offered;
@@ -86,6 +87,7 @@ impl Control {
             shared: Arc::clone(shared),
             channel: None,
             retry: None,
+            nodes: None,
             listeners: Listeners::default(),
             devices: Vec::new(),
             known: HashMap::new(),
@@ -184,6 +186,8 @@ struct Worker {
     channel: Option<Arc<Channel>>,
     /// When listeners that wait are tried next, and how long after that they are again.
     retry: Option<(Instant, Duration)>,
+    /// The devices' nodes, once there is RDMA.
+    nodes: Option<Nodes>,
     listeners: Listeners,
     devices: Vec<InUse>,
     /// By [`Connection::key`].
@@ -200,6 +204,7 @@ impl Worker {
                 self.event(event);
             }
             self.device_events();
+            self.look_at_nodes();
             if !self.commands() {
                 break;
             }
@@ -219,6 +224,7 @@ impl Worker {
         }
         let channel = Channel::new().map_err(io::Error::other)?;
         raise_locked_memory();
+        self.nodes = Some(Nodes::new());
         Ok(Arc::clone(self.channel.insert(channel)))
     }
 
@@ -248,6 +254,8 @@ impl Worker {
         let mut fds = vec![PollFd::from_borrowed_fd(self.desk.bell.as_fd(), PollFlags::IN)];
         let channel = self.channel.as_ref().map(|c| c.fd());
         fds.extend(channel.map(|fd| PollFd::from_borrowed_fd(borrowed(fd), PollFlags::IN)));
+        let nodes = self.nodes.as_ref().and_then(Nodes::fd);
+        fds.extend(nodes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let of_devices = self.devices.iter().filter(|d| d.leaving.is_none());
         fds.extend(
             of_devices.map(|d| PollFd::from_borrowed_fd(borrowed(d.device.event_fd()), PollFlags::IN)),
@@ -330,7 +338,6 @@ impl Worker {
 
     fn event(&mut self, event: CmEvent) {
         let CmEvent { id, kind, status } = event;
-        let mut cause = None;
         let why = match kind {
             CmKind::Request(incoming) => return self.request(incoming),
             CmKind::Established { .. } | CmKind::Resolved | CmKind::Routed | CmKind::Other(_) => return,
@@ -343,31 +350,61 @@ impl Worker {
                 "it did not come about"
             }
             CmKind::Disconnected => "the host disconnected",
-            CmKind::DeviceRemoved => {
-                self.removed(id);
-                cause = Some(Cause::Device);
-                "its device was removed"
-            }
+            CmKind::DeviceRemoved => return self.removed(id),
         };
         if let Some(place) = self.known.get(&id) {
-            self.tell(place.thread, Message::Lost { connection: id, why, cause });
+            self.tell(place.thread, Message::Lost { connection: id, why, cause: None });
         }
     }
 
     /// The kernel removes the device of this identifier: a listener, a connection, or what keeps the device open.
     fn removed(&mut self, id: usize) {
-        let listener = self.listeners.lost(id);
+        if let Some(listener) = self.listeners.lost(id) {
+            self.stranded(listener);
+            return;
+        }
         let anchored = self.devices.iter().find(|d| d.device.anchor() == id).map(|d| d.device.key());
-        let connected = self.known.get(&id).map(|p| p.device);
-        let Some(key) = listener.as_ref().map(Listener::device).or(anchored).or(connected) else { return };
-        let here = self.devices.iter().filter(|d| d.device.key() == key);
-        // Whoever has the last of it closes it.
-        if here.map(|d| d.device.removed()).count() == 0
-            && let Some(listener) = listener
-        {
+        if let Some(key) = anchored.or_else(|| self.known.get(&id).map(|p| p.device)) {
+            self.take_away(key);
+        }
+    }
+
+    /// A listener has lost its device.
+    fn stranded(&mut self, listener: Listener) {
+        let key = listener.device();
+        if self.devices.iter().any(|d| d.device.key() == key) {
+            // Whoever has the last of it closes it.
+            drop(listener);
+            self.take_away(key);
+        } else {
             listener.lost();
         }
+    }
+
+    /// Ends what hangs on a device that is removed.
+    fn take_away(&mut self, key: usize) {
+        self.devices.iter().filter(|d| d.device.key() == key).for_each(|d| d.device.removed());
+        for (&connection, place) in self.known.iter().filter(|(_, p)| p.device == key) {
+            let (why, cause) = ("its device was removed", Some(Cause::Device));
+            self.tell(place.thread, Message::Lost { connection, why, cause });
+        }
         self.retire(key);
+    }
+
+    /// Sees which devices have come and gone.
+    fn look_at_nodes(&mut self) {
+        let changes = self.nodes.as_ref().map(Nodes::changes).unwrap_or_default();
+        if changes.went {
+            let gone = self.devices.iter().filter(|d| d.leaving.is_none() && !d.device.is_there());
+            let gone: Vec<usize> = gone.map(|d| d.device.key()).collect();
+            gone.into_iter().for_each(|key| self.take_away(key));
+            while let Some(listener) = self.listeners.stranded() {
+                self.stranded(listener);
+            }
+        }
+        if changes.came && self.retry.is_some() {
+            self.retry = Some((Instant::now(), RETRY[0]));
+        }
     }
 
     /// A device goes: the threads drop their parts, and then it is closed.

@@ -68,7 +68,16 @@ impl Listeners {
 
     /// The listener of this key has lost its device, and waits from now on.
     pub(super) fn lost(&mut self, key: usize) -> Option<Listener> {
-        let entry = self.0.iter_mut().find(|e| e.listener.as_ref().is_ok_and(|l| l.key() == key))?;
+        self.take(|l| l.key() == key)
+    }
+
+    /// One whose device is not there any more, which waits from now on.
+    pub(super) fn stranded(&mut self) -> Option<Listener> {
+        self.take(|l| !l.is_there())
+    }
+
+    fn take(&mut self, which: impl Fn(&Listener) -> bool) -> Option<Listener> {
+        let entry = self.0.iter_mut().find(|e| e.listener.as_ref().is_ok_and(&which))?;
         tracing::warn!(address = %entry.address, "an RDMA listener has lost its device and waits for it to come back");
         std::mem::replace(&mut entry.listener, Err("its device is gone".into())).ok()
     }
