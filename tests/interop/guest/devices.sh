@@ -39,7 +39,7 @@ if [ "$TARGET" = nvmet ]; then
 fi
 cables || exit 1
 . /share/guest/lib.sh
-plan 37
+plan 40
 
 waits() { says "once it can.*$1" caisson listener list; }
 up() { caisson listener list >/tmp/listeners && cat /tmp/listeners && ! grep -q 'once it can' /tmp/listeners; }
@@ -96,6 +96,10 @@ stands() {
     is "$(done_so_far)" "$before"
 }
 
+set_aside() {
+    echo "$1" >/proc/sys/vm/nr_hugepages && grep -E "HugePages_Total: *$1$" /proc/meminfo
+}
+
 # At the start: no module, no device, no address; each is waited for.
 check waits-for-rdma waits 'modprobe|no RDMA|errno'
 check serves-over-tcp over_tcp
@@ -141,9 +145,13 @@ check removal-took-it gone
 check connections-end-with-their-cause logged 'RDMA connection lost: its device was removed'
 check listeners-wait within 5 waits 'its device is gone'
 check tcp-serves-on over_tcp
+# It comes back to buffers of huge pages, which the system has set aside meanwhile.
+check buffers-of-usual-pages logged 'huge=0 transparent=[1-9]'
+check huge-pages-set-aside set_aside 80
 check added-again add
 check listens-again within 20 up
 check host-is-back within 90 ctrl 0
+check buffers-of-huge-pages logged 'huge=[1-9]'
 check io-goes-on-after-removal flows
 check nothing-failed-by-removal load_ends
 check disconnect disconnect 0

@@ -480,7 +480,7 @@ impl World {
             Ok(actual) => actual,
             Err(error) if self.starting && !chosen && l.address.scheme == Scheme::Rdma => {
                 // The rest serves on: a machine whose RDMA is late or broken is no reason to serve nothing.
-                tracing::error!("cannot listen on {} yet: {error}", l.address);
+                tracing::warn!("cannot listen on {} yet: {error}", l.address);
                 self.plane.expect(l.address, id.0, error.to_string());
                 l.address.socket
             }
