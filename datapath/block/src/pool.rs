@@ -15,6 +15,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// From this size on, a pool asks for transparent huge pages.
 const HUGE: usize = 4 << 20;
+/// The size of the huge pages that the system may have set aside.
+const RESERVED_PAGE: usize = 2 << 20;
+
+/// What a pool's memory is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Huge pages of those that the system has set aside.
+    Reserved,
+    /// Huge pages where the system finds some.
+    Transparent,
+    /// Pages of the usual size.
+    Usual,
+}
+
+impl Pages {
+    /// All of them.
+    pub const ALL: [Pages; 3] = [Pages::Reserved, Pages::Transparent, Pages::Usual];
+
+    /// Its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pages::Reserved => "huge",
+            Pages::Transparent => "transparent",
+            Pages::Usual => "usual",
+        }
+    }
+}
 
 /// Has the system put huge pages there, where it has some to give: fewer misses of the TLB, and nothing reserved. Best effort, and
 /// nothing for pieces that are not large. The memory should not have been touched yet.
@@ -56,6 +83,7 @@ impl Default for Header {
 pub(crate) struct Inner {
     base: NonNull<u8>,
     mapped: usize,
+    pages: Pages,
     len: usize,
     /// `count` headers behind the buffers, in the same mapping.
     headers: NonNull<Header>,
@@ -126,39 +154,43 @@ impl Pool {
     /// The system's error when the address space cannot be mapped; `InvalidInput` when `count` or `len` is zero or
     /// their product overflows.
     pub fn new(count: u32, len: usize) -> std::io::Result<Pool> {
+        Pool::made(count, len, false)
+    }
+
+    /// The same of huge pages that the system has set aside, where it has enough of them: for memory that is used in full and
+    /// stays, such as what devices reach. Where it has not, as [`Pool::new`] makes it.
+    ///
+    /// # Errors
+    /// Those of [`Pool::new`].
+    pub fn huge(count: u32, len: usize) -> std::io::Result<Pool> {
+        Pool::made(count, len, true)
+    }
+
+    fn made(count: u32, len: usize, huge: bool) -> std::io::Result<Pool> {
         let bad = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
         if count == 0 || count == NIL || len == 0 || len > u32::MAX as usize {
             return Err(bad());
         }
         let len = len.next_multiple_of(64);
         let bytes = len.checked_mul(count as usize).ok_or_else(bad)?;
-        let mapped = bytes.checked_add(count as usize * size_of::<Header>()).ok_or_else(bad)?;
-        // SAFETY: a fresh anonymous private mapping at an address of the kernel's choice aliases nothing.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                mapped,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
+        let used = bytes.checked_add(count as usize * size_of::<Header>()).ok_or_else(bad)?;
+        let (base, mapped, pages) = match huge.then(|| map_huge(used)).flatten() {
+            Some((base, mapped)) => (base, mapped, Pages::Reserved),
+            None => {
+                let base = map(used, libc::MAP_NORESERVE)?;
+                // Transparent huge pages where the system has some to give: fewer misses of the TLB, and nothing reserved.
+                // SAFETY: all of the mapping that was just made, and advice changes none of its contents.
+                let asked = used >= HUGE && unsafe { libc::madvise(base, used, libc::MADV_HUGEPAGE) } == 0;
+                (base, used, if asked { Pages::Transparent } else { Pages::Usual })
+            }
         };
-        if base == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        if mapped >= HUGE {
-            // Transparent huge pages where the system has some to give: fewer misses of the TLB, and nothing reserved.
-            // Best effort, so the answer does not matter.
-            // SAFETY: all of the mapping that was just made, and advice changes none of its contents.
-            unsafe { libc::madvise(base, mapped, libc::MADV_HUGEPAGE) };
-        }
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(bad)?;
         // SAFETY: inside the mapping, and aligned: `bytes` is a multiple of 64. Its zeroes are valid headers.
         let headers = unsafe { base.add(bytes) }.cast::<Header>();
         Ok(Pool(Arc::new(Inner {
             base,
             mapped,
+            pages,
             len,
             headers,
             count,
@@ -176,6 +208,11 @@ impl Pool {
     /// Length of each buffer in bytes.
     pub fn buf_len(&self) -> usize {
         self.0.len
+    }
+
+    /// What its memory is made of.
+    pub fn pages(&self) -> Pages {
+        self.0.pages
     }
 
     /// Where all its buffers lie, and how many bytes that is: to be registered with a device. The memory stays mapped for as
@@ -265,6 +302,7 @@ impl Pool {
 
     /// Gives the memory of free buffers back to the system, but for `keep` of them, and says of how many it did.
     ///
+    /// Nothing of huge pages that were set aside: they go as a whole.
     /// Costs a system call for each run of neighbouring buffers. Meanwhile the buffers in question are in no list:
     /// [`Pool::alloc`] may find the pool empty for that time.
     pub fn trim(&self, keep: u32) -> u32 {
@@ -295,7 +333,7 @@ impl Pool {
         const PAGE: usize = 4096;
         // Held for the length of the call, so that what is pinned meanwhile finds the pages that stay.
         let pinned = self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.0.len.is_multiple_of(PAGE) || *pinned > 0 {
+        if !self.0.len.is_multiple_of(PAGE) || *pinned > 0 || self.0.pages == Pages::Reserved {
             return 0;
         }
         let mut cold = take();
@@ -448,6 +486,22 @@ impl Inner {
     }
 }
 
+/// A mapping of `bytes` bytes of zeroes.
+fn map(bytes: usize, flags: libc::c_int) -> std::io::Result<*mut libc::c_void> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
+    // SAFETY: a fresh anonymous private mapping at an address of the kernel's choice aliases nothing.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+    if base == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(base) }
+}
+
+/// The same of huge pages, and how many bytes that came to; none where they would be mostly empty, or the system has too few. They
+/// are set aside for the mapping at once: without that (`MAP_NORESERVE`), touching one that is not there would end the process.
+fn map_huge(bytes: usize) -> Option<(*mut libc::c_void, usize)> {
+    let whole = bytes.checked_next_multiple_of(RESERVED_PAGE).filter(|_| bytes >= HUGE)?;
+    Some((map(whole, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).ok()?, whole))
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and no buffer is out: each holds a strong count.
@@ -483,6 +537,24 @@ mod tests {
         let b = m.freeze();
         assert_eq!(b[0], 7);
         assert_eq!(b.as_ptr() as usize % 4096, 0);
+    }
+
+    #[test]
+    fn huge_pages_are_taken_where_there_are_enough() {
+        let free = || {
+            let text = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+            text.ok().and_then(|t| t.trim().parse::<usize>().ok()).unwrap_or(0)
+        };
+        let before = free();
+        let p = Pool::huge(1024, 8192).unwrap();
+        assert_ne!(p.pages(), Pages::Usual);
+        // Without any there can be none; how many of some are spoken for is not seen here.
+        assert!(before > 0 || p.pages() == Pages::Transparent);
+        let mut all: Vec<_> = (0..1024).map(|_| p.alloc().unwrap()).collect();
+        all.iter_mut().for_each(|m| m.fill(0xa5));
+        drop(all);
+        assert_eq!(p.trim(0) == 0, p.pages() == Pages::Reserved);
+        assert_eq!(Pool::huge(4, 4096).unwrap().pages(), Pages::Usual, "huge pages for what is small");
     }
 
     #[test]

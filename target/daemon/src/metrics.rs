@@ -363,6 +363,9 @@ fn reactors(g: &mut Gather, d: &Daemon) {
     g.gauge("caisson_rdma_buffers_in_use", "RDMA buffers that commands and transfers hold now.", |put| {
         rdma.buffers.iter().for_each(|(kind, n)| put(&[("kind", kind)], *n as f64));
     });
+    g.gauge("caisson_rdma_buffer_bytes", "RDMA buffers of all threads, by the kind of their pages.", |put| {
+        rdma.pages.iter().for_each(|(pages, n)| put(&[("pages", pages)], *n as f64));
+    });
     let help = "How long a turn of the reactor's loop took, from its look at what had come to the next.";
     g.family("caisson_reactor_turn_seconds", help, MetricType::HISTOGRAM, |out| {
         for (i, t) in threads.iter().enumerate().filter(|(_, t)| t.turns > 0) {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// How long the bystander's command may take while others misbehave. The machine is shared, so this is no latency goal.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Runs `attack` while a bystander on another connection writes, reads and compares.
+/// Runs `attack` while a bystander on another connection writes, reads and compares: at least once before it begins, and once after it
+/// has ended.
 ///
 /// # Panics
 /// When the bystander notices, or `attack` fails.
@@ -21,7 +22,9 @@ pub fn beside_verified_io(s: &Subject, attack: impl FnOnce()) {
             let (mut client, mut q) = s.queue();
             let mut worst = Duration::ZERO;
             let mut i = 0;
-            while !stop.load(Ordering::Relaxed) {
+            let mut last = false;
+            while !last {
+                last = stop.load(Ordering::Relaxed);
                 i += 1;
                 let start = Instant::now();
                 let blocks = 1 + (i % 40) as u32;
@@ -38,6 +41,9 @@ pub fn beside_verified_io(s: &Subject, attack: impl FnOnce()) {
             client.tick().unwrap_or_else(|e| panic!("the bystander's admin queue: {e}"));
             worst
         });
+        while rounds.load(Ordering::Relaxed) == 0 && !bystander.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attack));
         stop.store(true, Ordering::Relaxed);
         let worst = bystander.join();

@@ -5,7 +5,7 @@ use caisson_conformance::table::holds;
 use caisson_conformance::{Row, judge};
 use caisson_core::NamespaceSpec;
 use caisson_initiator::client::{get_log_page, identify, set_features};
-use caisson_initiator::{Client, Command, Completion, Data};
+use caisson_initiator::{Client, Command, Completion, Data, Transport};
 use caisson_wire::Status;
 use caisson_wire::feature::{AsyncEvent, HostBehavior, Timestamp, fid, sel};
 use caisson_wire::identify::*;
@@ -37,6 +37,9 @@ fn identify_answers_every_cns() {
     let s = Subject::start();
     let mut c = s.client();
     let cntlid = c.cntlid;
+    // Keys of memory, or data that comes over the connection itself.
+    let kind =
+        if s.address.transport == Transport::Rdma { sgls::KEYED | sgls::OFFSET } else { sgls::TRANSPORT };
     let mut rows = vec![
         Row::that("controller", identify(cns::CONTROLLER, 0, 0, 0), move |done| {
             let id = IdentifyController::decode(&done.data).ok_or("short")?;
@@ -49,10 +52,7 @@ fn identify_answers_every_cns() {
             holds(id.sqes == 0x66 && id.cqes == 0x44, "entry sizes")?;
             holds(id.maxcmd.get() > 0 && id.nn.get() >= 1024, "MAXCMD and NN")?;
             holds(id.kas.get() > 0 && id.ctratt.get() & ctratt::TBKAS != 0, "keep-alive, traffic based")?;
-            holds(
-                id.sgls.get() & 0b11 != 0 && id.sgls.get() & sgls::TRANSPORT != 0,
-                "SGLs of the transport",
-            )?;
+            holds(id.sgls.get() & 0b11 != 0 && id.sgls.get() & kind == kind, "SGLs of the transport")?;
             holds(id.ver.get() >= 0x0002_0000, "version 2.0 at least")
         }),
         lists("active namespaces", identify(cns::ACTIVE_NS_LIST, 0, 0, 0), &[1, 2, 5]),

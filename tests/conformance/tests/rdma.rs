@@ -266,11 +266,14 @@ const SCENES: &[Scene] = &[
         name: "gone in the middle of transfers",
         cause: &[Cause::DisconnectInTransfer, Cause::RetriesExceeded, Cause::BadKey],
         act: |mut p| {
-            for cid in 0..16 {
+            for cid in 0..30 {
                 let sgl = keyed(&p.memory, MIB as u32);
                 p.put(cid, if cid % 2 == 0 { write(256) } else { read(256) }, sgl);
             }
             p.rdma.flush().unwrap();
+            // With the first answer here, others are on their way: a host that goes at once has sent nothing.
+            let first = p.response().unwrap();
+            assert!(first.status().is_success(), "{}", first.status());
             drop(p);
         },
     },

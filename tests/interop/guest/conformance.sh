@@ -6,12 +6,12 @@ export CAISSON_TRANSPORT=rdma CAISSON_ADDRESS="$ADDR"
 mkdir -p /tmp/programs
 cp /share/programs/* /tmp/programs/
 count=0
-for program in $PROGRAMS $PROGRAMS_RDMA; do
+for program in $PROGRAMS; do
     count=$((count + $(/tmp/programs/"$program" --list --skip tcp 2>/dev/null | grep -c ': test$')))
 done
 plan $count
 
-for program in $PROGRAMS $PROGRAMS_RDMA; do
+for program in $PROGRAMS; do
     timeout 300 /tmp/programs/"$program" --skip tcp --test-threads=1 >"$out" 2>&1
     rc=$?
     cp "$out" "/share/output.$program"

@@ -71,6 +71,6 @@ pub fn lay_out_programs(share: &Path) -> io::Result<Result<String, String>> {
     for (name, path) in &built {
         programs::strip(path, &folder.join(name))?;
     }
-    Ok(Ok(format!("PROGRAMS='{}'\n", programs::OVER_BOTH.join(" "))
-        + &format!("PROGRAMS_RDMA='{}'\n", programs::OVER_RDMA.join(" "))))
+    let names: Vec<&str> = programs::over_rdma().collect();
+    Ok(Ok(format!("PROGRAMS='{}'\n", names.join(" "))))
 }

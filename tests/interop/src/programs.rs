@@ -1,7 +1,7 @@
-//! The conformance programs that run in the guest: which, and how they come there.
+//! The conformance programs: one list, and the transports that each runs over. Those over RDMA run in the guest.
 //!
-//! [`OVER_BOTH`] is the list of what says nothing of one transport. On this machine `cargo test` runs all of them over TCP; in the guest,
-//! which has RDMA, they run over RDMA, without the tests that have `tcp` in their names.
+//! [`LIST`] has every test program of `tests/conformance`. What runs over TCP is run by `cargo test` on this machine, without being
+//! named; what runs over RDMA needs a device, and runs in the guest, without the tests that have `tcp` in their names.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -12,11 +12,38 @@ use std::process::Command;
 
 use crate::paths;
 
-/// Test programs of `tests/conformance` that say nothing of a transport's own bytes.
-pub const OVER_BOTH: [&str; 7] = ["admin", "connect", "discovery", "fused", "io", "perf", "limits"];
+/// The transports that a program runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// It says nothing of a transport's own bytes.
+    Both,
+    /// It is about TCP's own bytes, or counts what a processor of this machine does.
+    Tcp,
+    /// It is about RDMA's own messages.
+    Rdma,
+}
 
-/// Those that are about RDMA alone.
-pub const OVER_RDMA: [&str; 1] = ["rdma"];
+/// Every test program of `tests/conformance`.
+pub const LIST: [(&str, Over); 13] = [
+    ("admin", Over::Both),
+    ("connect", Over::Both),
+    ("discovery", Over::Both),
+    ("fused", Over::Both),
+    ("hostile", Over::Tcp),
+    ("io", Over::Both),
+    ("limits", Over::Both),
+    ("load", Over::Tcp),
+    ("perf", Over::Both),
+    ("rdma", Over::Rdma),
+    ("steady", Over::Tcp),
+    ("streams", Over::Tcp),
+    ("transport", Over::Tcp),
+];
+
+/// Those that run over RDMA.
+pub fn over_rdma() -> impl Iterator<Item = &'static str> {
+    LIST.iter().filter(|(_, over)| *over != Over::Tcp).map(|(name, _)| *name)
+}
 
 /// Builds them, as `cargo test` does, and says where they are.
 ///
@@ -26,7 +53,7 @@ pub fn build() -> Result<BTreeMap<String, PathBuf>, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["test", "-p", "caisson-conformance", "--no-run", "--message-format", "json"]);
-    for name in OVER_BOTH.iter().chain(&OVER_RDMA) {
+    for name in over_rdma() {
         command.args(["--test", name]);
     }
     let output = command
@@ -41,7 +68,7 @@ pub fn build() -> Result<BTreeMap<String, PathBuf>, String> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let built = executables(&text);
-    match OVER_BOTH.iter().chain(&OVER_RDMA).find(|name| !built.contains_key(**name)) {
+    match over_rdma().find(|name| !built.contains_key(*name)) {
         Some(name) => Err(format!("cargo did not say where the conformance program {name} is")),
         None => Ok(built),
     }
@@ -76,6 +103,17 @@ pub fn strip(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_has_every_program() {
+        let folder = paths::repository().join("tests/conformance/tests");
+        let mut there: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+            .collect();
+        there.sort();
+        assert_eq!(there, LIST.map(|(name, _)| name));
+    }
 
     #[test]
     fn cargo_says_where_programs_are() {

@@ -76,7 +76,13 @@ fn try_run(scenario: &Scenario) -> Result<Results, String> {
         environment += &in_guest::lay_out(scenario, &ports, &shared).map_err(text)??;
     }
     let mut share = Share::create(shared, scenario.suite, &environment).map_err(text)?;
-    let mut vm = Vm::boot(&image, &share, scenario.limit, if guest { 2048 } else { 1024 }).map_err(text)?;
+    let memory = match (scenario.mode, guest) {
+        // A thousand namespaces in memory that is registered.
+        (Mode::Programs, _) => 3072,
+        (_, true) => 2048,
+        (_, false) => 1024,
+    };
+    let mut vm = Vm::boot(&image, &share, scenario.limit, memory).map_err(text)?;
 
     let status = loop {
         if let Some(request) = share.request().map_err(text)? {

@@ -75,6 +75,29 @@ suites! {
     };
 }
 
+/// The conformance programs over RDMA, host and target in each. Over TCP, `cargo test` runs the same programs on this machine; the list of
+/// both is `programs::LIST`.
+#[test]
+fn conformance() {
+    run(&Scenario {
+        mode: Mode::Programs,
+        transport: Transport::Rdma,
+        limit: Duration::from_secs(900),
+        ..scenario("conformance", Vec::new())
+    });
+}
+
+/// RDMA devices that come late, go and come back, and links that go down under I/O.
+#[test]
+fn devices() {
+    run(&Scenario {
+        mode: Mode::Serve,
+        transport: Transport::Rdma,
+        limit: Duration::from_secs(600),
+        ..scenario("devices", one(Store::Memory, 64 * MIB))
+    });
+}
+
 /// What only RDMA has, over soft-RoCE, and both transports at once.
 #[test]
 fn rdma() {

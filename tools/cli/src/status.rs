@@ -293,7 +293,11 @@ pub fn listeners(all: &[Listener]) -> Table {
             Serves::Discovery => "discovery",
             Serves::Both => "subsystems and discovery",
         };
-        t.row([l.bound.clone().unwrap_or_else(|| l.address.clone()), serves.into()]);
+        let serves = match &l.waits {
+            Some(why) => format!("{serves}, once it can: {why}"),
+            None => serves.into(),
+        };
+        t.row([l.bound.clone().unwrap_or_else(|| l.address.clone()), serves]);
     }
     t
 }

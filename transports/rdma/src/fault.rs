@@ -26,7 +26,7 @@ pub enum Cause {
     RetriesExceeded,
     /// The connection went while commands or data were on their way.
     DisconnectInTransfer,
-    /// The device refused work, or reported what cannot be.
+    /// The device refused work, reported what cannot be, or was removed.
     Device,
 }
 

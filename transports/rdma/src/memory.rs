@@ -66,7 +66,7 @@ impl Memory {
     pub fn new(counts: [u32; 3], small: u32) -> std::io::Result<Memory> {
         let [a, b, c] = counts;
         Ok(Memory {
-            transfer: [Pool::new(a, SIZES[0])?, Pool::new(b, SIZES[1])?, Pool::new(c, SIZES[2])?],
+            transfer: [Pool::huge(a, SIZES[0])?, Pool::huge(b, SIZES[1])?, Pool::huge(c, SIZES[2])?],
             small: Pool::new(small, 64)?,
         })
     }

@@ -54,7 +54,7 @@ impl Receives {
     /// The system's, when the address space cannot be mapped.
     pub fn new(entries: u32, in_capsule: usize) -> std::io::Result<Receives> {
         let heads = Pool::new(entries, SQE_LEN)?;
-        let data = Pool::new(entries + entries.div_ceil(2), in_capsule.max(64))?;
+        let data = Pool::huge(entries + entries.div_ceil(2), in_capsule.max(64))?;
         let entries: Vec<Entry> = std::iter::from_fn(|| heads.alloc())
             .map(|head| Entry { head, data: None, lent: false })
             .collect();

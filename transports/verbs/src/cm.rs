@@ -1,6 +1,6 @@
 //! The connection manager: listening, requests, queue pairs, and the end of connections.
 
-use crate::device::Device;
+use crate::device::{Device, let_go, node_is_there};
 use crate::ffi::{self, Functions, rdma_cm_id, rdma_event_channel};
 use crate::load::{Unavailable, functions};
 use crate::queue::{CompletionQueue, ReceiveQueue, Refused, Scratch, post_sends};
@@ -263,7 +263,13 @@ impl Drop for Id {
 }
 
 /// Keeps a device open, see [`Id::device`].
-pub(crate) struct Anchor(#[allow(dead_code, reason = "it is there to be dropped")] Id);
+pub(crate) struct Anchor(Id);
+
+impl Anchor {
+    pub(crate) fn key(&self) -> usize {
+        self.0.key()
+    }
+}
 
 /// A listener.
 pub struct Listener(Id);
@@ -303,6 +309,24 @@ impl Listener {
     /// [`Device::key`] of its device; 0 where it listens on all.
     pub fn device(&self) -> usize {
         self.0.context()
+    }
+
+    /// As [`Device::is_there`]; where it listens on all devices, always.
+    pub fn is_there(&self) -> bool {
+        // SAFETY: an identifier that is there.
+        let context = unsafe { self.0.id.as_ref() }.verbs;
+        // SAFETY: the identifier keeps the context.
+        context.is_null() || unsafe { node_is_there(context) }
+    }
+
+    /// Gives it up with its device, which the kernel removes, and on which nothing else of ours is but other listeners.
+    pub fn lost(self) {
+        // SAFETY: an identifier that is there.
+        let context = unsafe { self.0.id.as_ref() }.verbs;
+        if !context.is_null() {
+            // SAFETY: this identifier keeps the context, and is dropped after the call; listeners have nothing in it.
+            unsafe { let_go(context) };
+        }
     }
 
     /// Where it listens.

@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a device can do, as far as it is asked.
 #[derive(Clone, Debug)]
@@ -40,8 +41,10 @@ pub struct Device {
     pub(crate) context: *mut ibv_context,
     pub(crate) pd: *mut ibv_pd,
     attributes: Attributes,
+    /// It was removed, see [`Device::removed`].
+    removed: AtomicBool,
     // Dropped after the domain is freed: the context may be closed with it.
-    _anchor: Anchor,
+    anchor: Anchor,
 }
 
 // SAFETY: verbs may be called from any thread on any object; the pointers are only changed by `drop`.
@@ -90,7 +93,23 @@ impl Device {
         if pd.is_null() {
             return Err(io::Error::last_os_error());
         }
-        Ok(Arc::new(Device { functions, context, pd, attributes, _anchor: anchor }))
+        Ok(Arc::new(Device { functions, context, pd, attributes, removed: AtomicBool::new(false), anchor }))
+    }
+
+    /// What events say of the identifier that keeps it open.
+    pub fn anchor(&self) -> usize {
+        self.anchor.key()
+    }
+
+    /// Whether its node is still there: it goes with the device, before anybody is told. Where nodes do not come and go, always.
+    pub fn is_there(&self) -> bool {
+        // SAFETY: the anchor keeps the context.
+        unsafe { node_is_there(self.context) }
+    }
+
+    /// Notes that the kernel removes it: once the last of ours on it is given back, its descriptors are closed ([`let_go`]).
+    pub fn removed(&self) {
+        self.removed.store(true, Ordering::Relaxed);
     }
 
     /// What it can do.
@@ -169,7 +188,46 @@ impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: all that was made in the domain holds the device, so it is empty; freed once.
         unsafe { (self.functions.ibv_dealloc_pd)(self.pd) };
+        if self.removed.load(Ordering::Relaxed) {
+            // SAFETY: the anchor, which is dropped after this, keeps the context; nothing of ours is left in it.
+            unsafe { let_go(self.context) };
+        }
     }
+}
+
+/// See [`Device::is_there`].
+///
+/// # Safety
+/// A context that is there.
+pub(crate) unsafe fn node_is_there(context: *mut ibv_context) -> bool {
+    let mut about = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: a context that is there, as the caller promises, and room for what is asked.
+    let asked = unsafe { libc::fstat((*context).cmd_fd, about.as_mut_ptr()) };
+    // SAFETY: all zeroes is a value of it, and the call has filled it.
+    asked != 0 || unsafe { about.assume_init() }.st_nlink > 0
+}
+
+/// Closes the files behind the context of a device that was removed, and leaves the numbers of its descriptors to librdmacm, which owns
+/// the context: it closes them when it next looks for devices and finds others, but with none left in the machine it never does. A driver
+/// that cannot take a device from those who have it open (soft-RoCE) waits with the removal until then.
+///
+/// # Safety
+/// A context that librdmacm keeps for as long as this call takes; nothing but what librdmacm has itself is left in it.
+pub(crate) unsafe fn let_go(context: *mut ibv_context) {
+    // SAFETY: a name that ends in NUL.
+    let nowhere = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if nowhere < 0 {
+        return;
+    }
+    // SAFETY: a context that is there, as the caller promises.
+    let (commands, events) = unsafe { ((*context).cmd_fd, (*context).async_fd) };
+    for fd in [commands, events] {
+        // SAFETY: a descriptor that is the context's, so nobody else's; what was behind it is closed, and what reads and writes it from
+        // now on finds nothing.
+        unsafe { libc::dup3(nowhere, fd, libc::O_CLOEXEC) };
+    }
+    // SAFETY: opened above, closed once.
+    unsafe { libc::close(nowhere) };
 }
 
 /// What a device may do with memory.

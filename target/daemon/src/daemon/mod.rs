@@ -266,13 +266,16 @@ impl Daemon {
 
     /// The addresses in force, by the listener's key.
     pub fn bound(&self) -> BTreeMap<String, Address> {
-        let listens = |(k, b): (&String, &world::Bound)| b.waits.is_none().then(|| (k.clone(), b.actual));
+        let listens = |(k, b): (&String, &world::Bound)| {
+            self.plane.waits(b.actual).is_none().then(|| (k.clone(), b.actual))
+        };
         self.lock().world.ports.iter().filter_map(listens).collect()
     }
 
-    /// Addresses that could not be had at the start, and why; they are waited for.
+    /// Addresses that cannot be listened on now, and why; they are waited for.
     pub fn awaited(&self) -> Vec<(Address, String)> {
-        self.lock().world.ports.values().filter_map(|b| Some((b.actual, b.waits.clone()?))).collect()
+        let waits = |b: &world::Bound| Some((b.actual, self.plane.waits(b.actual)?));
+        self.lock().world.ports.values().filter_map(waits).collect()
     }
 
     /// The listener's configured address by the core's port number.

@@ -42,6 +42,8 @@ pub struct RdmaCounts {
     pub faults: Vec<(&'static str, u64)>,
     /// Buffers that commands and transfers hold now, by kind.
     pub buffers: Vec<(&'static str, u64)>,
+    /// Bytes of all buffers, by the kind of their pages.
+    pub pages: Vec<(&'static str, u64)>,
 }
 
 /// The threads that serve connections.
@@ -52,8 +54,12 @@ pub trait DataPlane: Send + Sync {
     /// The system's: the address is in use, or not this machine's; for RDMA, that there is no RDMA, or no device with the
     /// address, and what to do about it.
     fn listen(&self, at: Address, port: u16) -> io::Result<SocketAddr>;
-    /// Listens on `at`, which `listen` could not, as soon as that can be.
-    fn expect(&self, at: Address, port: u16);
+    /// Listens on `at`, which `listen` could not for the reason `why`, as soon as that can be.
+    fn expect(&self, at: Address, port: u16, why: String);
+    /// Why the listener on `at` waits to be able to listen, where it does: since the start, or since its device went.
+    fn waits(&self, _at: Address) -> Option<String> {
+        None
+    }
     /// Stops listening on an address that `listen` returned or `expect` was given.
     fn unlisten(&self, at: Address);
     /// The driver in use, for status.

@@ -5,6 +5,7 @@ use crate::config::settings::{Polling, Settings};
 use crate::model::text::{Address, Scheme};
 use crate::reactor::{DriverChoice, Limits, ReactorConfig, Reactors};
 use crate::refusal::{Cause, Refusal};
+use caisson_block::Pages;
 use caisson_core::Target;
 use caisson_rdma::Cause as Fault;
 use std::io;
@@ -21,10 +22,14 @@ impl DataPlane for Reactors {
         }
     }
 
-    fn expect(&self, at: Address, port: u16) {
+    fn expect(&self, at: Address, port: u16, why: String) {
         if at.scheme == Scheme::Rdma {
-            self.expect_rdma(at.socket, port);
+            self.expect_rdma(at.socket, port, why);
         }
+    }
+
+    fn waits(&self, at: Address) -> Option<String> {
+        if at.scheme == Scheme::Rdma { self.waits_rdma(at.socket) } else { None }
     }
 
     fn unlisten(&self, at: Address) {
@@ -68,6 +73,11 @@ impl DataPlane for Reactors {
                 .map(|c| (c.name(), self.rdma_stats().faults[c.index()].load(Relaxed)))
                 .collect(),
             buffers: vec![("transfer", count(0)), ("capsule", count(1)), ("response", count(2))],
+            pages: Pages::ALL
+                .iter()
+                .zip(&self.rdma_stats().pages)
+                .map(|(of, bytes)| (of.name(), bytes.load(Relaxed)))
+                .collect(),
         }
     }
 

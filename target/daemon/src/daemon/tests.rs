@@ -31,7 +31,7 @@ impl DataPlane for FakePlane {
         l.push(addr);
         Ok(addr)
     }
-    fn expect(&self, _at: Address, _port: u16) {}
+    fn expect(&self, _at: Address, _port: u16, _why: String) {}
     fn unlisten(&self, at: Address) {
         self.listening.lock().unwrap().retain(|a| *a != at.socket);
     }

@@ -27,8 +27,6 @@ pub(super) struct Bound {
     pub(super) port: PortId,
     /// Where it listens.
     pub(super) actual: Address,
-    /// Why it could not be had at the start, in which case it is listened on when it can be.
-    pub(super) waits: Option<String>,
 }
 
 /// A volume in force.
@@ -478,14 +476,12 @@ impl World {
         if !chosen {
             self.target.add_port(spec.clone()).map_err(|e| refused(&e))?;
         }
-        let mut waits = None;
         let actual = match self.plane.listen(l.address, id.0) {
             Ok(actual) => actual,
             Err(error) if self.starting && !chosen && l.address.scheme == Scheme::Rdma => {
                 // The rest serves on: a machine whose RDMA is late or broken is no reason to serve nothing.
-                tracing::error!("cannot listen on {} yet: {error}", l.address);
-                self.plane.expect(l.address, id.0);
-                waits = Some(error.to_string());
+                tracing::warn!("cannot listen on {} yet: {error}", l.address);
+                self.plane.expect(l.address, id.0, error.to_string());
                 l.address.socket
             }
             Err(e) => {
@@ -501,7 +497,7 @@ impl World {
         }
         self.ports.insert(
             model::key::listener(l.address),
-            Bound { port: id, actual: Address { socket: actual, ..l.address }, waits },
+            Bound { port: id, actual: Address { socket: actual, ..l.address } },
         );
         Ok(())
     }

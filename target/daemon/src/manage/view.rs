@@ -204,6 +204,9 @@ pub struct Listener {
     pub address: String,
     /// As bound.
     pub bound: Option<String>,
+    /// Why it cannot be listened on now; it is when it can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// What it serves.
     pub serves: Serves,
 }
@@ -446,10 +449,11 @@ pub fn subsystems(d: &Daemon) -> Vec<Subsystem> {
 
 /// All listeners.
 pub fn listeners(d: &Daemon) -> Vec<Listener> {
-    let bound = d.bound();
+    let (bound, awaited) = (d.bound(), d.awaited());
     let view = |l: &model::Listener| Listener {
         address: l.address.to_string(),
         bound: bound.get(&model::key::listener(l.address)).map(Address::to_string),
+        waits: awaited.iter().find(|(at, _)| *at == l.address).map(|(_, why)| why.clone()),
         serves: l.serves,
     };
     d.objects().listeners().map(view).collect()

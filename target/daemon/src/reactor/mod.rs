@@ -144,12 +144,17 @@ impl Reactors {
         self.rdma()?.listen(addr, port)
     }
 
-    /// Listens on `addr` for RDMA connections of `port` as soon as a device has it. Where there is no RDMA at all, that is
-    /// never: it was said when it was asked for.
-    pub fn expect_rdma(&self, addr: SocketAddr, port: u16) {
-        if let Ok(control) = self.rdma() {
-            control.expect(addr, port);
+    /// Listens on `addr` for RDMA connections of `port` as soon as there is RDMA and a device has it; why that cannot be now is `why`.
+    pub fn expect_rdma(&self, addr: SocketAddr, port: u16, why: String) {
+        match self.rdma() {
+            Ok(control) => control.expect(addr, port, why),
+            Err(error) => tracing::error!(%addr, %error, "it is not waited for RDMA: listen again"),
         }
+    }
+
+    /// Why the RDMA listener on `addr` waits for a device, where it does.
+    pub fn waits_rdma(&self, addr: SocketAddr) -> Option<String> {
+        self.shared.rdma.get()?.waits(addr)
     }
 
     /// Stops listening on an address of [`Reactors::listen_rdma`] or [`Reactors::expect_rdma`]. Connections that came by it stay.

@@ -2,7 +2,7 @@
 
 use super::mailbox::Mailbox;
 use super::rdma::control::Control;
-use caisson_block::Mono;
+use caisson_block::{Mono, Pages};
 use caisson_core::{BUCKETS, bucket_of};
 use caisson_rdma::Cause;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -115,6 +115,8 @@ impl ThreadStats {
 pub struct RdmaStats {
     /// Connections refused or ended before their time, in the order of [`Cause::ALL`].
     pub faults: [AtomicU64; Cause::ALL.len()],
+    /// Bytes of the threads' buffers, in the order of [`Pages::ALL`].
+    pub pages: [AtomicU64; Pages::ALL.len()],
 }
 
 impl RdmaStats {

@@ -8,13 +8,14 @@ use super::super::mailbox;
 use super::super::shared::Shared;
 use super::devices::InUse;
 use super::listeners::Listeners;
+use super::nodes::Nodes;
 use super::port::Port;
 use super::{Adopted, Buried, Message};
 use caisson_block::offered;
 use caisson_rdma::Cause;
 use caisson_rdma::cm::{self, Accepted};
 use caisson_rdma::session::Config;
-use caisson_verbs::{Channel, CmEvent, CmKind, Connection, DeviceEvent, Incoming, QueuePair};
+use caisson_verbs::{Channel, CmEvent, CmKind, Connection, DeviceEvent, Incoming, Listener, QueuePair};
 use caisson_wire::rdma::CmStatus;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use std::collections::HashMap;
@@ -25,16 +26,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// How often listeners that wait for a device are tried, in seconds.
-const RETRY_S: i64 = 2;
+/// How soon listeners that wait for a device are tried again, at first and at most.
+const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(8)];
 /// List entries of a send, where the device allows as many: a read of 128 KiB from pages of 4 KiB is one request.
 const SEND_SGES: u32 = 32;
 
 /// What the thread is asked to do.
 enum Command {
     Listen { address: SocketAddr, port: u16, answer: SyncSender<io::Result<SocketAddr>> },
-    Expect { address: SocketAddr, port: u16 },
+    Expect { address: SocketAddr, port: u16, why: String, answer: SyncSender<()> },
     Unlisten { address: SocketAddr },
     Bury(Box<Buried>),
     PortDropped(Box<Port>),
@@ -48,6 +50,8 @@ struct Desk {
     /// The generation of offered pools that was asked to be looked at.
     asked: AtomicU64,
     over: AtomicBool,
+    /// Listeners that wait for a device, and why.
+    waiting: Mutex<Vec<(SocketAddr, String)>>,
 }
 
 impl Desk {
@@ -65,24 +69,25 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Starts the thread.
+    /// Starts the thread. Whether there is RDMA here is seen when something is to be listened on.
     ///
     /// # Errors
-    /// There is no RDMA here, and what to do about it; the system's.
+    /// The system's.
     pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<Control> {
-        let channel = Channel::new().map_err(io::Error::other)?;
-        raise_locked_memory();
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let desk = Arc::new(Desk {
             commands: Mutex::default(),
             bell,
             asked: AtomicU64::new(u64::MAX),
             over: AtomicBool::new(false),
+            waiting: Mutex::default(),
         });
         let worker = Worker {
             desk: Arc::clone(&desk),
             shared: Arc::clone(shared),
-            channel,
+            channel: None,
+            retry: None,
+            nodes: None,
             listeners: Listeners::default(),
             devices: Vec::new(),
             known: HashMap::new(),
@@ -95,16 +100,25 @@ impl Control {
     /// Listens on `address` for connections of `port`.
     ///
     /// # Errors
-    /// No device has the address, or it is in use.
+    /// There is no RDMA here, and what to do about it; no device has the address, or it is in use.
     pub(crate) fn listen(&self, address: SocketAddr, port: u16) -> io::Result<SocketAddr> {
         let (answer, answered) = sync_channel(1);
         self.desk.post(Command::Listen { address, port, answer });
         answered.recv().unwrap_or_else(|_| Err(io::Error::other("the RDMA thread has ended")))
     }
 
-    /// Listens on `address` for connections of `port` as soon as a device has it.
-    pub(crate) fn expect(&self, address: SocketAddr, port: u16) {
-        self.desk.post(Command::Expect { address, port });
+    /// Listens on `address` for connections of `port` as soon as a device has it; why that cannot be now is `why`.
+    pub(crate) fn expect(&self, address: SocketAddr, port: u16, why: String) {
+        let (answer, answered) = sync_channel(1);
+        self.desk.post(Command::Expect { address, port, why, answer });
+        // Where the thread has ended, the target is ending.
+        let _ = answered.recv();
+    }
+
+    /// Why the listener on `address` waits, where it does.
+    pub(crate) fn waits(&self, address: SocketAddr) -> Option<String> {
+        let waiting = self.desk.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.iter().find(|(at, _)| *at == address).map(|(_, why)| why.clone())
     }
 
     /// Stops listening.
@@ -168,7 +182,12 @@ struct Place {
 struct Worker {
     desk: Arc<Desk>,
     shared: Arc<Shared>,
-    channel: Arc<Channel>,
+    /// None where there is no RDMA yet.
+    channel: Option<Arc<Channel>>,
+    /// When listeners that wait are tried next, and how long after that they are again.
+    retry: Option<(Instant, Duration)>,
+    /// The devices' nodes, once there is RDMA.
+    nodes: Option<Nodes>,
     listeners: Listeners,
     devices: Vec<InUse>,
     /// By [`Connection::key`].
@@ -181,17 +200,16 @@ impl Worker {
     fn run(mut self) {
         while self.wait() {
             // Events of connections first: their keys are addresses, which are used again once they are destroyed.
-            while let Some(event) = self.channel.event() {
+            while let Some(event) = self.channel.as_ref().and_then(Channel::event) {
                 self.event(event);
             }
             self.device_events();
+            self.look_at_nodes();
             if !self.commands() {
                 break;
             }
             self.graves.clear();
-            if self.listeners.waiting() {
-                self.listeners.retry(&self.channel);
-            }
+            self.retry();
         }
         self.listeners.clear();
         self.graves.clear();
@@ -199,19 +217,52 @@ impl Worker {
         self.graves.clear();
     }
 
+    /// The channel of the connection manager, which is made when it is first needed.
+    fn channel(&mut self) -> io::Result<Arc<Channel>> {
+        if let Some(channel) = &self.channel {
+            return Ok(Arc::clone(channel));
+        }
+        let channel = Channel::new().map_err(io::Error::other)?;
+        raise_locked_memory();
+        self.nodes = Some(Nodes::new());
+        Ok(Arc::clone(self.channel.insert(channel)))
+    }
+
+    /// Tries listeners that wait when their time has come, and tells which still do.
+    fn retry(&mut self) {
+        let mut waiting = self.listeners.waiting();
+        if waiting.is_empty() {
+            self.retry = None;
+        } else {
+            let now = Instant::now();
+            let (at, pause) = *self.retry.get_or_insert((now + RETRY[0], RETRY[0]));
+            if at <= now {
+                let channel = self.channel();
+                self.listeners.retry(&channel);
+                waiting = self.listeners.waiting();
+                let next = (pause * 2).min(RETRY[1]);
+                self.retry = Some((now + next, next));
+            }
+        }
+        *self.desk.waiting.lock().unwrap_or_else(PoisonError::into_inner) = waiting;
+    }
+
     /// Sleeps until something is to be done; `false` when it cannot.
     fn wait(&self) -> bool {
         // SAFETY: both stay open for as long as the channel and the devices are there, which is longer than this call.
         let borrowed = |fd| unsafe { BorrowedFd::borrow_raw(fd) };
-        let mut fds = vec![
-            PollFd::from_borrowed_fd(self.desk.bell.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(borrowed(self.channel.fd()), PollFlags::IN),
-        ];
+        let mut fds = vec![PollFd::from_borrowed_fd(self.desk.bell.as_fd(), PollFlags::IN)];
+        let channel = self.channel.as_ref().map(|c| c.fd());
+        fds.extend(channel.map(|fd| PollFd::from_borrowed_fd(borrowed(fd), PollFlags::IN)));
+        let nodes = self.nodes.as_ref().and_then(Nodes::fd);
+        fds.extend(nodes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let of_devices = self.devices.iter().filter(|d| d.leaving.is_none());
         fds.extend(
             of_devices.map(|d| PollFd::from_borrowed_fd(borrowed(d.device.event_fd()), PollFlags::IN)),
         );
-        let timeout = self.listeners.waiting().then_some(Timespec { tv_sec: RETRY_S, tv_nsec: 0 });
+        let timeout = self.retry.and_then(|(at, _)| {
+            Timespec::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1)).ok()
+        });
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => true,
             Err(error) => {
@@ -236,10 +287,16 @@ impl Worker {
         for command in commands {
             match command {
                 Command::Listen { address, port, answer } => {
+                    let listening =
+                        self.channel().and_then(|channel| self.listeners.add(&channel, address, port));
                     // Nobody waits for the answer when the target is ending.
-                    let _ = answer.send(self.listeners.add(&self.channel, address, port));
+                    let _ = answer.send(listening);
                 }
-                Command::Expect { address, port } => self.listeners.expect(address, port),
+                Command::Expect { address, port, why, answer } => {
+                    self.listeners.expect(address, port, why);
+                    self.retry();
+                    let _ = answer.send(());
+                }
                 Command::Unlisten { address } => self.listeners.remove(address),
                 Command::Bury(buried) => {
                     if let Some(place) = self.known.remove(&buried.connection.key()) {
@@ -269,6 +326,14 @@ impl Worker {
             device.leaving = device.leaving.map(|n| n.saturating_sub(1));
         }
         self.devices.retain(|d| d.leaving != Some(0));
+        self.tell_pages();
+    }
+
+    /// Tells what the threads' buffers are made of.
+    fn tell_pages(&self) {
+        for (of, shown) in self.shared.rdma_stats.pages.iter().enumerate() {
+            shown.store(self.devices.iter().map(|d| d.pages()[of]).sum(), Ordering::Relaxed);
+        }
     }
 
     fn event(&mut self, event: CmEvent) {
@@ -277,7 +342,7 @@ impl Worker {
             CmKind::Request(incoming) => return self.request(incoming),
             CmKind::Established { .. } | CmKind::Resolved | CmKind::Routed | CmKind::Other(_) => return,
             CmKind::AddressChanged => {
-                self.listeners.lost(id);
+                drop(self.listeners.lost(id));
                 return;
             }
             CmKind::Failed | CmKind::Refused { .. } => {
@@ -285,19 +350,60 @@ impl Worker {
                 "it did not come about"
             }
             CmKind::Disconnected => "the host disconnected",
-            CmKind::DeviceRemoved => {
-                if let Some(device) = self.listeners.lost(id) {
-                    self.retire(device);
-                    return;
-                }
-                if let Some(device) = self.known.get(&id).map(|p| p.device) {
-                    self.retire(device);
-                }
-                "its device was removed"
-            }
+            CmKind::DeviceRemoved => return self.removed(id),
         };
         if let Some(place) = self.known.get(&id) {
             self.tell(place.thread, Message::Lost { connection: id, why, cause: None });
+        }
+    }
+
+    /// The kernel removes the device of this identifier: a listener, a connection, or what keeps the device open.
+    fn removed(&mut self, id: usize) {
+        if let Some(listener) = self.listeners.lost(id) {
+            self.stranded(listener);
+            return;
+        }
+        let anchored = self.devices.iter().find(|d| d.device.anchor() == id).map(|d| d.device.key());
+        if let Some(key) = anchored.or_else(|| self.known.get(&id).map(|p| p.device)) {
+            self.take_away(key);
+        }
+    }
+
+    /// A listener has lost its device.
+    fn stranded(&mut self, listener: Listener) {
+        let key = listener.device();
+        if self.devices.iter().any(|d| d.device.key() == key) {
+            // Whoever has the last of it closes it.
+            drop(listener);
+            self.take_away(key);
+        } else {
+            listener.lost();
+        }
+    }
+
+    /// Ends what hangs on a device that is removed.
+    fn take_away(&mut self, key: usize) {
+        self.devices.iter().filter(|d| d.device.key() == key).for_each(|d| d.device.removed());
+        for (&connection, place) in self.known.iter().filter(|(_, p)| p.device == key) {
+            let (why, cause) = ("its device was removed", Some(Cause::Device));
+            self.tell(place.thread, Message::Lost { connection, why, cause });
+        }
+        self.retire(key);
+    }
+
+    /// Sees which devices have come and gone.
+    fn look_at_nodes(&mut self) {
+        let changes = self.nodes.as_ref().map(Nodes::changes).unwrap_or_default();
+        if changes.went {
+            let gone = self.devices.iter().filter(|d| d.leaving.is_none() && !d.device.is_there());
+            let gone: Vec<usize> = gone.map(|d| d.device.key()).collect();
+            gone.into_iter().for_each(|key| self.take_away(key));
+            while let Some(listener) = self.listeners.stranded() {
+                self.stranded(listener);
+            }
+        }
+        if changes.came && self.retry.is_some() {
+            self.retry = Some((Instant::now(), RETRY[0]));
         }
     }
 
@@ -420,7 +526,10 @@ impl Worker {
         if self.devices[at].parts[thread].is_none() {
             let in_capsule = self.shared.limits.session.in_capsule as usize;
             match self.devices[at].part(thread, in_capsule) {
-                Ok(port) => self.tell(thread, Message::Port(port)),
+                Ok(port) => {
+                    self.tell(thread, Message::Port(port));
+                    self.tell_pages();
+                }
                 Err(error) => {
                     self.shared.forget(thread);
                     return Err(short("a thread's queues and buffers cannot be made", &error));
@@ -445,10 +554,9 @@ impl Worker {
         let Some(part) = &mut device.parts[thread] else {
             return Err((io::ErrorKind::NotFound.into(), Some(incoming)));
         };
-        let send_wrs = (u32::from(accepted.depth) * 2 + 64).min(a.queue_wrs);
-        if part.room < send_wrs {
+        let Some(send_wrs) = part.sends_for((u32::from(accepted.depth) * 2 + 64).min(a.queue_wrs)) else {
             return Err((io::Error::other("the thread's completion queue is spoken for"), Some(incoming)));
-        }
+        };
         let mut sges = SEND_SGES.min(a.sges).max(1);
         // Some devices promise each limit by itself and not all of them together.
         let (connection, inline) = loop {

@@ -1,9 +1,10 @@
 //! The devices that connections came by: what is registered with each, and what each thread has of it.
 
 use super::port::{Port, Table};
-use caisson_block::{Buf, Pin, Pool, offered};
+use caisson_block::{Buf, Pages, Pin, Pool, offered};
 use caisson_rdma::{Memory, Receives, Regions};
 use caisson_verbs::{CompletionQueue, Device, Reach, ReceiveQueue, Region};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -11,6 +12,10 @@ use std::sync::Arc;
 const RECEIVES: u32 = 1024;
 /// Entries of one thread's completion queue for sends: what the send queues of its connections may complete at once.
 const COMPLETIONS: u32 = 32 * 1024;
+/// The part of what is left of it that one connection may have, and what it has at least: with less, its requests wait for one another,
+/// and many deep queues do not keep others out.
+const SHARE: u32 = 32;
+const LEAST_SENDS: u32 = 32;
 /// Transfer buffers of one thread: 4, 8 and 20 MiB.
 const TRANSFERS: [u32; 3] = [1024, 512, 160];
 /// Buffers for responses of one thread, where the device sends nothing inline.
@@ -29,7 +34,15 @@ pub(super) struct ThreadPart {
     /// Its buffers' registrations.
     regions: Vec<Region>,
     /// Kept while they are registered.
-    _pools: Vec<Pool>,
+    pools: Vec<Pool>,
+}
+
+impl ThreadPart {
+    /// How many work requests the send queue of a connection may have that wants `want`; none where there is no room for it.
+    pub(super) fn sends_for(&self, want: u32) -> Option<u32> {
+        let most = (self.room / SHARE).max(LEAST_SENDS);
+        Some(want.min(most)).filter(|&n| n <= self.room)
+    }
 }
 
 /// A device in use.
@@ -91,9 +104,10 @@ impl InUse {
         self.offered.retain(|(_, pin)| !pin.forgotten() || pin.pool().in_use() > 0);
         let mut changed = before != self.offered.len();
         self.registered = self.offered.iter().map(|(region, _)| region.place().1).sum();
+        let known: HashSet<*const u8> = self.offered.iter().map(|(_, pin)| pin.pool().memory().0).collect();
         for pool in offered::pools().1 {
             let (at, len) = pool.memory();
-            if self.offered.iter().any(|(_, pin)| pin.pool().memory().0 == at) {
+            if known.contains(&at) {
                 continue;
             }
             let registered = if self.registered + len > REGISTERED {
@@ -125,6 +139,12 @@ impl InUse {
         }
     }
 
+    /// Bytes of the threads' buffers, in the order of [`Pages::ALL`].
+    pub(super) fn pages(&self) -> [u64; Pages::ALL.len()] {
+        let pools = || self.parts.iter().flatten().flat_map(|p| &p.pools);
+        Pages::ALL.map(|of| pools().filter(|p| p.pages() == of).map(|p| p.memory().1 as u64).sum())
+    }
+
     fn publish(&self) {
         let own = self.parts.iter().flatten().flat_map(|p| &p.regions);
         let all = own.chain(self.offered.iter().map(|(region, _)| region)).chain(&self.zeroes);
@@ -153,9 +173,17 @@ impl InUse {
             memory,
             Arc::clone(&self.table),
         );
-        self.parts[at] =
-            Some(ThreadPart { sends, receives: received, srq, room: entries, regions, _pools: pools });
+        self.parts[at] = Some(ThreadPart { sends, receives: received, srq, room: entries, regions, pools });
         self.publish();
+        let [huge, transparent, usual] = self.pages();
+        tracing::info!(
+            device = self.device.attributes().name,
+            thread = at,
+            huge,
+            transparent,
+            usual,
+            "RDMA buffers, in bytes by their pages"
+        );
         Ok(Box::new(port))
     }
 }

@@ -11,7 +11,8 @@ const BACKLOG: i32 = 128;
 struct Entry {
     address: SocketAddr,
     port: u16,
-    listener: Option<Listener>,
+    /// Or why there is none.
+    listener: Result<Listener, String>,
 }
 
 /// All of them.
@@ -25,6 +26,9 @@ fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
             "no RDMA device has the address {}: see `rdma link`, or make one (rdma link add rxe0 type rxe netdev eth0)",
             address.ip()
         ),
+        Some(libc::EADDRNOTAVAIL) => {
+            format!("this machine has no address {}: see `ip address`", address.ip())
+        }
         _ => return io::Error::new(error.kind(), error.to_string()),
     };
     io::Error::new(io::ErrorKind::AddrNotAvailable, text)
@@ -43,13 +47,13 @@ impl Listeners {
     ) -> io::Result<SocketAddr> {
         let listener = Listener::new(channel, address, BACKLOG).map_err(|e| explained(address, &e))?;
         let address = listener.address().unwrap_or(address);
-        self.0.push(Entry { address, port, listener: Some(listener) });
+        self.0.push(Entry { address, port, listener: Ok(listener) });
         Ok(address)
     }
 
-    /// Keeps an address to listen on when a device has it.
-    pub(super) fn expect(&mut self, address: SocketAddr, port: u16) {
-        self.0.push(Entry { address, port, listener: None });
+    /// Keeps an address to listen on when a device has it, which it cannot be now for the reason `why`.
+    pub(super) fn expect(&mut self, address: SocketAddr, port: u16, why: String) {
+        self.0.push(Entry { address, port, listener: Err(why) });
     }
 
     /// Stops listening.
@@ -59,32 +63,42 @@ impl Listeners {
 
     /// The port that connections of the listener of this key belong to.
     pub(super) fn port_of(&self, key: usize) -> Option<u16> {
-        self.0.iter().find(|e| e.listener.as_ref().is_some_and(|l| l.key() == key)).map(|e| e.port)
+        self.0.iter().find(|e| e.listener.as_ref().is_ok_and(|l| l.key() == key)).map(|e| e.port)
     }
 
-    /// The listener of this key has lost its device: which that was.
-    pub(super) fn lost(&mut self, key: usize) -> Option<usize> {
-        let found = self.0.iter_mut().find(|e| e.listener.as_ref().is_some_and(|l| l.key() == key));
-        if let Some(entry) = found {
-            tracing::warn!(address = %entry.address, "an RDMA listener has lost its device and waits for it to come back");
-            return entry.listener.take().map(|l| l.device());
-        }
-        None
+    /// The listener of this key has lost its device, and waits from now on.
+    pub(super) fn lost(&mut self, key: usize) -> Option<Listener> {
+        self.take(|l| l.key() == key)
+    }
+
+    /// One whose device is not there any more, which waits from now on.
+    pub(super) fn stranded(&mut self) -> Option<Listener> {
+        self.take(|l| !l.is_there())
+    }
+
+    fn take(&mut self, which: impl Fn(&Listener) -> bool) -> Option<Listener> {
+        let entry = self.0.iter_mut().find(|e| e.listener.as_ref().is_ok_and(&which))?;
+        tracing::warn!(address = %entry.address, "an RDMA listener has lost its device and waits for it to come back");
+        std::mem::replace(&mut entry.listener, Err("its device is gone".into())).ok()
     }
 
     /// Tries those that wait.
-    pub(super) fn retry(&mut self, channel: &Arc<Channel>) {
-        for entry in self.0.iter_mut().filter(|e| e.listener.is_none()) {
-            if let Ok(listener) = Listener::new(channel, entry.address, BACKLOG) {
+    pub(super) fn retry(&mut self, channel: &io::Result<Arc<Channel>>) {
+        for entry in self.0.iter_mut().filter(|e| e.listener.is_err()) {
+            let tried = match channel {
+                Ok(channel) => Listener::new(channel, entry.address, BACKLOG),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            if tried.is_ok() {
                 tracing::info!(address = %entry.address, "an RDMA listener has found its device");
-                entry.listener = Some(listener);
             }
+            entry.listener = tried.map_err(|error| explained(entry.address, &error).to_string());
         }
     }
 
-    /// Whether some wait.
-    pub(super) fn waiting(&self) -> bool {
-        self.0.iter().any(|e| e.listener.is_none())
+    /// Those that wait, and why.
+    pub(super) fn waiting(&self) -> Vec<(SocketAddr, String)> {
+        self.0.iter().filter_map(|e| Some((e.address, e.listener.as_ref().err()?.clone()))).collect()
     }
 
     /// Stops all.

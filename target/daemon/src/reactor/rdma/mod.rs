@@ -15,6 +15,7 @@ mod conn;
 pub(crate) mod control;
 mod devices;
 mod listeners;
+mod nodes;
 pub(crate) mod port;
 mod thread;
 
