@@ -28,7 +28,7 @@ pub use hierarchy::{
     wrap_pool_keys,
 };
 pub use locked::{LockedMemory, locked_memory};
-pub use provider::{KeyProvider, ProviderStatus, Wrapped};
+pub use provider::{KeyProvider, ProviderStatus, Reason, Wrapped};
 pub use secret::Secret;
 pub use slot::KeySlot;
 pub use uri::{KeyUri, Scheme};
