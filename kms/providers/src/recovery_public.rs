@@ -257,6 +257,9 @@ mod tests {
         refused(&short);
         // Where there are none, or none of this kind, there is nothing to seal to.
         assert_eq!(RecoveryPublic::of(&[], &secrets).unwrap(), None);
+        let mut before = slots.clone();
+        before.iter_mut().for_each(|s| s.wrapped.blob[0] = 1);
+        assert_eq!(RecoveryPublic::of(&before, &secrets).unwrap(), None);
         let file = wrap_pool_keys(&own, &secrets).unwrap();
         assert_eq!(file, slots, "what is sealed follows from the secret");
     }

@@ -133,10 +133,8 @@ impl SealedFile {
         let bytes = format::encode(self.id, &self.roots, &self.opener, random)?;
         let old = if erase { Some(store::hold(&self.path)?) } else { None };
         store::replace(&self.path, &self.bytes, &bytes, &unique(random)?)?;
-        // It has no name any more. Where the system refuses this, the root key is gone from the file all the same.
-        old.map_or(Ok(()), |old| store::overwrite(&self.path, &old))?;
         self.bytes = bytes;
-        Ok(())
+        old.map_or(Ok(()), |old| store::overwrite(&self.path, &old))
     }
 
     /// What errors call it.
@@ -225,12 +223,9 @@ impl KeyProvider for SealedFile {
                 remedy: "take the file away from every pool (caisson key remove), and destroy the file and its copies (shred -u)".into(),
             });
         }
-        let gone = self.roots.remove(at);
-        let stored = self.store(true);
-        if stored.is_err() {
-            self.roots.insert(at, gone);
-        }
-        stored.map_err(KeyFileError::into_key)
+        // What cannot be overwritten is an error, though the key is gone from the file: the next opening shows which.
+        self.roots.remove(at);
+        self.store(true).map_err(KeyFileError::into_key)
     }
 
     fn status(&self) -> ProviderStatus {
