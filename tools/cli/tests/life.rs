@@ -119,6 +119,60 @@ fn root_keys_in_a_server_are_revoked_and_destroyed() {
     }
 }
 
+/// Killed while a root key is destroyed that one of two providers holds: the pool opens with the other each time, and with the first as long
+/// as its key is there.
+#[test]
+fn the_end_of_a_root_key_that_is_killed_leaves_a_pool_that_opens() {
+    let s = Stage::new("kill-end");
+    let site = kmip::Site::new("cli-kill-end");
+    let server = site.server("server", None);
+    let key = site.uri(&[server.port], "root", "client").to_string();
+    s.config(&format!(
+        "keys = [\"{key}\"]\nkey_file = 'key'\npassphrase_file = 'pass'\ndevice = [{{ path = 'p', size = '256M' }}]\n"
+    ));
+    let t = s.serve();
+    s.perf(&t, "write");
+    drop(t);
+    let (file, pass) = (s.dir.path("key"), s.dir.path("pass"));
+    for pause in [20, 60, 120, 200, 400] {
+        let mut t = s.serve();
+        s.ask(&["key", "rotate", "main", "--key", &key]);
+        let all: serde_json::Value =
+            serde_json::from_str(&s.ask(&["key", "list", "main", "--json"])).unwrap();
+        let slot = all.as_array().unwrap().iter().find(|k| k["provider"] == "kmip").unwrap();
+        let root = slot["root"].as_str().unwrap().to_string();
+        let mut end = Command::new(CAISSON)
+            .args(s.own(&["key", "destroy", "main", "--root", &root, "--confirm", &root]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        t.signal("KILL");
+        let done = end.wait().unwrap().success();
+        drop(t);
+        let whole = |keys: &[&str]| {
+            let out = Command::new(CAISSON).args(["check", &s.dir.path("p")]).args(keys).output().unwrap();
+            String::from_utf8_lossy(&out.stdout).contains("the pool is whole")
+        };
+        assert!(whole(&["--key-file", &file, "--passphrase-file", &pass]), "after {pause} ms");
+        assert!(!done || !whole(&["--key", &key]), "what was confirmed is done");
+    }
+    // The server is away: nothing is given up for a key that cannot be ended.
+    let t = s.serve();
+    s.ask(&["key", "rotate", "main", "--key", &key]);
+    let before = s.ask(&["key", "list", "main"]);
+    let root =
+        before.lines().find(|l| l.contains("kmip")).unwrap().split_whitespace().last().unwrap().to_string();
+    drop(server);
+    for verb in ["revoke", "destroy"] {
+        let end = s.own(&["key", verb, "main", "--root", &root, "--confirm", &root]);
+        s.fails(&end, 4, &["cannot be asked", "does not answer"]);
+    }
+    assert_eq!(s.ask(&["key", "list", "main"]), before);
+    s.perf(&t, "read");
+}
+
 /// A token's, in the same way: C_DestroyObject.
 #[test]
 fn root_keys_in_a_token_are_destroyed() {
