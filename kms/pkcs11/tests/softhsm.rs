@@ -84,7 +84,7 @@ fn a_root_key_is_destroyed_and_the_others_stay() {
             "{error}"
         );
         token.destroy(&first).unwrap();
-        assert_eq!(token.roots().unwrap(), [second.clone()]);
+        assert_eq!(token.roots().unwrap(), std::slice::from_ref(&second));
         let error = token.destroy(&first).unwrap_err();
         assert!(matches!(&error, KeyError::NoSuchKey { root, .. } if *root == first), "{error}");
         // Another login sees the same.

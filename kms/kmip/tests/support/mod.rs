@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -123,7 +124,8 @@ pub fn free_port() -> u16 {
         // Held until this process ends.
         let lock = std::env::temp_dir().join(format!("caisson-test-port-{port}"));
         let Ok(file) = File::create(lock) else { continue };
-        if file.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let own = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if own && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             HELD.lock().unwrap().push(file);
             return port;
         }
