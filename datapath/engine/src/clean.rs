@@ -298,7 +298,7 @@ impl Mover {
         }
         let mut plain = vec![0; record.length.into()];
         let place = place(header, index);
-        if inner.lock().domains.epoch(record.domain) == 0 {
+        if !inner.lock().domains.in_use(record.domain) {
             // Nobody can open it any more. It goes when its volume does.
             return Ok(true);
         }
@@ -380,8 +380,9 @@ impl Mover {
         let state = inner.lock();
         let mut keep = Vec::with_capacity(self.load.records.len());
         for record in &mut self.load.records {
-            record.epoch = state.domains.epoch(record.domain);
-            keep.push(record.epoch != 0);
+            let epoch = state.domains.epoch(record.domain);
+            record.epoch = epoch.unwrap_or(record.epoch);
+            keep.push(epoch.is_some());
         }
         if keep.contains(&false) {
             self.load.retain(&keep);

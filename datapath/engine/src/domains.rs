@@ -64,11 +64,25 @@ pub struct Sealed {
     pub bytes: u64,
 }
 
+/// Where a domain stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It seals under this epoch.
+    InUse {
+        /// Not 0.
+        epoch: u16,
+    },
+    /// The superblocks without its keys are being written: nothing of it is published any more, but a crash may have it as it was, and so
+    /// everything of it must be there still.
+    Destroying,
+    /// Its keys are gone, and that is durable.
+    Destroyed,
+}
+
 /// One domain.
 pub(crate) struct Domain {
     pub(crate) name: String,
-    /// The epoch that seals; 0 where the domain is destroyed.
-    pub(crate) epoch: u16,
+    pub(crate) life: Life,
     /// Segments whose use began with this sequence or later hold nothing that is sealed under an earlier epoch.
     pub(crate) since: u64,
     /// Earlier epochs that something live may still be sealed under, by rising number.
@@ -81,14 +95,38 @@ pub(crate) struct Domain {
 }
 
 impl Domain {
-    /// Whether its keys are destroyed.
-    pub(crate) fn destroyed(&self) -> bool {
-        self.epoch == 0
+    /// The epoch that seals, where one does.
+    pub(crate) fn epoch(&self) -> Option<u16> {
+        match self.life {
+            Life::InUse { epoch } => Some(epoch),
+            Life::Destroying | Life::Destroyed => None,
+        }
     }
 
-    /// Whether that is durable: until then a crash has the domain as it was, and everything of it must be there still.
+    /// Whether it has keys that are not about to be destroyed.
+    pub(crate) fn in_use(&self) -> bool {
+        self.epoch().is_some()
+    }
+
+    /// Whether its keys are gone for good, so that what its volumes hold may be cleared.
     pub(crate) fn erased(&self) -> bool {
-        self.destroyed() && (self.tenant.prints().is_none() || on(Bug::ClearedEarly))
+        self.life == Life::Destroyed || (self.life == Life::Destroying && on(Bug::ClearedEarly))
+    }
+
+    /// Its keys are about to be destroyed. Gives its epochs, the one that sealed last.
+    pub(crate) fn begin_destruction(&mut self) -> Vec<u16> {
+        let mut epochs = std::mem::take(&mut self.old);
+        epochs.extend(self.epoch());
+        if !on(Bug::DestroyedUncovered) {
+            self.life = Life::Destroying;
+        }
+        epochs
+    }
+
+    /// They are not destroyed after all: it is as it was with the `epochs` that it had.
+    pub(crate) fn call_off_destruction(&mut self, mut epochs: Vec<u16>) {
+        self.life = epochs.pop().map_or(Life::Destroyed, |epoch| Life::InUse { epoch });
+        self.old = epochs;
     }
 }
 
@@ -165,18 +203,19 @@ impl Domains {
             let mut old = unlocked.remove(&number).unwrap_or_default();
             old.sort_unstable();
             // Without a key it is destroyed, whatever the root says: that is what its slots are erased for.
-            let epoch = old.pop().unwrap_or(0);
+            let epoch = old.pop().filter(|epoch| *epoch != 0);
+            let life = epoch.map_or(Life::Destroyed, |epoch| Life::InUse { epoch });
             let known = registry.list.get(&number);
-            let same = known.filter(|k| k.epoch == epoch && !k.destroyed);
-            domains.next_epoch = domains.next_epoch.max(u32::from(epoch) + 1);
+            let same = known.filter(|k| Some(k.epoch) == epoch && !k.destroyed);
+            domains.next_epoch = domains.next_epoch.max(u32::from(epoch.unwrap_or(0)) + 1);
             domains.next_domain = domains.next_domain.max(number.saturating_add(1));
-            let prints = prints.remove(&number).filter(|_| epoch != 0);
-            if number != POOL_DOMAIN && epoch != 0 && prints.is_none() {
+            let prints = prints.remove(&number).filter(|_| epoch.is_some());
+            if number != POOL_DOMAIN && epoch.is_some() && prints.is_none() {
                 return Err(OpenError::Keys(format!("domain {number} has no fingerprint key")));
             }
             let domain = Domain {
                 name: known.map_or_else(|| default_name(number), |k| k.name.clone()),
-                epoch,
+                life,
                 // Where the root was written before the epoch began, anything that stands now may be older.
                 since: same.map_or(sequence, |k| k.since),
                 old,
@@ -199,8 +238,9 @@ impl Domains {
         out.extend_from_slice(&[0; 4]);
         for (number, d) in &self.list {
             out.extend_from_slice(&number.to_le_bytes());
-            out.extend_from_slice(&d.epoch.to_le_bytes());
-            out.extend_from_slice(&[u8::from(d.destroyed()), d.name.len() as u8]);
+            // A root that is written while it is being destroyed goes with superblocks that lack its keys.
+            out.extend_from_slice(&d.epoch().unwrap_or(0).to_le_bytes());
+            out.extend_from_slice(&[u8::from(!d.in_use()), d.name.len() as u8]);
             out.extend_from_slice(&d.since.to_le_bytes());
             out.extend_from_slice(&d.sealed.records.to_le_bytes());
             out.extend_from_slice(&d.sealed.bytes.to_le_bytes());
@@ -226,19 +266,29 @@ impl Domains {
 
     /// The number of one that is in use, by its name.
     pub(crate) fn named(&self, name: &str) -> Option<u32> {
-        self.list.iter().find(|(_, d)| d.name == name && !d.destroyed() && !d.coming).map(|(n, _)| *n)
+        self.list.iter().find(|(_, d)| d.name == name && d.in_use() && !d.coming).map(|(n, _)| *n)
     }
 
-    /// The epoch that a domain seals under: 0 for one that is destroyed, or that there is not.
-    pub(crate) fn epoch(&self, number: u32) -> u16 {
-        self.list.get(&number).map_or(0, |d| d.epoch)
+    /// The epoch that a domain seals under, where there is such a domain and it is in use.
+    pub(crate) fn epoch(&self, number: u32) -> Option<u16> {
+        self.list.get(&number)?.epoch()
+    }
+
+    /// The epoch that seals what belongs to no tenant. A pool does not open without it.
+    pub(crate) fn pool_epoch(&self) -> u16 {
+        self.epoch(POOL_DOMAIN).unwrap_or(0)
+    }
+
+    /// Whether there is such a domain, with keys that are not about to be destroyed.
+    pub(crate) fn in_use(&self, number: u32) -> bool {
+        self.list.get(&number).is_some_and(Domain::in_use)
     }
 
     /// Adds one that nobody may use yet.
     pub(crate) fn add(&mut self, number: u32, name: &str, epoch: u16, prints: FingerprintKey, since: u64) {
         let domain = Domain {
             name: name.to_owned(),
-            epoch,
+            life: Life::InUse { epoch },
             since,
             old: Vec::new(),
             coming: true,
@@ -259,8 +309,8 @@ impl Domains {
     /// sequence `since` or a later one.
     pub(crate) fn switch(&mut self, number: u32, epoch: u16, since: u64) {
         let Some(d) = self.list.get_mut(&number) else { return };
-        d.old.push(d.epoch);
-        (d.epoch, d.since, d.sealed) = (epoch, since, Sealed::default());
+        d.old.extend(d.epoch());
+        (d.life, d.since, d.sealed) = (Life::InUse { epoch }, since, Sealed::default());
         self.switches += 1;
         self.next_epoch = self.next_epoch.max(u32::from(epoch) + 1);
     }
@@ -337,8 +387,8 @@ mod tests {
     #[test]
     fn a_pool_of_before_has_two() {
         let d = of(&[(0, 1), (1, 1)], None);
-        let all: Vec<_> = d.all().map(|(n, d)| (n, d.name.clone(), d.epoch, d.old.len())).collect();
-        assert_eq!(all, [(0, "pool".into(), 1, 0), (1, "default".into(), 1, 0)]);
+        let all: Vec<_> = d.all().map(|(n, d)| (n, d.name.clone(), d.epoch(), d.old.len())).collect();
+        assert_eq!(all, [(0, "pool".into(), Some(1), 0), (1, "default".into(), Some(1), 0)]);
         assert_eq!((d.next_epoch, d.next_domain, d.boundary()), (2, 2, 0));
     }
 
@@ -370,7 +420,7 @@ mod tests {
         let bytes = of(&[(0, 1), (1, 1)], None).encode();
         let d = Domains::new(&[(0, 1), (1, 1), (1, 2)], prints(), Some(&bytes), 500).unwrap();
         let one = d.get(1).unwrap();
-        assert_eq!((one.epoch, &one.old[..], one.since, d.next_epoch), (2, &[1][..], 500, 3));
+        assert_eq!((one.epoch(), &one.old[..], one.since, d.next_epoch), (Some(2), &[1][..], 500, 3));
     }
 
     #[test]
@@ -380,8 +430,30 @@ mod tests {
         let bytes = d.encode();
         let d = of(&[(0, 1), (1, 1)], Some(&bytes));
         let acme = d.get(5).unwrap();
-        assert!(acme.destroyed() && acme.tenant.is_gone() && acme.tenant.prints().is_none());
-        assert_eq!((d.named("acme"), d.epoch(5), d.next_domain), (None, 0, 6));
+        assert!(acme.life == Life::Destroyed && acme.tenant.is_gone() && acme.tenant.prints().is_none());
+        assert_eq!((d.named("acme"), d.in_use(5), d.next_domain), (None, false, 6));
         assert!(Domains::new(&[(0, 1), (9, 3)], prints(), None, 0).is_err(), "no fingerprint key");
+    }
+
+    /// While it is being destroyed, a domain is neither in use nor gone, and what is stored of it is what is stored afterwards.
+    #[test]
+    fn a_destruction_that_is_under_way_is_neither_before_nor_after() {
+        let mut d = of(&[(0, 1), (1, 1), (1, 3)], None);
+        let before = d.encode();
+        let one = d.get_mut(1).unwrap();
+        let epochs = one.begin_destruction();
+        assert_eq!(
+            (&epochs[..], one.life, one.in_use(), one.erased()),
+            (&[1, 3][..], Life::Destroying, false, false)
+        );
+        let under_way = d.encode();
+        assert_ne!(under_way, before);
+        d.get_mut(1).unwrap().call_off_destruction(epochs);
+        assert_eq!((d.encode(), &d.get(1).unwrap().old[..]), (before, &[1][..]));
+        let one = d.get_mut(1).unwrap();
+        one.begin_destruction();
+        one.life = Life::Destroyed;
+        assert!(one.erased() && !one.in_use());
+        assert_eq!(d.encode(), under_way);
     }
 }

@@ -5,7 +5,7 @@
 //! the old state or the new one. What an ended epoch sealed is sealed anew by [`crate::reseal`].
 
 use crate::checkpoint::{alone, checkpoint_held, close_and};
-use crate::domains::{MAX_DOMAIN_NAME, MAX_DOMAINS, Sealed};
+use crate::domains::{Life, MAX_DOMAIN_NAME, MAX_DOMAINS, Sealed};
 use crate::error::ChangeError;
 use crate::pool::{Pool, change_failure};
 use crate::state::{Inner, State};
@@ -13,7 +13,6 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_keys::{FIRST_EPOCH, POOL_DOMAIN, Secret};
 use caisson_log::{KeySlot, check_slots};
 use caisson_tables::Use;
-use caisson_tables::planted::{Bug, on};
 use caisson_task::Port;
 use std::sync::Arc;
 
@@ -64,8 +63,8 @@ impl State {
         new: Option<(u32, u16)>,
     ) -> Result<Vec<KeySlot>, ChangeError> {
         let has = |slot: &KeySlot| {
-            let d = self.domains.get(slot.domain).filter(|d| !d.destroyed());
-            d.is_some_and(|d| is_of(slot, slot.domain, &[d.epoch]) || is_of(slot, slot.domain, &d.old))
+            let d = self.domains.get(slot.domain).and_then(|d| Some((d.epoch()?, &d.old)));
+            d.is_some_and(|(epoch, old)| is_of(slot, slot.domain, &[epoch]) || is_of(slot, slot.domain, old))
         };
         slots.retain(|slot| has(slot) || new.is_some_and(|(domain, epoch)| is_of(slot, domain, &[epoch])));
         let there = |old: &KeySlot| slots.iter().any(|s| (s.domain, s.epoch) == (old.domain, old.epoch));
@@ -117,7 +116,7 @@ impl Pool {
         let status = |(domain, d): (u32, &crate::domains::Domain)| DomainStatus {
             domain,
             name: d.name.clone(),
-            epoch: d.epoch,
+            epoch: d.epoch().unwrap_or(0),
             old: d.old.clone(),
             sealed: d.sealed,
             volumes: volumes.get(&domain).copied().unwrap_or(0),
@@ -151,7 +150,7 @@ impl Pool {
         {
             let state = inner.lock();
             let known =
-                state.domains.get(domain).filter(|d| !d.destroyed() && !d.tenant.is_gone() || domain == 0);
+                state.domains.get(domain).filter(|d| d.in_use() && !d.tenant.is_gone() || domain == 0);
             known.ok_or_else(|| ChangeError::NoDomain(domain.to_string()))?;
             if u32::from(epoch) < state.domains.next_epoch {
                 return Err(ChangeError::Domain("the number of the epoch was used before"));
@@ -193,7 +192,7 @@ impl Pool {
         {
             let state = inner.lock();
             let d = &state.domains;
-            if d.all().any(|(_, d)| d.name == name && !d.destroyed()) {
+            if d.all().any(|(_, d)| d.name == name && d.in_use()) {
                 return Err(ChangeError::Domain("there is a domain of that name"));
             }
             if domain < d.next_domain || u32::from(epoch) < d.next_epoch {
@@ -242,23 +241,18 @@ impl Pool {
             let slots: Vec<KeySlot> = slots.iter().filter(|s| s.domain != domain).cloned().collect();
             let d = state.domains.get_mut(domain).filter(|d| !d.coming);
             let d = d.ok_or_else(|| ChangeError::NoDomain(domain.to_string()))?;
-            if d.destroyed() {
+            if !d.in_use() {
                 return Ok(());
             }
             // From here on nothing of it is published: the root of this checkpoint covers its last batch.
             d.tenant.set_gone(true);
-            let mut epochs = std::mem::take(&mut d.old);
-            epochs.push(d.epoch);
-            if !on(Bug::DestroyedUncovered) {
-                d.epoch = 0;
-            }
+            let epochs = d.begin_destruction();
             (Arc::clone(&d.tenant), slots, epochs)
         };
         let done = with_slots(inner, port, slots).await;
         if let Err(error) = done {
             if let Some(d) = inner.lock().domains.get_mut(domain) {
-                d.epoch = epochs.last().copied().unwrap_or(0);
-                d.old = epochs[..epochs.len().saturating_sub(1)].to_vec();
+                d.call_off_destruction(epochs);
             }
             tenant.set_gone(false);
             return Err(error);
@@ -269,7 +263,7 @@ impl Pool {
             let mut state = inner.lock();
             state.log.erase_spare();
             if let Some(d) = state.domains.get_mut(domain) {
-                d.epoch = 0;
+                d.life = Life::Destroyed;
             }
         }
         inner.call_steward();
@@ -310,10 +304,10 @@ pub(crate) async fn retire(
         let Some(d) = state.domains.get(domain) else { return Ok(()) };
         let mut old = d.old.clone();
         old.retain(|epoch| epochs.contains(epoch));
-        let epoch = d.epoch;
+        let epoch = d.epoch();
         let (gone, mut kept): (Vec<KeySlot>, Vec<KeySlot>) =
             state.checkpoints.superblock.slots.iter().cloned().partition(|s| is_of(s, domain, &old));
-        if !gone.is_empty() && !kept.iter().any(|s| is_of(s, domain, &[epoch])) {
+        if !gone.is_empty() && !kept.iter().any(|s| is_of(s, domain, epoch.as_slice())) {
             // Never the last: without one the domain would be destroyed.
             kept.extend(gone);
         }

@@ -143,7 +143,7 @@ fn cause(inner: &Inner, at: (u32, u32)) -> Cause {
 fn following(inner: &Inner, after: Option<VolumeId>) -> Option<VolumeId> {
     let state = inner.lock();
     // What a destroyed domain holds is not damaged, and nobody misses it.
-    let gone = |v: &VolumeRecord| domain_of(v).is_some_and(|d| state.domains.epoch(d) == 0);
+    let gone = |v: &VolumeRecord| domain_of(v).is_some_and(|d| !state.domains.in_use(d));
     state.tables.volumes().find(|v| !v.dying && Some(v.id) > after && !gone(v)).map(|v| v.id)
 }
 

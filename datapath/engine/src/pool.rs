@@ -331,7 +331,7 @@ fn take(
     let from = LogFrom {
         next_segment_sequence: start.next_sequence,
         opening: start.next_opening,
-        epoch: start.domains.epoch(POOL_DOMAIN),
+        epoch: start.domains.pool_epoch(),
         segment_size: segment,
     };
     let log = Log::new(from, caisson_block::Pool::new(8, batch)?);
@@ -417,7 +417,7 @@ async fn opened(
     let repair = Repair::plan(&keyring, &copies, superblock.counter);
     let newest = (superblock.clone(), anchor.clone());
     // What is written from here on is sealed under the newest epoch that there is a key for.
-    superblock.epoch = domains.epoch(POOL_DOMAIN);
+    superblock.epoch = domains.pool_epoch();
     let geometry = geometry(segment, superblock.extents.segments(), &options);
     let mut tables = Tables::open(geometry, &found.root)?;
     found.segments.iter().for_each(|&n| tables.pin(n));

@@ -287,7 +287,7 @@ impl Replay<'_> {
             Ok(header) => Ok(Next::Batch(Box::new((header, bytes)))),
             // Of an earlier use of the segment: an epoch's key is erased when the log is past all that it seals.
             Err(HeaderError::Open(Unopened::NoKey { domain, epoch }))
-                if epoch < self.inner.lock().domains.epoch(domain) =>
+                if self.inner.lock().domains.epoch(domain).is_some_and(|now| epoch < now) =>
             {
                 Ok(Next::End)
             }

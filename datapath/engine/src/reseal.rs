@@ -212,12 +212,13 @@ impl Round {
         let state = inner.lock();
         let mut before = (0, 0);
         let mut epochs = Vec::new();
-        for (domain, d) in state.domains.all().filter(|(_, d)| !d.old.is_empty()) {
+        for (domain, d) in state.domains.all() {
+            let Some(epoch) = d.epoch().filter(|_| !d.old.is_empty()) else { continue };
             if domain == POOL_DOMAIN {
                 before.0 = d.since;
             } else {
                 before.1 = before.1.max(d.since);
-                epochs.push((domain, d.epoch));
+                epochs.push((domain, epoch));
             }
         }
         let switches = state.domains.switches;

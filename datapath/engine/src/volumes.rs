@@ -28,7 +28,7 @@ impl Pool {
         settings: Settings,
     ) -> Result<VolumeId, ChangeError> {
         check_size(bytes)?;
-        let usable = |d: &crate::domains::Domain| !d.destroyed() && !d.coming && !d.tenant.is_gone();
+        let usable = |d: &crate::domains::Domain| d.in_use() && !d.coming && !d.tenant.is_gone();
         if settings.domain == POOL_DOMAIN || !self.0.lock().domains.get(settings.domain).is_some_and(usable) {
             return Err(ChangeError::NoDomain(settings.domain.to_string()));
         }
@@ -54,7 +54,7 @@ impl Pool {
             let state = self.0.lock();
             let record = named(&state, of)?;
             let domain = Settings::decode(&record.settings).map(|s| s.domain);
-            if domain.is_some_and(|d| state.domains.epoch(d) == 0) {
+            if domain.is_some_and(|d| !state.domains.in_use(d)) {
                 return Err(ChangeError::Domain("the keys of the volume's domain are destroyed"));
             }
             (record.id, record.settings.clone(), record.tail > record.blocks)

@@ -323,7 +323,7 @@ impl Walk {
                 Some(true) => self.met += record.sealed_len() as u64,
                 None => self.vague = true,
             }
-            let gone = record.domain != POOL_DOMAIN && inner.lock().domains.epoch(record.domain) == 0;
+            let gone = record.domain != POOL_DOMAIN && !inner.lock().domains.in_use(record.domain);
             if !gone && !whole(inner, header, bytes, i) {
                 self.damaged(inner, port, found, record, header.offset(i)).await;
             }

@@ -450,7 +450,7 @@ impl Chunk {
         if ways.tenant.is_gone() && !on(Bug::DestroyedUncovered) {
             return Ok(Published::Gone);
         }
-        let epoch = state.domains.epoch(ways.tenant.domain);
+        let Some(epoch) = state.domains.epoch(ways.tenant.domain) else { return Ok(Published::Gone) };
         if !state.log.has_room(inner.batch_target, self.bytes.len()) {
             return Ok(Published::Wait);
         }

@@ -1,9 +1,8 @@
 //! The primitives: two AEADs for blocks, XChaCha20-Poly1305 for what has a random nonce, HKDF-SHA256.
 //!
-//! Owns the choice of cipher and the contexts with expanded keys. Everything it refuses, it refuses in constant
+//! Owns the choice of cipher; the contexts with expanded keys are in [`crate::expanded`]. Everything it refuses, it refuses in constant
 //! time with one answer. It must never keep, print or return a key beyond what a caller derives for itself.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
 use serde::Serialize;
@@ -68,58 +67,6 @@ fn has_aes() -> bool {
 /// What did not authenticate. There is no more to say without telling an attacker something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused;
-
-/// An expanded key. AWS-LC erases it when it frees it.
-pub(crate) struct Context(LessSafeKey);
-
-impl Context {
-    pub(crate) fn new(cipher: Cipher, key: &[u8; 32]) -> Context {
-        let algorithm = match cipher {
-            Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
-            Cipher::Aes256Gcm => &AES_256_GCM,
-        };
-        let key = UnboundKey::new(algorithm, key).expect("both ciphers take keys of 32 bytes");
-        Context(LessSafeKey::new(key))
-    }
-
-    /// Seals `plain` into `out`, which is [`TAG`] bytes longer.
-    ///
-    /// # Panics
-    /// When the lengths do not agree, which callers have checked.
-    #[inline]
-    pub(crate) fn seal(&self, nonce: [u8; NONCE], aad: &[u8], plain: &[u8], out: &mut [u8]) {
-        let (body, tag) = out.split_at_mut(plain.len());
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let sealed = self.0.seal_out_of_place_scatter(nonce, Aad::from(aad), plain, body, &[], tag);
-        sealed.expect("lengths agree and are far below the ciphers' limits");
-    }
-
-    /// Opens in place; the plaintext is the front of `sealed`. What was refused is left without meaning.
-    #[inline]
-    pub(crate) fn open<'a>(
-        &self,
-        nonce: [u8; NONCE],
-        aad: &[u8],
-        sealed: &'a mut [u8],
-    ) -> Result<&'a mut [u8], Refused> {
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.0.open_in_place(nonce, Aad::from(aad), sealed).map_err(|_| Refused)
-    }
-
-    /// Opens into `out`, which is [`TAG`] bytes shorter than `sealed`, and leaves `sealed` as it is.
-    #[inline]
-    pub(crate) fn open_into(
-        &self,
-        nonce: [u8; NONCE],
-        aad: &[u8],
-        sealed: &[u8],
-        out: &mut [u8],
-    ) -> Result<(), Refused> {
-        let (body, tag) = sealed.split_at_checked(out.len()).ok_or(Refused)?;
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.0.open_separate_gather(nonce, Aad::from(aad), body, tag, out).map_err(|_| Refused)
-    }
-}
 
 /// Seals `body` in place with XChaCha20-Poly1305 and gives its tag.
 pub(crate) fn xseal(key: &[u8; 32], nonce: &[u8; XNONCE], aad: &[u8], body: &mut [u8]) -> [u8; TAG] {

@@ -4,8 +4,9 @@
 //! reads without a lock. It must never show a key, and never seal twice at one [`At`]: that nobody asks it to is the
 //! engine's duty (a byte of a segment's use is sealed once; see `FORMAT.md`, "Why no nonce repeats").
 
-use crate::aead::{Cipher, Context, Refused, TAG, XNONCE, hkdf_sha256, xopen, xseal};
+use crate::aead::{Cipher, Refused, TAG, XNONCE, hkdf_sha256, xopen, xseal};
 use crate::at::{At, PoolId};
+use crate::expanded::Context;
 use crate::maps::MapKey;
 use crate::record::Bind;
 use arc_swap::ArcSwapOption;

@@ -18,6 +18,7 @@ mod aead_tests;
 mod at;
 mod batch;
 mod blobs;
+mod expanded;
 mod extents;
 mod header;
 mod keyring;

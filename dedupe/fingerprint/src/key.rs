@@ -1,32 +1,34 @@
 //! The key that fingerprints are made under.
 //!
-//! Owns 32 secret bytes, erased when dropped. It must never be printed, compared or copied out: one domain has one
+//! Owns 32 secret bytes in locked memory, erased when dropped. It must never be printed, compared or copied out: one domain has one
 //! fingerprint key, and whoever holds it can test the pool for known contents.
 
 use crate::KEY_LEN;
+use caisson_keys::LockedBytes;
 use std::fmt;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroize;
 
-/// A 32-byte fingerprint key; boxed, so that moving it leaves no copy behind.
-#[derive(ZeroizeOnDrop)]
-pub struct FingerprintKey(Box<[u8; KEY_LEN]>);
+/// A 32-byte fingerprint key. It lies where it is made: moving it leaves no copy behind.
+pub struct FingerprintKey(LockedBytes);
 
 impl FingerprintKey {
     /// Takes over `bytes`. The caller erases its own copy; [`FingerprintKey::take`] does so by itself.
     pub fn new(bytes: [u8; KEY_LEN]) -> FingerprintKey {
-        FingerprintKey(Box::new(bytes))
+        let mut key = LockedBytes::zeroes(KEY_LEN);
+        key.copy_from_slice(&bytes);
+        FingerprintKey(key)
     }
 
     /// Takes the key out of `bytes`, which is left zeroed.
     pub fn take(bytes: &mut [u8; KEY_LEN]) -> FingerprintKey {
-        let mut key = Box::new([0; KEY_LEN]);
+        let mut key = LockedBytes::zeroes(KEY_LEN);
         key.copy_from_slice(bytes);
         bytes.zeroize();
         FingerprintKey(key)
     }
 
     pub(crate) fn bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
+        self.0.first_chunk().unwrap_or_else(|| unreachable!("it was made of {KEY_LEN} bytes"))
     }
 }
 

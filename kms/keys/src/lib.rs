@@ -27,8 +27,8 @@ pub use hierarchy::{
     DEFAULT_DOMAIN, FIRST_EPOCH, POOL_DOMAIN, PoolSecrets, Random, create_pool_keys, unlock, wrap_epoch,
     wrap_pool_keys,
 };
-pub use locked::{LockedMemory, locked_memory};
-pub use provider::{KeyProvider, ProviderStatus, Wrapped};
+pub use locked::{Bytes as LockedBytes, LockedMemory, locked_memory};
+pub use provider::{KeyProvider, ProviderStatus, Reason, Wrapped};
 pub use secret::Secret;
 pub use slot::KeySlot;
 pub use uri::{KeyUri, Scheme};

@@ -39,6 +39,17 @@ pub enum ProviderStatus {
     },
 }
 
+/// Why a root key is taken out of use for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not needed any more.
+    Cessation,
+    /// Another took its place.
+    Superseded,
+    /// Somebody else may have it.
+    Compromise,
+}
+
 /// A key manager. Implementations are checked by [`crate::contract::check`].
 pub trait KeyProvider: Send + Sync {
     /// The name by which configuration, logs and errors know it.
@@ -57,6 +68,32 @@ pub trait KeyProvider: Send + Sync {
     /// Makes another root key, which wraps from here on, and gives its name; what the older ones wrapped still unwraps. It is
     /// durable in the provider when this returns.
     fn add_root(&mut self) -> Result<String, KeyError>;
+
+    /// Takes a root key out of use, which nothing takes back: what it wrapped is not unwrapped any more, and it wraps nothing. It is still
+    /// there, and says so ([`KeyError::Revoked`]). The caller has seen that nobody needs it.
+    ///
+    /// # Errors
+    /// [`KeyError::Unsupported`] where the provider knows no such state; [`KeyError::NoSuchKey`].
+    fn revoke(&mut self, root: &str, _why: Reason) -> Result<(), KeyError> {
+        Err(KeyError::Unsupported {
+            provider: self.name().into(),
+            what: format!("take root key {root:?} out of use and keep it"),
+            remedy: "destroy it (caisson key destroy POOL --root NAME)".into(),
+        })
+    }
+
+    /// Destroys a root key for good, with what it wrapped; durable in the provider when this returns. The caller has seen that nobody
+    /// needs it.
+    ///
+    /// # Errors
+    /// [`KeyError::Unsupported`]; [`KeyError::NoSuchKey`].
+    fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
+        Err(KeyError::Unsupported {
+            provider: self.name().into(),
+            what: format!("destroy root key {root:?} from here"),
+            remedy: "destroy it with the means of whoever holds it".into(),
+        })
+    }
 
     /// Whether it can be used, found out without a use that could count towards a lock-out.
     fn status(&self) -> ProviderStatus;

@@ -5,11 +5,11 @@
 
 use crate::client::{Client, Session};
 use crate::error::{Fault, reason};
-use crate::ops::{TAG_LEN, state};
+use crate::ops::{TAG_LEN, revocation, state};
 use crate::tls::Identity;
 use caisson_keys::seal;
 use caisson_keys::{
-    CONTEXT_LEN, Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Scheme, Secret, Wrapped,
+    CONTEXT_LEN, Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Reason, Scheme, Secret, Wrapped,
 };
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -28,6 +28,8 @@ const NONCE_LEN: usize = 12;
 const MAX_SECRET: usize = 256;
 /// Root keys of one name.
 const MAX_ROOTS: usize = 64;
+/// Numbers behind the last key that are looked at, too: those between may have been destroyed.
+const GAP: usize = 16;
 /// Longest identifier that a pool's key slot has room for.
 const MAX_ID: usize = 256;
 /// Seconds that all of one call may take, by itself and at most.
@@ -67,23 +69,6 @@ impl Kmip {
         };
         let name = uri.required("object")?.to_string();
         Ok(Kmip { client: Client::new(servers, identity, Duration::from_secs(time)), name })
-    }
-
-    /// Takes a root key out of use: as compromised, or for good. What it wrapped cannot be unwrapped then.
-    ///
-    /// # Errors
-    /// The server's.
-    pub fn revoke(&self, root: &str, compromised: bool) -> Result<(), KeyError> {
-        let code = if compromised { 2 } else { 6 };
-        self.ask(root, |s| s.revoke(root, code))
-    }
-
-    /// Destroys a root key, which was revoked before. What it wrapped is gone.
-    ///
-    /// # Errors
-    /// The server's.
-    pub fn destroy(&self, root: &str) -> Result<(), KeyError> {
-        self.ask(root, |s| s.destroy(root))
     }
 
     fn ask<T>(&self, root: &str, f: impl FnMut(&mut Session) -> Result<T, Fault>) -> Result<T, KeyError> {
@@ -148,22 +133,24 @@ impl Kmip {
         }
     }
 
-    /// The identifiers of the root keys, oldest first.
-    fn find(&self, session: &mut Session) -> Result<Vec<String>, Fault> {
-        let mut roots = Vec::new();
+    /// The numbers and identifiers of the root keys, oldest first. Some may have been destroyed, the first ones, too.
+    fn find(&self, session: &mut Session) -> Result<Vec<(usize, String)>, Fault> {
+        let mut roots: Vec<(usize, String)> = Vec::new();
         for number in 1..=MAX_ROOTS {
+            if roots.last().is_some_and(|(last, _)| number > last + GAP) {
+                break;
+            }
             let found = session.locate(&numbered(&self.name, number))?;
             let fits = found.into_iter().filter(|id| id.len() <= MAX_ID);
             // Two clients may have made one at the same time: the same one counts for both.
-            let Some(id) = fits.min() else { break };
-            roots.push(id);
+            roots.extend(fits.min().map(|id| (number, id)));
         }
         Ok(roots)
     }
 
     /// The last of them, made active where a creation was interrupted before it was.
     fn newest(&self, session: &mut Session) -> Result<String, Fault> {
-        let root = self.find(session)?.pop().ok_or_else(|| {
+        let (_, root) = self.find(session)?.pop().ok_or_else(|| {
             Fault::Way(KeyError::NoSuchKey { provider: self.client.called(), root: self.name.clone() })
         })?;
         if session.state(&root)? == state::PRE_ACTIVE {
@@ -263,12 +250,12 @@ impl KeyProvider for Kmip {
     }
 
     fn roots(&self) -> Result<Vec<String>, KeyError> {
-        self.ask(&self.name, |s| self.find(s))
+        self.ask(&self.name, |s| Ok(self.find(s)?.into_iter().map(|(_, root)| root).collect()))
     }
 
     fn add_root(&mut self) -> Result<String, KeyError> {
         self.ask(&self.name, |s| {
-            let number = self.find(s)?.len() + 1;
+            let number = self.find(s)?.last().map_or(1, |(last, _)| last + 1);
             if number > MAX_ROOTS {
                 return Err(Fault::Way(KeyError::Unsupported {
                     provider: self.client.called(),
@@ -279,6 +266,31 @@ impl KeyProvider for Kmip {
             let root = s.create(&numbered(&self.name, number))?;
             s.activate(&root)?;
             Ok(root)
+        })
+    }
+
+    /// As the server knows it: deactivated, or compromised. One that is so already, or beyond, stays as it is.
+    fn revoke(&mut self, root: &str, why: Reason) -> Result<(), KeyError> {
+        let (code, done) = match why {
+            Reason::Compromise => (revocation::KEY_COMPROMISE, state::COMPROMISED),
+            Reason::Superseded => (revocation::SUPERSEDED, state::DEACTIVATED),
+            Reason::Cessation => (revocation::CESSATION_OF_OPERATION, state::DEACTIVATED),
+        };
+        self.ask(root, |s| match s.state(root)? {
+            now if now >= done => Ok(()),
+            _ => s.revoke(root, code),
+        })
+    }
+
+    /// Servers destroy no key that is in use (4.21): one that is, is revoked before.
+    fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
+        self.ask(root, |s| {
+            match s.state(root)? {
+                state::ACTIVE => s.revoke(root, revocation::CESSATION_OF_OPERATION)?,
+                state::DESTROYED | state::DESTROYED_COMPROMISED => return Ok(()),
+                _ => {}
+            }
+            s.destroy(root)
         })
     }
 

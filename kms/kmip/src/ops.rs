@@ -75,6 +75,13 @@ pub mod state {
     pub const DESTROYED_COMPROMISED: u32 = 6;
 }
 
+/// Revocation reason codes (9.1.3.2.19).
+pub mod revocation {
+    pub const KEY_COMPROMISE: u32 = 2;
+    pub const SUPERSEDED: u32 = 5;
+    pub const CESSATION_OF_OPERATION: u32 = 6;
+}
+
 const SYMMETRIC_KEY: u32 = 2;
 const AES: u32 = 3;
 const GCM: u32 = 9;
@@ -153,7 +160,7 @@ impl Session {
         self.ask(operation::ACTIVATE, vec![id(uid)]).map(drop)
     }
 
-    /// Takes a key out of use. `reason` is of the list of revocation reason codes (9.1.3.2.19).
+    /// Takes a key out of use. `reason` is of [`revocation`].
     pub fn revoke(&mut self, uid: &str, reason: u32) -> Result<(), Fault> {
         let why = structure(tag::REVOCATION_REASON, [enumeration(tag::REVOCATION_REASON_CODE, reason)]);
         self.ask(operation::REVOKE, vec![id(uid), why]).map(drop)

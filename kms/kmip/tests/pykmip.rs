@@ -3,8 +3,8 @@
 mod support;
 
 use caisson_keys::{
-    Context, KeyError, KeyProvider, ProviderStatus, Purpose, Secret, contract, create_pool_keys, unlock,
-    wrap_pool_keys,
+    Context, KeyError, KeyProvider, ProviderStatus, Purpose, Reason, Secret, contract, create_pool_keys,
+    unlock, wrap_pool_keys,
 };
 use caisson_kmip::Kmip;
 use std::io::{Read, Write};
@@ -57,12 +57,12 @@ fn keeps_the_contract_and_rotates_with_a_server_that_wraps() {
 fn a_server_that_does_not_wrap_lends_its_key() {
     let site = Site::new("fetched");
     let server = site.server("server", Some("1.2"));
-    let kmip = with_root(&site, server.port);
+    let mut kmip = with_root(&site, server.port);
     contract::check(&kmip).unwrap();
     let wrapped = kmip.wrap(&secret(), &context()).unwrap();
     assert_eq!(wrapped.blob[0], 2, "wrapped here");
     // A key that was revoked is not used, though the server would still give it out.
-    kmip.revoke(&wrapped.root, false).unwrap();
+    kmip.revoke(&wrapped.root, Reason::Cessation).unwrap();
     let error = kmip.unwrap(&wrapped, &context()).unwrap_err();
     assert!(matches!(&error, KeyError::Revoked { state, .. } if state == "deactivated"), "{error}");
 }
@@ -71,12 +71,17 @@ fn a_server_that_does_not_wrap_lends_its_key() {
 fn revoked_and_destroyed_keys_say_so() {
     let site = Site::new("revoked");
     let server = site.server("server", None);
-    for (compromised, want) in [(false, "deactivated"), (true, "compromised")] {
-        let object = if compromised { "bad" } else { "old" };
+    let reasons = [
+        (Reason::Cessation, "old", "deactivated"),
+        (Reason::Superseded, "followed", "deactivated"),
+        (Reason::Compromise, "bad", "compromised"),
+    ];
+    for (why, object, want) in reasons {
         let mut kmip = Kmip::open(&site.uri(&[server.port], object, "client")).unwrap();
         kmip.add_root().unwrap();
         let wrapped = kmip.wrap(&secret(), &context()).unwrap();
-        kmip.revoke(&wrapped.root, compromised).unwrap();
+        kmip.revoke(&wrapped.root, why).unwrap();
+        kmip.revoke(&wrapped.root, why).unwrap_or_else(|e| panic!("again: {e}"));
         for error in
             [kmip.unwrap(&wrapped, &context()).unwrap_err(), kmip.wrap(&secret(), &context()).unwrap_err()]
         {
@@ -87,6 +92,33 @@ fn revoked_and_destroyed_keys_say_so() {
         let error = kmip.unwrap(&wrapped, &context()).unwrap_err();
         assert!(matches!(&error, KeyError::NoSuchKey { root, .. } if *root == wrapped.root), "{error}");
     }
+}
+
+/// What is destroyed leaves a gap in the names, at their beginning and within: the keys behind it are found, and the last still wraps.
+#[test]
+fn after_a_rotation_the_old_key_is_destroyed_and_the_others_are_found() {
+    let site = Site::new("life");
+    let server = site.server("server", None);
+    let mut kmip = with_root(&site, server.port);
+    let first = kmip.wrap(&secret(), &context()).unwrap();
+    let roots: Vec<String> = (0..3).map(|_| kmip.add_root().unwrap()).collect();
+    // In use, the server would refuse: it is taken out of use before.
+    kmip.destroy(&first.root).unwrap();
+    assert_eq!(kmip.roots().unwrap(), roots);
+    let error = kmip.unwrap(&first, &context()).unwrap_err();
+    assert!(matches!(&error, KeyError::NoSuchKey { .. }), "{error}");
+    kmip.destroy(&roots[1]).unwrap();
+    assert_eq!(kmip.roots().unwrap(), [&roots[0][..], &roots[2]]);
+    let wrapped = kmip.wrap(&secret(), &context()).unwrap();
+    assert_eq!((&wrapped.root, kmip.unwrap(&wrapped, &context())), (&roots[2], Ok(secret())));
+    let next = kmip.add_root().unwrap();
+    assert_eq!(kmip.wrap(&secret(), &context()).unwrap().root, next);
+    // Taken out of use, the newest wraps no more, and no older one in its place: that is for a person to decide.
+    kmip.revoke(&next, Reason::Superseded).unwrap();
+    let error = kmip.wrap(&secret(), &context()).unwrap_err();
+    assert!(matches!(&error, KeyError::Revoked { root, .. } if *root == next), "{error}");
+    let none = kmip.destroy(&first.root).unwrap_err();
+    assert!(matches!(&none, KeyError::NoSuchKey { .. }), "{none}");
 }
 
 #[test]

@@ -373,6 +373,14 @@ impl KeyProvider for Token {
         Ok(self.name_of(&id))
     }
 
+    /// By C_DestroyObject. A token knows no key that is revoked and still there.
+    fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
+        let session = self.session();
+        let roots = self.find(&session)?;
+        let found = roots.iter().find(|r| self.name_of(&r.id) == root).ok_or_else(|| self.no_key(root))?;
+        session.destroy_object(found.handle).map_err(|e| self.fail(&e))
+    }
+
     /// Asks what slot and token say of themselves: nothing that counts as a try.
     fn status(&self) -> ProviderStatus {
         match self.module.get_token_info(self.slot) {

@@ -4,8 +4,8 @@
 //! process of its own, with tokens in a folder of its own.
 
 use caisson_keys::{
-    Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Purpose, Secret, contract, create_pool_keys,
-    unlock, wrap_pool_keys,
+    Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Purpose, Reason, Secret, contract,
+    create_pool_keys, unlock, wrap_pool_keys,
 };
 use caisson_pkcs11::Token;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -68,6 +68,32 @@ fn open(text: &str) -> Token {
 
 fn context() -> Context {
     Context { purpose: Purpose::Domain, pool: [4; 16], domain: 1, epoch: 0 }
+}
+
+#[test]
+fn a_root_key_is_destroyed_and_the_others_stay() {
+    alone("a_root_key_is_destroyed_and_the_others_stay", |_| {
+        let mut token = open("token=Caisson;object=root");
+        let (first, second) = (token.add_root().unwrap(), token.add_root().unwrap());
+        let wrapped = token.wrap(&Secret::take(&mut [1; 32]), &context()).unwrap();
+        assert_eq!(wrapped.root, second);
+        // A token has no such state.
+        let error = token.revoke(&first, Reason::Compromise).unwrap_err();
+        assert!(
+            matches!(&error, KeyError::Unsupported { .. }) && error.remedy().contains("destroy"),
+            "{error}"
+        );
+        token.destroy(&first).unwrap();
+        assert_eq!(token.roots().unwrap(), std::slice::from_ref(&second));
+        let error = token.destroy(&first).unwrap_err();
+        assert!(matches!(&error, KeyError::NoSuchKey { root, .. } if *root == first), "{error}");
+        // Another login sees the same.
+        let mut again = open("token=Caisson;object=root");
+        assert_eq!(again.unwrap(&wrapped, &context()), Ok(Secret::take(&mut [1; 32])));
+        again.destroy(&second).unwrap();
+        let error = token.unwrap(&wrapped, &context()).unwrap_err();
+        assert!(matches!(&error, KeyError::NoSuchKey { root, .. } if *root == second), "{error}");
+    });
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! A root key that exists only in shares, for the day on which every other provider is lost.
 //!
 //! Owns making one, splitting it (Shamir's secret sharing over GF(2^8), of crate `vsss-rs`), the text of a share, and putting
-//! shares together again. Fewer shares than are needed say nothing of the key. It must never keep the key once it is split.
+//! shares together again. Fewer shares than are needed say nothing of the key. It must never keep the key once it is split: what is
+//! sealed to the shares later is sealed to its [open half](crate::RecoveryPublic), which stands in the pool.
 
+use crate::recovery_public::{self, RecoveryPublic, SEALED_TO};
 use caisson_keys::{
     CONTEXT_LEN, Context, KeyError, KeyProvider, ProviderStatus, Random, Secret, Wrapped, seal,
 };
@@ -17,8 +19,8 @@ use zeroize::Zeroizing;
 /// The provider's name, as pools remember it.
 pub const RECOVERY: &str = "recovery";
 
-/// The first byte of what is wrapped.
-const WRAP_VERSION: u8 = 1;
+/// The first byte of what earlier versions wrapped, with the key itself. It is opened, and not made any more.
+const BY_KEY: u8 = 1;
 /// What a share's text begins with.
 const MARK: &str = "caisson-share-1";
 /// Bytes of the key.
@@ -58,7 +60,7 @@ impl fmt::Debug for Share {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -176,7 +178,7 @@ impl TryRng for Drawn {
 impl TryCryptoRng for Drawn {}
 
 /// What is authenticated with a wrapped secret: its place, and which recovery key wrapped it.
-fn associated(context: &Context, id: &[u8; 8]) -> [u8; CONTEXT_LEN + 8] {
+pub(crate) fn associated(context: &Context, id: &[u8; 8]) -> [u8; CONTEXT_LEN + 8] {
     let mut out = [0; CONTEXT_LEN + 8];
     out[..CONTEXT_LEN].copy_from_slice(&context.encode());
     out[CONTEXT_LEN..].copy_from_slice(id);
@@ -189,16 +191,19 @@ impl KeyProvider for Recovery {
     }
 
     fn wrap(&self, secret: &Secret, context: &Context) -> Result<Wrapped, KeyError> {
-        let aad = associated(context, &self.id);
-        let blob = seal::wrap(WRAP_VERSION, &self.key, &aad, secret, RECOVERY, &mut crate::os_random)?;
-        Ok(Wrapped { root: self.root(), blob })
+        RecoveryPublic::of_private(self.id, &self.key)?.wrap(secret, context)
     }
 
     fn unwrap(&self, wrapped: &Wrapped, context: &Context) -> Result<Secret, KeyError> {
         if wrapped.root != self.root() {
             return Err(KeyError::NoSuchKey { provider: RECOVERY.into(), root: wrapped.root.clone() });
         }
-        seal::unwrap(WRAP_VERSION, &self.key, &associated(context, &self.id), &wrapped.blob)
+        let aad = associated(context, &self.id);
+        match wrapped.blob.first() {
+            Some(&BY_KEY) => seal::unwrap(BY_KEY, &self.key, &aad, &wrapped.blob),
+            Some(&SEALED_TO) => recovery_public::open(&self.key, &wrapped.blob, &aad),
+            _ => Err(KeyError::NotAuthentic),
+        }
     }
 
     fn roots(&self) -> Result<Vec<String>, KeyError> {
@@ -206,15 +211,19 @@ impl KeyProvider for Recovery {
     }
 
     fn add_root(&mut self) -> Result<String, KeyError> {
-        Err(KeyError::Unsupported {
-            provider: RECOVERY.into(),
-            what: "have another root key: its shares are with people".into(),
-            remedy: "make new shares (caisson key export-recovery)".into(),
-        })
+        Err(no_other())
     }
 
     fn status(&self) -> ProviderStatus {
         ProviderStatus::Ready
+    }
+}
+
+pub(crate) fn no_other() -> KeyError {
+    KeyError::Unsupported {
+        provider: RECOVERY.into(),
+        what: "have another root key: its shares are with people".into(),
+        remedy: "make new shares (caisson key export-recovery)".into(),
     }
 }
 
@@ -260,7 +269,7 @@ impl FromStr for Share {
     }
 }
 
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut out = [0; N];
     if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
@@ -275,9 +284,11 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 mod tests {
     use super::*;
     use crate::os_random;
-    use caisson_keys::{contract, create_pool_keys, unlock};
+    use caisson_keys::{Purpose, contract, create_pool_keys, unlock};
 
     const POOL: [u8; 16] = [3; 16];
+
+    const OF_BEFORE: &str = "01000102030405060708090a0b0c0d0e0f1011121314151617d6a6debd9dfb9d9aa83cfe1c5862a4e48b8351e0d9f510f7f21ac8dfc88132a4f98fdb6afc9ea7f7c9f0f78c117da358";
 
     fn texts(shares: &[Share]) -> Vec<Zeroizing<String>> {
         shares.iter().map(Share::text).collect()
@@ -310,6 +321,21 @@ mod tests {
         }
         let all: Vec<_> = shares.iter().collect();
         assert!(unlock(&[&joined(&all).unwrap()], POOL, &slots).is_ok());
+    }
+
+    /// What an earlier version wrapped with the key itself; bytes computed with Python (XChaCha20-Poly1305 under 32 times 0x42).
+    #[test]
+    fn what_shares_of_before_wrapped_still_opens() {
+        let key = Recovery { id: [9; 8], key: Secret::take(&mut [0x42; 32]) };
+        let context = Context { purpose: Purpose::Domain, pool: POOL, domain: 1, epoch: 0 };
+        let blob: [u8; 73] = unhex(OF_BEFORE).unwrap();
+        let wrapped = Wrapped { root: key.root(), blob: blob.to_vec() };
+        assert_eq!(key.unwrap(&wrapped, &context), Ok(Secret::take(&mut [0x5a; 32])));
+        for at in 0..blob.len() {
+            let mut changed = wrapped.clone();
+            changed.blob[at] ^= 1;
+            assert_eq!(key.unwrap(&changed, &context), Err(KeyError::NotAuthentic), "byte {at}");
+        }
     }
 
     #[test]

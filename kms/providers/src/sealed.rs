@@ -109,7 +109,7 @@ impl SealedFile {
             return Err(KeyFileError::Full { path: self.path.clone() });
         }
         self.roots.push(new_root(label, &mut crate::os_random)?);
-        let stored = self.store();
+        let stored = self.store(false);
         if stored.is_err() {
             self.roots.pop();
         }
@@ -120,19 +120,21 @@ impl SealedFile {
     pub fn change_passphrase(&mut self, passphrase: &Secret, cost: Argon2Cost) -> Result<(), KeyFileError> {
         let opener = new_opener(passphrase, cost, &mut crate::os_random)?;
         let old = std::mem::replace(&mut self.opener, opener);
-        let stored = self.store();
+        let stored = self.store(false);
         if stored.is_err() {
             self.opener = old;
         }
         stored
     }
 
-    fn store(&mut self) -> Result<(), KeyFileError> {
+    /// Writes the file anew; `erase` overwrites what it was before.
+    fn store(&mut self, erase: bool) -> Result<(), KeyFileError> {
         let random: Random<'_> = &mut crate::os_random;
         let bytes = format::encode(self.id, &self.roots, &self.opener, random)?;
+        let old = if erase { Some(store::hold(&self.path)?) } else { None };
         store::replace(&self.path, &self.bytes, &bytes, &unique(random)?)?;
         self.bytes = bytes;
-        Ok(())
+        old.map_or(Ok(()), |old| store::overwrite(&self.path, &old))
     }
 
     /// What errors call it.
@@ -208,6 +210,22 @@ impl KeyProvider for SealedFile {
     fn add_root(&mut self) -> Result<String, KeyError> {
         SealedFile::add_root(self, ROOT_LABEL).map_err(KeyFileError::into_key)?;
         Ok(self.root_names().pop().unwrap_or_default())
+    }
+
+    /// The file is written anew without it, and what held it before is overwritten.
+    fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
+        let at = self.roots.iter().position(|r| r.name() == root);
+        let at = at.ok_or_else(|| KeyError::NoSuchKey { provider: self.called(), root: root.into() })?;
+        if self.roots.len() == 1 {
+            return Err(KeyError::Unsupported {
+                provider: self.called(),
+                what: "be without a root key, and this is its last".into(),
+                remedy: "take the file away from every pool (caisson key remove), and destroy the file and its copies (shred -u)".into(),
+            });
+        }
+        // What cannot be overwritten is an error, though the key is gone from the file: the next opening shows which.
+        self.roots.remove(at);
+        self.store(true).map_err(KeyFileError::into_key)
     }
 
     fn status(&self) -> ProviderStatus {

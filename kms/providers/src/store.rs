@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Why a key file could not be created, opened or changed.
@@ -195,6 +195,23 @@ pub fn replace(path: &Path, old: &[u8], bytes: &[u8], unique: &str) -> Result<()
     let temporary = Temporary::write(&real, bytes, unique, Some(&meta))?;
     rustix::fs::rename(&temporary.path, &real).map_err(|e| io(path, "replace it", e))?;
     sync_folder(&real)
+}
+
+/// A file as it is now, whatever stands under its name later.
+pub fn hold(path: &Path) -> Result<File, KeyFileError> {
+    std::fs::OpenOptions::new().write(true).open(path).map_err(|e| io(path, "hold it", e))
+}
+
+/// Overwrites what a file held that another took the place of. One that has another name still is somebody's copy, and left alone. What a
+/// flash device or a file system that writes elsewhere keeps of it is out of reach.
+pub fn overwrite(path: &Path, old: &File) -> Result<(), KeyFileError> {
+    let fail = |e| io(path, "overwrite what it was before", e);
+    let meta = old.metadata().map_err(fail)?;
+    if meta.nlink() > 0 {
+        return Ok(());
+    }
+    let zeroes = vec![0; usize::try_from(meta.len()).unwrap_or(MAX_READ).min(MAX_READ)];
+    old.write_all_at(&zeroes, 0).and_then(|()| old.sync_all()).map_err(fail)
 }
 
 /// A file beside the one that it will become; removed where it does not.

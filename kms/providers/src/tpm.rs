@@ -192,6 +192,11 @@ impl KeyProvider for TpmFile {
         KeyProvider::add_root(&mut self.file)
     }
 
+    /// As of any key file: the seal opens what is left of it.
+    fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
+        self.file.destroy(root)
+    }
+
     fn status(&self) -> ProviderStatus {
         crate::examine(&self.uri)
     }

@@ -1,7 +1,8 @@
 //! The sealed key file: the providers' contract, its life, and what happens to one that was changed.
 
 use caisson_keys::{
-    Context, KeyError, KeyProvider, Purpose, Secret, contract, create_pool_keys, unlock, wrap_pool_keys,
+    Context, KeyError, KeyProvider, Purpose, Reason, Secret, contract, create_pool_keys, unlock,
+    wrap_pool_keys,
 };
 use caisson_providers::{Argon2Cost, FormatError, KeyFileError, SealedFile, format, os_random};
 use sha2::{Digest, Sha256};
@@ -237,6 +238,41 @@ fn roots_are_added_and_passphrases_changed() {
         again.add_root("bad label"),
         Err(KeyFileError::Full { .. } | KeyFileError::Label { .. })
     ));
+}
+
+#[test]
+fn a_root_key_is_destroyed_with_what_the_file_was_before() {
+    let dir = Dir::new("destroy");
+    let path = dir.file("key");
+    let mut file = create(&path);
+    let (secrets, old) = create_pool_keys(&file, [9; 16], &mut os_random).unwrap();
+    let error = file.destroy(&old[0].wrapped.root).unwrap_err();
+    assert!(matches!(&error, KeyError::Unsupported { .. }) && error.remedy().contains("shred"), "{error}");
+    assert!(matches!(
+        file.revoke(&old[0].wrapped.root, Reason::Cessation),
+        Err(KeyError::Unsupported { .. })
+    ));
+    file.add_root("second").unwrap();
+    let new = wrap_pool_keys(&file, &secrets).unwrap();
+    // What is open still shows what became of the file that it was.
+    let was = std::fs::File::open(&path).unwrap();
+    let held = std::fs::read(&path).unwrap();
+    file.destroy(&old[0].wrapped.root).unwrap();
+    let mut after = Vec::new();
+    std::io::Read::read_to_end(&mut &was, &mut after).unwrap();
+    assert!(after.len() == held.len() && after.iter().all(|b| *b == 0), "it is overwritten");
+    for file in [&file, &SealedFile::open(&path, &pass("correct horse")).unwrap()] {
+        assert_eq!(file.root_names(), [new[0].wrapped.root.clone()]);
+        assert!(unlock(&[file], [9; 16], &new).unwrap().epochs().eq(secrets.epochs()));
+        assert!(matches!(unlock(&[file], [9; 16], &old), Err(KeyError::NoSuchKey { .. })));
+    }
+    // A second name is a copy that somebody meant to have.
+    file.add_root("third").unwrap();
+    std::fs::hard_link(&path, dir.file("copy")).unwrap();
+    let copy = std::fs::read(dir.file("copy")).unwrap();
+    file.destroy(&new[0].wrapped.root).unwrap();
+    assert_eq!(std::fs::read(dir.file("copy")).unwrap(), copy);
+    assert!(matches!(file.destroy("none:00"), Err(KeyError::NoSuchKey { .. })));
 }
 
 #[test]

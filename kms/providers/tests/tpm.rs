@@ -38,6 +38,15 @@ fn keeps_the_contract_of_providers_and_opens_again_by_tpm_or_passphrase() {
         let unlocked = unlock(&[&*again.provider], [3; 16], &slots).unwrap();
         assert!(unlocked.epochs().eq(keys.epochs()), "{tcti}");
     }
+    // A root key is destroyed in the file; what seals the file stays, and opens the rest.
+    let mut provider = open(&uri(&machine.tcti()), How { make: false, ask: false }).unwrap().provider;
+    provider.add_root().unwrap();
+    let new = caisson_keys::wrap_pool_keys(&*provider, &keys).unwrap();
+    provider.destroy(&slots[0].wrapped.root).unwrap();
+    let again = open(&uri(&machine.tcti()), How { make: false, ask: false }).unwrap().provider;
+    assert_eq!(again.roots().unwrap(), [new[0].wrapped.root.clone()]);
+    assert!(unlock(&[&*again], [3; 16], &new).unwrap().epochs().eq(keys.epochs()));
+    assert!(unlock(&[&*again], [3; 16], &slots).is_err());
     drop(machine);
     let _ = std::fs::remove_dir_all(&dir);
 }

@@ -4,7 +4,7 @@
 //! service that another user runs.
 
 use crate::wire::{Answer, MAX_FRAME, Request, frame_len};
-use caisson_keys::{Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Scheme, Secret, Wrapped};
+use caisson_keys::{Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Reason, Scheme, Secret, Wrapped};
 use rustix::net::sockopt::socket_peercred;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -83,6 +83,14 @@ impl Remote {
         }
     }
 
+    fn not_from_here(&self, what: &str, root: &str) -> KeyError {
+        KeyError::Unsupported {
+            provider: self.called.clone(),
+            what: format!("{what} root key {root:?}: the key service does that for no target"),
+            remedy: "do it in the key manager behind the service, with its own means".into(),
+        }
+    }
+
     fn odd<T>(&self) -> Result<T, KeyError> {
         Err(self.away(&ErrorKind::InvalidData.into()))
     }
@@ -123,6 +131,15 @@ impl KeyProvider for Remote {
             Answer::Root(root) => Ok(root),
             _ => self.odd(),
         }
+    }
+
+    /// Not by way of the target, which parses what hosts send: one that was taken over must not be able to destroy what other pools need.
+    fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
+        Err(self.not_from_here("destroy", root))
+    }
+
+    fn revoke(&mut self, root: &str, _why: Reason) -> Result<(), KeyError> {
+        Err(self.not_from_here("take out of use", root))
     }
 
     fn status(&self) -> ProviderStatus {

@@ -8,10 +8,10 @@
 
 mod commands;
 mod in_guest;
-mod paths;
+pub mod paths;
 mod programs;
 pub mod results;
 pub mod scenario;
 pub mod suite;
 mod target;
-mod vm;
+pub mod vm;

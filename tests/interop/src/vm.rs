@@ -98,6 +98,20 @@ impl Vm {
     /// # Errors
     /// When `tools/testbed/boot` does not start.
     pub fn boot(image: &Path, share: &Share, limit: Duration, memory: u32) -> io::Result<Self> {
+        Vm::boot_with(image, share, limit, memory, &[])
+    }
+
+    /// The same, with further arguments to QEMU: devices that not every guest has.
+    ///
+    /// # Errors
+    /// As [`Vm::boot`].
+    pub fn boot_with(
+        image: &Path,
+        share: &Share,
+        limit: Duration,
+        memory: u32,
+        devices: &[String],
+    ) -> io::Result<Self> {
         Command::new(paths::script("boot"))
             .arg("--image")
             .arg(image)
@@ -105,6 +119,8 @@ impl Vm {
             .arg(&share.path)
             .args(["--timeout", &limit.as_secs().to_string()])
             .args(["--memory", &memory.to_string()])
+            .arg("--")
+            .args(devices)
             .stdin(Stdio::null())
             .spawn()
             .map(Self)

@@ -33,7 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "kms/keys",
         ],
     ),
-    ("dedupe/fingerprint", &[]),
+    ("dedupe/fingerprint", &["kms/keys"]),
     ("dedupe/index", &["dedupe/fingerprint"]),
     ("kms/audit", &[]),
     ("kms/keys", &[]),

@@ -50,6 +50,10 @@ const UNSAFE_IN: &[(&str, &str)] = &[
     ("datapath/block/src/buf.rs", "counted references to slices of pool memory, without a copy"),
     ("datapath/block/src/pool.rs", "one mapping shared by buffers, given back from any thread"),
     ("datapath/device/src/", "pages swapped under their locks; I/O on raw descriptors and buffers"),
+    (
+        "datapath/log/src/expanded.rs",
+        "ciphers' expanded keys in locked memory, which AWS-LC's safe crate cannot place",
+    ),
     ("dedupe/index/tests/memory.rs", "an allocator that counts, to hold the index to its budget"),
     ("kms/keys/src/locked.rs", "memory for secrets that the system does not swap out or dump"),
     ("datapath/volume/tests/", "an allocator that counts, to hold the hot path at none"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 mod key;
 mod pool;
 
-pub use key::{KeyCommand, KmsCommand, NamedKey, OneKey};
+pub use key::{KeyCommand, KmsCommand, NamedKey, OneKey, Reason};
 use pool::key_uri;
 pub use pool::{CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
 

@@ -2,6 +2,7 @@
 
 use crate::args::Output;
 use crate::failure::Failure;
+use crate::output::count;
 use crate::remote::told;
 use caisson_daemon::Refusal;
 use caisson_daemon::manage::ask::{Destroy, DomainAsk};
@@ -60,25 +61,29 @@ pub fn destroy(
 ) -> Result<(), Failure> {
     let confirm = match confirm {
         Some(confirm) => confirm,
-        None => asked(pool, domain)?,
+        None => asked(
+            &format!("destroy the domain {domain}"),
+            domain,
+            &format!(
+                "Everything that the volumes of domain {domain} in pool {pool} hold, snapshots included, is lost then, for good."
+            ),
+        )?,
     };
     let done = c.send("POST", &path(pool, "/destroy"), &Destroy { domain: domain.into(), confirm })?;
     told(output, &done, &format!("the keys of domain {domain} are destroyed: what its volumes held is gone"));
     Ok(())
 }
 
-/// Has a person at the terminal say the name.
-fn asked(pool: &str, domain: &str) -> Result<String, Failure> {
+/// Has a person at the terminal say the name of what is ended for good, after `warning`; `deed` is what is about to be done.
+pub fn asked(deed: &str, name: &str, warning: &str) -> Result<String, Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Failure::Here(Refusal::invalid(
-            format!("to destroy the domain {domain}, its name has to be said again"),
-            format!("add --confirm {domain}; everything that its volumes hold is lost then, for good"),
+            format!("to {deed}, its name has to be said again"),
+            format!("add --confirm {name}. {warning}"),
         )));
     }
-    eprint!(
-        "Everything that the volumes of domain {domain} in pool {pool} hold, snapshots included, is lost for good.\nIts name, to go on: "
-    );
+    eprint!("{warning}\nIts name, to go on: ");
     let mut line = String::new();
     let read = std::io::stderr().flush().and_then(|()| stdin.lock().read_line(&mut line));
     read.map_err(|e| Failure::Here(Refusal::system("the name cannot be read", &e)))?;
@@ -96,15 +101,19 @@ pub fn rows(keys: &Keys) -> Vec<[String; 2]> {
 
 fn domain(d: &Domain) -> String {
     if d.epoch == 0 {
-        return format!("{}: KEYS DESTROYED; {} volumes of it are left to be deleted", d.name, d.volumes);
+        let left = count(d.volumes as u64, "volume is left", "volumes are left");
+        return format!("{}: KEYS DESTROYED; {} of it to be deleted", d.name, left);
     }
     let old: Vec<String> = d.old_epochs.iter().map(ToString::to_string).collect();
     let old =
         if old.is_empty() { String::new() } else { format!("; earlier epochs in use: {}", old.join(", ")) };
     let sealed = format_size(d.sealed_bytes);
     format!(
-        "{}: epoch {}, which sealed {} records, {sealed}; {} volumes{old}",
-        d.name, d.epoch, d.sealed_records, d.volumes
+        "{}: epoch {}, which sealed {}, {sealed}; {}{old}",
+        d.name,
+        d.epoch,
+        count(d.sealed_records, "record", "records"),
+        count(d.volumes as u64, "volume", "volumes")
     )
 }
 
@@ -114,7 +123,8 @@ pub fn reseal(r: &Reseal) -> String {
         return "done: nothing is left under earlier epochs, whose keys are erased".into();
     }
     let waits = r.waits.as_ref().map_or(String::new(), |w| format!("; waits for {w}"));
-    let left =
-        r.left.map_or(String::new(), |left| format!("; {left} blocks and pages left when last counted"));
+    let left = r.left.map_or(String::new(), |left| {
+        format!("; {} left when last counted", count(left, "block or page", "blocks and pages"))
+    });
     format!("segment {} of {}, {} so far{left}{waits}", r.segments, r.all_segments, format_size(r.bytes))
 }

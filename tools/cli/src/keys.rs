@@ -3,11 +3,12 @@
 use crate::args::{KeyArgs, KeyCommand, OneKey, Output};
 use crate::domains;
 use crate::failure::Failure;
-use crate::output::{Table, json, line, print};
+use crate::output::{Table, count, json, line, print};
 use crate::pools::named;
 use crate::remote::{listed, told};
+use crate::roots;
 use caisson_daemon::Refusal;
-use caisson_daemon::daemon::{AUDIT_FILE, Audit, Waits};
+use caisson_daemon::daemon::{Audit, Waits};
 use caisson_daemon::manage::ask::{Export, KeyAsk, Rotate};
 use caisson_daemon::manage::client::{Client, segment};
 use caisson_daemon::manage::keys::{Keys, Shares};
@@ -23,6 +24,11 @@ fn of(e: &KeyError) -> Refusal {
     Refusal::invalid(e.to_string(), e.remedy())
 }
 
+/// The folder that `$CAISSON_AUDIT` names for records of operations on keys.
+pub fn audit_folder() -> Option<PathBuf> {
+    std::env::var_os("CAISSON_AUDIT").map(PathBuf::from)
+}
+
 /// Does what needs no target, recorded before and after where a folder for that is named.
 fn recorded(
     dir: Option<PathBuf>,
@@ -30,7 +36,7 @@ fn recorded(
     what: &str,
     f: impl FnOnce() -> Result<(), Refusal>,
 ) -> Result<(), Failure> {
-    let dir = dir.or_else(|| std::env::var_os("CAISSON_AUDIT").map(PathBuf::from));
+    let dir = dir.or_else(audit_folder);
     let audit = Audit::new(dir.as_deref());
     audit.begins(op, "", what).map_err(Failure::Here)?;
     let done = f();
@@ -74,8 +80,16 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
         KeyCommand::Rotate { pool, domain: Some(domain), output, .. } => {
             domains::rotate(&client(), &pool, &domain, output)
         }
-        KeyCommand::Destroy { pool, domain, confirm, output } => {
+        KeyCommand::Destroy { pool, domain: Some(domain), confirm, output, .. } => {
             domains::destroy(&client(), &pool, &domain, confirm, output)
+        }
+        KeyCommand::Destroy { pool, root, key, confirm, output, .. } => {
+            let root = root.unwrap_or_default();
+            roots::end(&client(), &pool, roots::Root { root, key, reason: None, confirm }, output)
+        }
+        KeyCommand::Revoke { pool, root, key, reason, confirm, output } => {
+            let reason = Some(roots::why(reason));
+            roots::end(&client(), &pool, roots::Root { root, key, reason, confirm }, output)
         }
         KeyCommand::List { pool, output } => list(&client().get(&path(&pool, ""))?, output),
         KeyCommand::Status { pool, output } => {
@@ -177,8 +191,10 @@ fn list(keys: &Keys, output: Output) -> Result<(), Failure> {
 /// Why a pool waits, as lines of its page.
 pub fn waits(w: &Waits) -> Vec<[String; 2]> {
     let next = match w.next_s {
-        Some(s) => format!("asked {} times; again in {s} s by itself", w.tries),
-        None => format!("asked {} times; again only by `caisson key retry`", w.tries),
+        Some(s) => format!("asked {}; again in {s} s by itself", count(w.tries.into(), "time", "times")),
+        None => {
+            format!("asked {}; again only by `caisson key retry`", count(w.tries.into(), "time", "times"))
+        }
     };
     [("waits for", w.why.error.clone()), ("remedy", w.why.remedy.clone()), ("tries", next)]
         .map(|(k, v)| [k.to_string(), v])
@@ -270,13 +286,12 @@ fn import(paths: &[PathBuf], files: &[PathBuf], keys: &KeyArgs) -> Result<(), Re
 /// The log of the target that runs.
 fn running(client: &Client) -> Result<PathBuf, Failure> {
     let status: Status = client.get("/v1/status")?;
-    let dir = status.data_dir.ok_or_else(|| {
+    status.audit.map(PathBuf::from).ok_or_else(|| {
         Failure::Here(Refusal::not_found(
-            "this target has no data directory, and records nothing",
-            "give it one (data_dir = \"...\" in the configuration)",
+            "this target has no pool with keys, and has recorded nothing",
+            "name the log of another: caisson key audit FILE",
         ))
-    })?;
-    Ok(Path::new(&dir).join(AUDIT_FILE))
+    })
 }
 
 fn audit(
@@ -322,7 +337,11 @@ fn audit(
         }
         print(&t.to_string());
     }
-    line(format!("{} records, whole and signed with {}", found.records.len(), found.public));
+    line(format!(
+        "{}, whole and signed with {}",
+        count(found.records.len() as u64, "record", "records"),
+        found.public
+    ));
     line(format!("last hash {}", found.head));
     Ok(())
 }

@@ -63,6 +63,7 @@ pub fn settle(running: &Running, socket: Option<PathBuf>, s: &mut Settings) {
 
 /// Starts a target over the real data plane.
 pub fn start(settings: Settings, base: Objects, seed: Objects) -> Result<Arc<Daemon>, StartError> {
+    let settings = Settings { audit: crate::keys::audit_folder(), ..settings };
     let start = Start { seed, ..Start::new(settings, base, clock()) };
     Daemon::start(start, start_reactors)
 }
@@ -276,6 +277,9 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>, dumps: bool) -> Result
             ));
             if let Some(made) = d.made().get(POOL) {
                 say_made(*made, key_file.as_deref());
+            }
+            if let Some(file) = d.audit().file() {
+                line(format!("  operations on its keys are recorded in {}", file.display()));
             }
             say_listening(&d);
             if let Some(s) = d.socket() {

@@ -15,6 +15,7 @@ mod output;
 mod pools;
 mod quickstart;
 mod remote;
+mod roots;
 mod status;
 
 use args::{Cli, Command, ConfigCommand};
@@ -84,11 +85,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 output::json(&serde_json::json!({ "problems": [] }));
             } else {
                 output::line(format!(
-                    "{}: good; {} volumes, {} subsystems, {} listeners",
+                    "{}: good; {}, {}, {}",
                     file.display(),
-                    counts.0,
-                    counts.1,
-                    counts.2
+                    output::count(counts.0 as u64, "volume", "volumes"),
+                    output::count(counts.1 as u64, "subsystem", "subsystems"),
+                    output::count(counts.2 as u64, "listener", "listeners")
                 ));
             }
             Ok(())

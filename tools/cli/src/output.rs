@@ -26,6 +26,11 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
+/// So many of something: `1 volume`, `2 volumes`.
+pub fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// A table with a head, columns as wide as their widest cell.
 pub struct Table {
     /// Heads; those that begin with `>` are of numbers, and stand to the right.
@@ -79,6 +84,12 @@ impl std::fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        let said = [0, 1, 2].map(|n| count(n, "volume is left", "volumes are left"));
+        assert_eq!(said, ["0 volumes are left", "1 volume is left", "2 volumes are left"]);
+    }
 
     #[test]
     fn columns_line_up() {

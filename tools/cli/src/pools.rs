@@ -2,7 +2,7 @@
 
 use crate::args::{CheckArgs, InspectArgs, KeyArgs, PoolCommand};
 use crate::failure::Failure;
-use crate::output::{Table, json, line, print};
+use crate::output::{Table, count, json, line, print};
 use crate::remote::{listed, told};
 use caisson_daemon::Refusal;
 use caisson_daemon::manage::ask::{CreatePool, DeviceAsk, Grow, ScrubAsk, Size};
@@ -147,7 +147,11 @@ fn scrub(s: &Scrub) -> String {
     };
     let found = match s.problems.len() {
         0 => "nothing wrong".to_string(),
-        n => format!("{n} problems, {} blocks of 4 KiB lost", s.lost_blocks),
+        n => format!(
+            "{}, {} of 4 KiB lost",
+            count(n as u64, "problem", "problems"),
+            count(s.lost_blocks, "block", "blocks")
+        ),
     };
     format!("{how}; {} read, {found}", format_size(s.bytes))
 }
@@ -188,8 +192,8 @@ pub fn page(p: &Pool) -> String {
     t.row([
         "since opened".into(),
         format!(
-            "{} blocks written, of them {} zero, {} duplicate; the others took {}",
-            a.written_blocks,
+            "{} written, of them {} zero, {} duplicate; the others took {}",
+            count(a.written_blocks, "block", "blocks"),
             a.zero_blocks,
             a.duplicate_blocks,
             format_size(a.stored_bytes),
@@ -263,7 +267,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         t.row(["device".into(), format!("{} of {}", l.device + 1, l.devices)]);
         t.row(["cipher".into(), l.cipher.clone()]);
         t.row(["segments".into(), format!("{} of {}", l.segments, format_size(l.segment_size))]);
-        t.row(["superblock".into(), format!("written {} times", l.counter)]);
+        t.row(["superblock".into(), format!("written {}", count(l.counter, "time", "times"))]);
         for k in &l.keys {
             t.row(["key".into(), k.clone()]);
         }
@@ -328,7 +332,11 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
         if report.more > 0 {
             line(format!("and {} more", report.more));
         }
-        line(format!("{} segments gone through, {} read", report.segments, format_size(report.bytes)));
+        line(format!(
+            "{} gone through, {} read",
+            count(report.segments.into(), "segment", "segments"),
+            format_size(report.bytes)
+        ));
     }
     if report.sound {
         if !args.output.json {
@@ -339,7 +347,11 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let problems = report.problems.len() as u64 + report.more;
     Err(Failure::Here(Refusal::new(
         caisson_daemon::Cause::System,
-        format!("the pool has {problems} problems; {} blocks of 4 KiB are lost", report.lost_blocks),
+        format!(
+            "the pool has {}; {} lost",
+            count(problems, "problem", "problems"),
+            count(report.lost_blocks, "block of 4 KiB is", "blocks of 4 KiB are")
+        ),
         "write the lost blocks anew, or restore the volumes from a backup; look for what damaged them (dmesg, the device's SMART log)",
     )))
 }

@@ -2,7 +2,7 @@
 
 use crate::args::StatusArgs;
 use crate::failure::Failure;
-use crate::output::{Table, json, print};
+use crate::output::{Table, count, json, print};
 use caisson_daemon::manage::client::Client;
 use caisson_daemon::manage::view::{Controller, Listener, Namespace, Status, Subsystem, Volume};
 use caisson_daemon::model::Serves;
@@ -79,8 +79,10 @@ pub fn page(s: &Status, before: Option<(f64, &Status)>) -> String {
         }
         if status.activity.damaged > 0 {
             out.push_str(&format!(
-                "DAMAGED: pool {}: {} blocks or pages; see `caisson pool status {}`\n",
-                p.name, status.activity.damaged, p.name
+                "DAMAGED: pool {}: {}; see `caisson pool status {}`\n",
+                p.name,
+                count(status.activity.damaged, "block or page", "blocks or pages"),
+                p.name
             ));
         }
     }
@@ -105,9 +107,16 @@ pub fn page(s: &Status, before: Option<(f64, &Status)>) -> String {
     let shed: u64 = s.reactors.iter().map(|r| r.shed).sum();
     let broken: u64 = s.reactors.iter().map(|r| r.protocol_errors).sum();
     out.push_str(&format!(
-        "\n{open} connections, {} queues; {} connects, {} refused; {} commands failed, {} aborted; {broken} protocol errors, \
-         {shed} connections shed, {} keep-alives missed\n",
-        c.queues, c.connects, c.refused, c.failed_commands, c.aborted, c.keep_alive_expired
+        "\n{}, {}; {}, {} refused; {} failed, {} aborted; {}, {} shed, {} missed\n",
+        count(open, "connection", "connections"),
+        count(c.queues, "queue", "queues"),
+        count(c.connects, "connect", "connects"),
+        c.refused,
+        count(c.failed_commands, "command", "commands"),
+        c.aborted,
+        count(broken, "protocol error", "protocol errors"),
+        count(shed, "connection", "connections"),
+        count(c.keep_alive_expired, "keep-alive", "keep-alives"),
     ));
     out
 }
@@ -136,6 +145,9 @@ pub fn volume(v: &Volume) -> String {
     t.row(["size".into(), format!("{} ({} bytes)", format_size(v.size), v.size)]);
     t.row(["in use".into(), v.allocated.map_or("not known".into(), format_size)]);
     t.row(["block size".into(), v.block_size.to_string()]);
+    if let Some(domain) = &v.domain {
+        t.row(["domain".into(), domain.clone()]);
+    }
     if let Some(s) = &v.services {
         let on = |on: bool| if on { "on" } else { "off" };
         t.row(["compression".into(), s.compression.to_string()]);
@@ -152,7 +164,7 @@ pub fn volume(v: &Volume) -> String {
         t.row(["freed by delete".into(), s.freed_by_delete.map_or("not known".into(), format_size)]);
     }
     t.row(["fault".into(), v.fault.clone().unwrap_or("none".into())]);
-    t.row(["under way".into(), format!("{} requests", v.in_flight)]);
+    t.row(["under way".into(), count(v.in_flight, "request", "requests")]);
     for e in &v.exports {
         t.row(["exported as".into(), e.clone()]);
     }
@@ -163,8 +175,7 @@ fn who(s: &Subsystem) -> String {
     match (s.allow_any_host, s.hosts.len()) {
         (true, _) => "any host".into(),
         (false, 0) => "no host".into(),
-        (false, 1) => "1 host".into(),
-        (false, n) => format!("{n} hosts"),
+        (false, n) => count(n as u64, "host", "hosts"),
     }
 }
 

@@ -223,7 +223,8 @@ fn a_pool_waits_for_its_key_manager() {
     drop(t);
     // A key that was revoked meanwhile is no reason to wait: it takes a person, and the target says so and ends.
     let root = before.split("kmip").nth(1).unwrap().split_whitespace().next().unwrap().to_string();
-    caisson_kmip::Kmip::open(&key.parse().unwrap()).unwrap().revoke(&root, true).unwrap();
+    let mut kmip = caisson_kmip::Kmip::open(&key.parse().unwrap()).unwrap();
+    caisson_keys::KeyProvider::revoke(&mut kmip, &root, caisson_keys::Reason::Compromise).unwrap();
     let socket = s.dir.path("s");
     let args: Vec<String> =
         ["--socket", &socket, "serve", "--config", &s.dir.path("c.toml")].map(String::from).to_vec();

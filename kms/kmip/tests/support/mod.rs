@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -85,9 +88,14 @@ impl Site {
             .unwrap();
         let mut server = Server { child, port };
         let end = Instant::now() + Duration::from_secs(60);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < end, "the server does not listen: {}", self.log(port));
+        loop {
+            let listens = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+            // One that found the port taken ends: then it is another's that listens.
             assert!(server.child.try_wait().unwrap().is_none(), "the server ended: {}", self.log(port));
+            if listens {
+                break;
+            }
+            assert!(Instant::now() < end, "the server does not listen: {}", self.log(port));
             std::thread::sleep(Duration::from_millis(50));
         }
         server
@@ -104,14 +112,21 @@ impl Drop for Site {
     }
 }
 
-/// A port that nobody listens on now, and that no other test of this process was given. Below those that the system gives to
-/// outgoing connections: a server takes a second to listen, and until then anybody could have it.
+/// A port that nobody listens on now, and that no other test was given, of this process or of another: a server takes a second to listen,
+/// and until then a second one could be given the port, whose client then met a server with certificates of another site. Below those that
+/// the system gives to outgoing connections.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + (std::process::id().wrapping_mul(64).wrapping_add(n) % 12_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        // Held until this process ends.
+        let lock = std::env::temp_dir().join(format!("caisson-test-port-{port}"));
+        let Ok(file) = File::create(lock) else { continue };
+        let own = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if own && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            HELD.lock().unwrap().push(file);
             return port;
         }
     }

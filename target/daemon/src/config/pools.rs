@@ -4,7 +4,10 @@ use super::problem::Problem;
 use super::read::Items;
 use super::settings::{POOL_DIR, Settings};
 use super::walk::{At, Problems, Table};
-use crate::model::{Compression, DEFAULT_POOL, Device, Item, Lookup, MAX_SIZE, Pool, Services};
+use crate::model::{
+    Compression, DEFAULT_POOL, Device, Item, Lookup, MAX_SIZE, Pool, Services, check_volume_name,
+};
+use crate::pools::domains::POOL_DOMAIN;
 use caisson_keys::KeyUri;
 use std::ops::Range;
 use std::path::Path;
@@ -133,6 +136,24 @@ fn folder(
     if replaced.is_some() && !own || items.objects.pool(&name).is_some() {
         out.push(twice(&name, span));
     }
+}
+
+/// The domain of the pool whose keys seal a volume; none where nothing is said.
+pub(super) fn domain(t: &mut Table<'_, '_>, log: bool, out: &mut Problems) -> Option<String> {
+    let named = |text: &str| match text {
+        POOL_DOMAIN => Err(format!("`{POOL_DOMAIN}` is what belongs to no volume")),
+        _ => check_volume_name(text).map(|()| text.to_string()).map_err(|e| e.replace("volume", "domain")),
+    };
+    let said = t.parsed("domain", "tenant-a", out, named)?;
+    if !log {
+        out.push(Problem {
+            span: said.span,
+            error: "`domain` does not go with this backing".into(),
+            remedy: "remove `domain`, or put the volume in a [[pool]] that has devices and a key_file".into(),
+        });
+        return None;
+    }
+    Some(said.value)
 }
 
 /// What the pool is to do with a volume's blocks; nothing where it is no log-structured one, and then nothing may be said.

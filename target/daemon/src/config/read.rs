@@ -1,9 +1,11 @@
 //! From TOML tables to settings and items.
 
 use super::Config;
-use super::pools::{pools, services};
+use super::pools::{domain, pools, services};
 use super::problem::Problem;
-use super::settings::{DEFAULT_SPIN, Limits, Log, METRICS_ADDRESS, Polling, SOCKET_FILE, Settings};
+use super::settings::{
+    DEFAULT_SPIN, KEY_EPOCH_MIN, Limits, Log, METRICS_ADDRESS, Polling, SOCKET_FILE, Settings,
+};
 use super::walk::{At, Problems, Table};
 use crate::model::text::{Address, DISCOVERY_PORT, IO_PORT, Scheme, nearest, parse_cores};
 use crate::model::{self, Backing, DEFAULT_MODEL, DEFAULT_POOL, Item, Lookup, Objects, Serves};
@@ -139,6 +141,11 @@ fn settings(
     }
     if let Some(mut t) = root.table("limits", out) {
         s.limits = limits(&mut t, out);
+        let all = caisson_keys::limits::LIMITS;
+        let records = t.integer("key_epoch_records", KEY_EPOCH_MIN.records, all.records, out);
+        let bytes = t.size("key_epoch_bytes", KEY_EPOCH_MIN.bytes, all.bytes, out);
+        s.epochs.records = records.map_or(all.records, |n| n.value);
+        s.epochs.bytes = bytes.map_or(all.bytes, |n| n.value);
         t.finish(out);
     }
     s
@@ -267,11 +274,12 @@ fn volumes(
             (_, None, pool) => in_pool(pool.as_ref(), settings, &items.objects, &span, out),
         };
         let log = matches!(&backing, Some(Backing::Pool { pool }) if items.objects.pool(pool).is_some());
+        let domain = domain(&mut t, log, out);
         let services = services(&mut t, log, out);
         if let (Some(name), Some(backing)) = (name, backing) {
             let size = size.map_or(0, |s| s.value);
-            let volume =
-                model::Volume { services, ..model::Volume::new(name.value, backing, size, block_size) };
+            let volume = model::Volume::new(name.value, backing, size, block_size);
+            let volume = model::Volume { services, domain, ..volume };
             items.add(Item::Volume(volume), span, text, out);
         }
         t.finish(out);

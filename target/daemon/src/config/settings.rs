@@ -7,6 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The least that one key epoch may be given to seal: less would have a pool seal its data anew all the time.
+pub const KEY_EPOCH_MIN: caisson_keys::limits::Limits =
+    caisson_keys::limits::Limits { records: 1024, bytes: 16 << 20 };
+
 /// How a reactor waits for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polling {
@@ -71,6 +75,10 @@ impl Default for Log {
 pub struct Settings {
     /// Where the state file, the lock and the default pool are; `None` keeps nothing (an `export`).
     pub data_dir: Option<PathBuf>,
+    /// How much one key epoch may seal.
+    pub epochs: caisson_keys::limits::Limits,
+    /// Where operations on keys are recorded without a data directory; beside the first pool where nobody says.
+    pub audit: Option<PathBuf>,
     /// Pools by name: folders that hold volumes as sparse files.
     pub pools: BTreeMap<String, PathBuf>,
     /// The management socket; `None` for none.
@@ -93,6 +101,8 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             data_dir: None,
+            audit: None,
+            epochs: caisson_keys::limits::LIMITS,
             pools: BTreeMap::new(),
             socket: None,
             socket_optional: false,

@@ -199,6 +199,7 @@ fn pools_of_devices_and_what_they_do_with_volumes() {
         Some(Services { compression: Compression::Zstd(-3), dedup: false, verify: true, ..all })
     );
     assert_eq!((of("w"), of("x")), (Some(all), None));
+    assert_eq!(c.objects.volume("v").unwrap().domain, None);
     assert!(c.settings.pools.contains_key("default") && !c.settings.pools.contains_key("main"));
 }
 
@@ -242,6 +243,11 @@ fn errors_of_pools_name_the_line_and_the_remedy() {
             "zstd:LEVEL",
         ),
         ("[[volume]]\nname = 'v'\nbacking = 'ram'\nsize = 4096\ndedup = true\n", ":5:9", "put the volume in"),
+        (
+            "[[volume]]\nname = 'v'\nbacking = 'ram'\nsize = 4096\ndomain = 'a'\n",
+            ":5:10",
+            "put the volume in",
+        ),
         (&format!("{pool}[[volume]]\nname = 'v'\npath = '/dev/a'\n"), ":6:8", "which pool m is on"),
     ] {
         let said = said(text);

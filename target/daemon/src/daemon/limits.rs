@@ -7,12 +7,12 @@
 use super::Daemon;
 use crate::pools::domains;
 use crate::refusal::Refusal;
-use caisson_keys::limits::{LIMITS, Limits};
+use caisson_keys::limits::Limits;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How often it looks, and how long it leaves alone a pool whose key provider refused.
-const LOOKS: Duration = Duration::from_secs(60);
+const LOOKS: Duration = Duration::from_secs(10);
 const REFUSED: Duration = Duration::from_secs(3600);
 
 impl Daemon {
@@ -72,7 +72,7 @@ pub(super) fn watch(daemon: &Arc<Daemon>) {
             if Instant::now() < quiet_until {
                 continue;
             }
-            let refused = daemon.rotate_used_up(LIMITS).iter().any(Result::is_err);
+            let refused = daemon.rotate_used_up(daemon.settings().epochs).iter().any(Result::is_err);
             quiet_until = Instant::now() + if refused { REFUSED } else { LOOKS };
         }
     };

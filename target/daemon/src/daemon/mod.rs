@@ -178,7 +178,7 @@ impl Daemon {
             return Err(StartError::Items(broken));
         }
         let history = state.begin();
-        let audit = Arc::new(Audit::new(settings.data_dir.as_deref()));
+        let audit = Arc::new(Audit::new(settings.data_dir.as_deref().or(settings.audit.as_deref())));
         let target = Target::new(caisson_core::Settings::default(), now);
         let plane = plane(&settings, Arc::clone(&target))?;
         let pools = pools.into_iter().map(|(name, pool)| (name, Store::Folder(pool))).collect();
@@ -388,6 +388,7 @@ impl Daemon {
             inner.world.none_waits(&turns)?;
             Arc::clone(&inner.world.engine)
         };
+        self.audit().beside(pool);
         let keys = crate::pools::open::keys(engine.as_ref(), pool, adopt);
         if let Err(e) = &keys {
             let uris: Vec<String> = pool.providers().iter().map(ToString::to_string).collect();

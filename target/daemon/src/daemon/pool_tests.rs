@@ -422,6 +422,69 @@ fn domains_and_epochs_are_made_by_every_provider_and_recorded() {
 }
 
 #[test]
+fn a_root_key_ends_when_no_pool_needs_it() {
+    use crate::manage::keys;
+    let s = Stage::new("roots");
+    let d = s.with_pool();
+    let other = ask::CreatePool { name: "other".into(), devices: vec![s.device("b.pool")], ..s.ask() };
+    assert_eq!(pools::create_pool(&d, &other), Ok(Did::Changed));
+    let root = |pool: &str| keys::status(&d, Some(pool)).unwrap().remove(0).slots[0].root.clone();
+    let first = root("main");
+    assert_eq!(first, root("other"), "of one key file");
+    let end = |root: &str, confirm: &str| ask::RootAsk {
+        root: root.into(),
+        key: None,
+        reason: None,
+        confirm: confirm.into(),
+    };
+    let refused = |ask: &ask::RootAsk, words: [&str; 2]| {
+        let refused = keys::destroy_root(&d, "main", ask).unwrap_err();
+        for w in words {
+            assert!(
+                format!("{refused} {}", refused.remedy).contains(w),
+                "{w:?}: {refused} {}",
+                refused.remedy
+            );
+        }
+    };
+    refused(&end(&first, "first"), ["said again", "--confirm"]);
+    refused(&end("root:00", "root:00"), ["has a root key root:00", "key list main"]);
+    refused(&end(&first, &first), ["pool main needs root key", "key rotate main"]);
+    assert_eq!(keys::rotate(&d, "main", &ask::Rotate::default()), Ok(Did::Changed));
+    // The other pool has the same key file, and is looked at, too.
+    refused(&end(&first, &first), ["pool other needs root key", "key rotate other"]);
+    let revoke = ask::RootAsk { reason: Some(ask::Why::Compromise), ..end(&first, &first) };
+    assert!(keys::revoke_root(&d, "main", &revoke).unwrap_err().error.contains("pool other needs"));
+    // With another provider it opens without: what the key wrapped is given up, and then the key.
+    let more =
+        format!("file:{}?passphrase-file={}", s.path("key2").display(), s.path("passphrase").display());
+    keys::add(&d, "other", &ask::KeyAsk { key: more }).unwrap();
+    // A key file has no such state as revoked: nothing has changed for that.
+    let refused = keys::revoke_root(&d, "main", &revoke).unwrap_err();
+    assert!(refused.error.contains("is not ended") && refused.remedy.contains("destroy"), "{refused}");
+    assert_eq!(root("other"), first, "its slots are as they were");
+    let before = root("main");
+    assert_eq!(keys::destroy_root(&d, "main", &end(&first, &first)), Ok(Did::Changed));
+    assert_eq!(root("main"), before);
+    assert_ne!(root("other"), first);
+    let gone = keys::destroy_root(&d, "main", &end(&first, &first)).unwrap_err();
+    assert_eq!(gone.cause, Cause::NotFound, "{gone}");
+    let last = keys::destroy_root(&d, "main", &end(&before, &before)).unwrap_err();
+    assert!(last.error.contains("pool main needs"), "{last}");
+    let text = std::fs::read_to_string(s.dir.settings().data_dir.unwrap().join(AUDIT_FILE)).unwrap();
+    for op in ["revoke-root", "destroy-root", "compromised", &first] {
+        assert!(text.contains(op), "{op} is not recorded: {text}");
+    }
+    end_all(d, &s);
+}
+
+/// Ends it, and sees that its pools open again.
+fn end_all(d: Arc<Daemon>, s: &Stage) {
+    end(d);
+    end(s.start());
+}
+
+#[test]
 fn a_volume_is_made_in_its_domain_and_stays_there() {
     let s = Stage::new("volume-domain");
     let d = s.with_pool();

@@ -154,11 +154,12 @@ impl Daemon {
     pub fn retry(&self, name: &str) -> Result<Did, Refusal> {
         let found = {
             let inner = self.lock();
-            inner.world.waiting.get(name).map(|w| (w.pool.clone(), Arc::clone(&inner.world.engine)))
+            let there = inner.world.made_before.contains(&model::key::pool(name));
+            inner.world.waiting.get(name).map(|w| (w.pool.clone(), Arc::clone(&inner.world.engine), there))
         };
-        let Some((pool, engine)) = found else { return Ok(Did::Nothing) };
+        let Some((pool, engine, there)) = found else { return Ok(Did::Nothing) };
         // Without the lock: management goes on while a key manager is slow.
-        let had = open::secrets(engine.as_ref(), &pool);
+        let had = open::awaited(engine.as_ref(), &pool, there);
         let mut inner = self.lock();
         let world = &mut inner.world;
         if world.ended {
@@ -183,16 +184,12 @@ impl Daemon {
 }
 
 impl World {
-    fn open_waiting(
-        &mut self,
-        turns: &[Turn],
-        had: Option<caisson_keys::PoolSecrets>,
-    ) -> Result<(), Refusal> {
+    fn open_waiting(&mut self, turns: &[Turn], had: Option<open::Keys>) -> Result<(), Refusal> {
         let objects: Objects = turns.iter().filter_map(|t| Some((t.key.clone(), t.to.clone()?))).collect();
         self.wanted = model::Lookup::volumes(&objects)
             .filter_map(|v| Some((v.pool()?.to_string(), v.name.clone())))
             .collect();
-        self.had = had.map(open::Keys::Had);
+        self.had = had;
         self.starting = true;
         let turned = change::turn_all(self, turns);
         self.starting = false;

@@ -12,7 +12,7 @@ use crate::model::text::DISCOVERY_NQN;
 use crate::model::text::{Address, Scheme};
 use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
 use crate::pools::open::{Keys, Want, lengthen, remove};
-use crate::pools::{Engine, LogPool, Made};
+use crate::pools::{Engine, LogPool, Made, domains};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
 use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, SubsystemSpec, Target, Transport};
@@ -52,6 +52,8 @@ pub(super) struct World {
     fresh_pools: BTreeMap<String, Vec<PathBuf>>,
     /// What was made for pools since the start, by pool.
     pub(super) made: BTreeMap<String, Made>,
+    /// Pools that were opened for the configuration that is being made real, as it has them.
+    opened: BTreeMap<String, Pool>,
     /// Which volume each namespace exports.
     exported: BTreeMap<(String, u32), String>,
     pub(super) ports: BTreeMap<String, Bound>,
@@ -119,6 +121,7 @@ impl World {
             leaving_pools: BTreeMap::new(),
             fresh_pools: BTreeMap::new(),
             made: BTreeMap::new(),
+            opened: BTreeMap::new(),
             exported: BTreeMap::new(),
             ports: BTreeMap::new(),
             history,
@@ -183,6 +186,7 @@ impl World {
             }
         }
         self.fresh_pools.clear();
+        self.opened.clear();
         for (name, pool) in std::mem::take(&mut self.leaving_pools) {
             close_pool(&name, &pool);
         }
@@ -223,6 +227,7 @@ impl World {
                 } else if self.starting && self.made_before.contains(&key) {
                     return Err(pool.lost(v));
                 } else {
+                    self.have_domain(v, name)?;
                     let opened = pool.make(v)?;
                     fresh = Some(name.to_string());
                     opened
@@ -243,6 +248,27 @@ impl World {
                 Err(e)
             }
         }
+    }
+
+    /// While the configuration is made real, makes the domain of a volume that is new, where its pool has none of that name: a pool that the
+    /// same configuration declares has had no other chance.
+    fn have_domain(&self, v: &Volume, pool: &str) -> Result<(), Refusal> {
+        let log = self.pools.get(pool).and_then(Store::log);
+        let (true, Some(domain), Some(log), Some(model)) =
+            (self.starting, &v.domain, log, self.opened.get(pool))
+        else {
+            return Ok(());
+        };
+        if domains::named(pool, log.handle.as_ref(), domain).is_ok() {
+            return Ok(());
+        }
+        let what = format!("domain {domain}, for volume {}", v.name);
+        self.audit.begins("create-domain", pool, &what)?;
+        let made = domains::create(model, log.handle.as_ref(), domain);
+        self.audit.ended("create-domain", pool, &what, &made);
+        made?;
+        tracing::info!("domain {domain} of pool {pool} was made, for volume {}", v.name);
+        Ok(())
     }
 
     /// Takes a volume away: for good with [`World::settle`].
@@ -305,6 +331,7 @@ impl World {
                 "choose another name",
             ));
         }
+        self.audit.beside(p);
         let key = model::key::pool(&p.name);
         let want = match self.starting {
             true if self.made_before.contains(&key) => Want::There,
@@ -349,6 +376,9 @@ impl World {
             tracing::info!("{first} was made for pool {}", p.name);
         }
         self.made.insert(p.name.clone(), opening.made);
+        if self.starting {
+            self.opened.insert(p.name.clone(), p.clone());
+        }
         self.pools.insert(p.name.clone(), Store::Log(log));
         Ok(())
     }

@@ -198,6 +198,35 @@ pub struct Destroy {
     pub confirm: String,
 }
 
+/// `POST /v1/pools/{name}/keys/revoke` and `POST /v1/pools/{name}/keys/destroy`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootAsk {
+    /// The root key, as `GET /v1/pools/{name}/keys` names it.
+    pub root: String,
+    /// The provider that holds it, where it is none of the pool's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Why it is revoked; nothing where it is destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Why>,
+    /// Its name again: what is revoked or destroyed does not come back.
+    pub confirm: String,
+}
+
+/// Why a root key is revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// It is not needed any more.
+    #[default]
+    Cessation,
+    /// Another took its place.
+    Superseded,
+    /// Somebody else may have it.
+    Compromise,
+}
+
 /// `POST /v1/pools/{name}/keys/recovery`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

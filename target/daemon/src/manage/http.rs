@@ -171,7 +171,15 @@ fn keys() -> Router<Arc<Daemon>> {
     let destroy = |State(d): App, Path(name): Path<String>, Body(ask): Body<Destroy>| {
         done(d, move |d| keys::destroy_domain(d, &name, &ask))
     };
+    let revoke = |State(d): App, Path(name): Path<String>, Body(ask): Body<RootAsk>| {
+        done(d, move |d| keys::revoke_root(d, &name, &ask))
+    };
+    let end = |State(d): App, Path(name): Path<String>, Body(ask): Body<RootAsk>| {
+        done(d, move |d| keys::destroy_root(d, &name, &ask))
+    };
     Router::new()
+        .route("/v1/pools/{name}/keys/revoke", post(revoke))
+        .route("/v1/pools/{name}/keys/destroy", post(end))
         .route("/v1/pools/{name}/domains", post(create))
         .route("/v1/pools/{name}/domains/rotate", post(epoch))
         .route("/v1/pools/{name}/domains/destroy", post(destroy))

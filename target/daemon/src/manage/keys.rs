@@ -2,14 +2,15 @@
 //!
 //! Each operation is recorded, before it is done and when it is. No answer but that of [`export_recovery`] has a secret in it.
 
-use super::ask::{Destroy, DomainAsk, Export, KeyAsk, Rotate};
+use super::ask::{Destroy, DomainAsk, Export, KeyAsk, RootAsk, Rotate, Why};
 use super::pools::{key_uri, no_pool};
 use super::verbs::{Result, bad};
 use crate::daemon::{Daemon, Did, Waits};
 use crate::model::{Item, Lookup, Pool, key};
 use crate::pools::domains::{self, POOL_DOMAIN};
-use crate::pools::{Domain, MapKeys, PoolHandle, Reseal, rekey};
-use caisson_keys::{KeyUri, ProviderStatus};
+use crate::pools::retire::{self, End, User};
+use crate::pools::{Domain, Found, MapKeys, PoolHandle, Reseal, rekey};
+use caisson_keys::{KeyUri, ProviderStatus, Reason};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -192,6 +193,66 @@ pub fn rotate(d: &Daemon, name: &str, ask: &Rotate) -> Result<Did> {
     let roots = recorded(d, "rotate", name, &what, || rekey::rotate(&pool, handle.as_ref(), only.as_ref()))?;
     tracing::info!("the keys of pool {name} are wrapped by {}", roots.join(", "));
     Ok(Did::Changed)
+}
+
+/// Takes a root key out of use, which stays where it is.
+pub fn revoke_root(d: &Daemon, name: &str, ask: &RootAsk) -> Result<Did> {
+    let (why, said) = match ask.reason.unwrap_or_default() {
+        Why::Cessation => (Reason::Cessation, "it is not needed any more"),
+        Why::Superseded => (Reason::Superseded, "another took its place"),
+        Why::Compromise => (Reason::Compromise, "compromised"),
+    };
+    end_root(d, name, ask, "revoke-root", &format!("root key {}: {said}", ask.root), End::Revoked(why))
+}
+
+/// Destroys a root key.
+pub fn destroy_root(d: &Daemon, name: &str, ask: &RootAsk) -> Result<Did> {
+    if ask.reason.is_some() {
+        return Err(bad("a reason is for a key that is revoked", "leave it out"));
+    }
+    end_root(d, name, ask, "destroy-root", &format!("root key {}", ask.root), End::Destroyed)
+}
+
+fn end_root(d: &Daemon, name: &str, ask: &RootAsk, op: &str, what: &str, end: End) -> Result<Did> {
+    let _alone = d.keys_alone();
+    let pool = pool(d, name)?;
+    if ask.confirm != ask.root {
+        return Err(bad(
+            format!("root key {} is ended only where its name is said again", ask.root),
+            &format!("add --confirm {}; that cannot be taken back", ask.root),
+        ));
+    }
+    let only = ask.key.as_deref().map(key_uri).transpose()?;
+    let users = users(d)?;
+    let without =
+        recorded(d, op, name, what, || retire::retire(&pool, &users, &ask.root, only.as_ref(), end))?;
+    for other in without {
+        tracing::warn!(pool = other, root = ask.root, "the pool opens with its other key slots alone");
+    }
+    Ok(Did::Changed)
+}
+
+/// All pools with their wrapped keys; of those that wait, what their devices say.
+fn users(d: &Daemon) -> Result<Vec<User>> {
+    let (handles, engine) = (d.pools(), d.engine());
+    let mut users = Vec::new();
+    for pool in d.objects().pools().cloned() {
+        let handle = handles.get(&pool.name).cloned();
+        let slots = match &handle {
+            Some(handle) => handle.slots()?,
+            None => {
+                let mut slots = Vec::new();
+                for device in &pool.devices {
+                    if let Found::Pool(plain) = engine.look(&device.path)? {
+                        slots.extend(plain.slots);
+                    }
+                }
+                slots
+            }
+        };
+        users.push(User { pool, handle, slots });
+    }
+    Ok(users)
 }
 
 /// Gives a pool another key provider.

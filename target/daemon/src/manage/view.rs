@@ -21,6 +21,9 @@ pub struct Status {
     pub driver: String,
     /// Where the state is kept; none where it is not.
     pub data_dir: Option<String>,
+    /// Where operations on keys are recorded; none where there were no keys.
+    #[serde(default)]
+    pub audit: Option<String>,
     /// Where metrics are served over TCP.
     pub metrics: Option<String>,
     /// Pools, by name.
@@ -501,6 +504,7 @@ pub fn status(d: &Daemon) -> Status {
         uptime_s: d.uptime().as_secs(),
         driver: d.plane().driver().into(),
         data_dir: settings.data_dir.as_ref().map(|p| p.display().to_string()),
+        audit: d.audit().file().map(|p| p.display().to_string()),
         metrics: d.metrics().map(|a| format!("http://{a}/metrics")),
         pools: pools_with(d, &pools),
         volumes: volumes_with(d, &pools),

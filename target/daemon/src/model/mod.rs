@@ -59,7 +59,8 @@ pub struct Volume {
     /// The volume that it is a snapshot or clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
-    /// The domain of its pool whose keys seal it; none for the one that every pool has. Never changes.
+    /// The domain of its pool whose keys seal it; none for the one that every pool has, or where a configuration says nothing of one that is
+    /// there. Never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! Domains and key epochs of a pool that is open: made, begun anew, destroyed.
 //!
 //! Owns the order of steps towards the key providers: every provider that wraps keys of the pool has wrapped what is new, and was seen to
-//! give it back, before the pool hears of it. What a provider cannot be asked for (recovery shares that people hold) is told. It must
-//! never keep a secret.
+//! give it back, before the pool hears of it. Recovery shares, which people hold, have what is new sealed to them; where they are of an
+//! earlier version, and cannot, that is told. It must never keep a secret.
 
 use super::PoolHandle;
 use super::keys::{of_key, unlock};
@@ -10,7 +10,7 @@ use crate::model;
 use crate::refusal::Refusal;
 use caisson_keys::limits::{self, Limits};
 use caisson_keys::{KeyError, KeySlot, PoolSecrets, wrap_epoch};
-use caisson_providers::{How, open, os_random};
+use caisson_providers::{How, RecoveryPublic, open, os_random};
 
 /// The name of a domain that every pool has.
 pub const DEFAULT_DOMAIN: &str = "default";
@@ -62,6 +62,10 @@ fn drawn(
     }
     if new.is_empty() {
         return Err(fail(KeyError::NoSlot { what: format!("domain {domain}, epoch {epoch}") }));
+    }
+    // Nobody can be asked to open it again: that is what the shares are for.
+    if let Some(recovery) = RecoveryPublic::of(&slots, &secrets).map_err(fail)? {
+        new.push(wrap_epoch(&recovery, &secrets, domain, epoch).map_err(fail)?);
     }
     slots.extend(new);
     Ok((secrets, slots))

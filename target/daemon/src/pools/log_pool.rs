@@ -4,6 +4,7 @@
 //! there is what the state says, and [`LogPool::settle`] goes by that at start. It gets its own name once the state names it, and
 //! loses it before the state forgets it. (A folder's volumes have a marker file for the same; see [`crate::pool`].)
 
+use super::domains::DEFAULT_DOMAIN;
 use super::{PoolHandle, Record};
 use crate::model::{Services, Volume};
 use crate::refusal::{Cause, Refusal};
@@ -73,9 +74,16 @@ impl LogPool {
                 format!("configure block_size = {}", record.block_size),
             ));
         }
-        if v.domain.is_some() && record.domain != v.domain {
+        let is_in = record.domain.as_deref().unwrap_or(DEFAULT_DOMAIN);
+        if v.domain.as_ref().is_some_and(|domain| domain != is_in) {
             return Err(Refusal::conflict(
-                format!("volume {} is in another domain of the pool {}", v.name, self.name),
+                format!(
+                    "volume {} is in the domain {} of the pool {}, not in {}",
+                    v.name,
+                    is_in,
+                    self.name,
+                    v.domain.as_deref().unwrap_or(DEFAULT_DOMAIN)
+                ),
                 "a volume's domain never changes: make another volume, and copy the data",
             ));
         }

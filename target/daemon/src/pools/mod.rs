@@ -14,6 +14,7 @@ pub mod offline;
 pub mod open;
 mod real;
 pub mod rekey;
+pub mod retire;
 mod status;
 
 pub use log_pool::LogPool;

@@ -73,7 +73,7 @@ pub fn keys(engine: &dyn Engine, pool: &model::Pool, adopt: bool) -> Result<Opti
     let found = look(engine, pool)?;
     let blank = |f: &Found| matches!(f, Found::Missing | Found::Blank);
     match newest(&found) {
-        Some(_) if adopt => Ok(secrets(engine, pool)?.map(Keys::Had)),
+        Some(plain) if adopt => keys::unlock(pool, plain.pool, &plain.slots, false).map(Keys::Had).map(Some),
         None if !adopt && found.iter().all(|(_, f)| blank(f)) && !lacks_size(&found) => {
             Ok(Some(Keys::New(Box::new(Fresh::make(pool, false)?))))
         }
@@ -120,14 +120,17 @@ fn newest<'a>(found: &'a [(&Device, Found)]) -> Option<&'a Plain> {
     plain.max_by_key(|p| p.counter)
 }
 
-/// Has the pool's secrets from its providers, and nothing else done: it may take as long as they do. None where there is no
-/// pool yet.
+/// Has the keys of a pool that waits for them, and nothing else done: it may take as long as its providers do. One that is not there yet has
+/// its keys made, unless it must be `there`; then, and where its devices hold something else, there are none, and [`open`] says why.
 ///
 /// # Errors
 /// The providers'; the system's.
-pub fn secrets(engine: &dyn Engine, pool: &model::Pool) -> Result<Option<PoolSecrets>, Refusal> {
-    let found = look(engine, pool)?;
-    newest(&found).map(|plain| keys::unlock(pool, plain.pool, &plain.slots, false)).transpose()
+pub fn awaited(engine: &dyn Engine, pool: &model::Pool, there: bool) -> Result<Option<Keys>, Refusal> {
+    match newest(&look(engine, pool)?) {
+        Some(plain) => keys::unlock(pool, plain.pool, &plain.slots, false).map(Keys::Had).map(Some),
+        None if there => Ok(None),
+        None => keys(engine, pool, false),
+    }
 }
 
 fn missing(pool: &model::Pool, found: &[(&Device, Found)]) -> Refusal {
@@ -204,10 +207,10 @@ fn existing(
         let blank = new.first().map(|d| format!(", and {} is not one of them", d.path.display()));
         return Err(Refusal::not_found(
             format!(
-                "pool {} has {} devices, and {} of them are here{}",
+                "pool {} has {}, of which {} here{}",
                 pool.name,
-                plain.devices,
-                devices.len(),
+                if plain.devices == 1 { "1 device".into() } else { format!("{} devices", plain.devices) },
+                if devices.len() == 1 { "1 is".into() } else { format!("{} are", devices.len()) },
                 blank.unwrap_or_default()
             ),
             "name all devices of the pool",

@@ -37,6 +37,17 @@ pub struct Made {
     pub domain: Option<String>,
 }
 
+/// Why a root key is revoked.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Reason {
+    /// It is not needed any more
+    Cessation,
+    /// Another took its place
+    Superseded,
+    /// Somebody else may have it
+    Compromise,
+}
+
 /// `key ...`.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
@@ -104,12 +115,12 @@ Examples:
   caisson key rotate main --domain pool
 
 Without --domain, no block is written anew: what changes is the wrapped keys in the pool's superblock, in one step. The old root keys stay in their
-providers, for other pools and for older copies of this one.
+providers, for other pools and for older copies of this one, until they are revoked or destroyed (caisson key revoke, caisson key destroy).
 
 With --domain, what is written from now on is sealed under new random keys, and what there is is sealed anew in the background, which
 reads and writes it once; `caisson key status` shows how far that is. When nothing is left under the earlier keys, they are erased. The domain
-'pool' is what belongs to no tenant: headers, tables, checkpoints; its rotation moves all data of the pool. Recovery shares that were made before
-do not open what is new: make them anew (caisson key export-recovery).")]
+'pool' is what belongs to no tenant: headers, tables, checkpoints; its rotation moves all data of the pool. Recovery shares that people
+hold open what is new, too.")]
     Rotate {
         /// The pool
         pool: String,
@@ -122,20 +133,56 @@ do not open what is new: make them anew (caisson key export-recovery).")]
         #[command(flatten)]
         output: Output,
     },
-    /// Destroy a domain's keys: everything that its volumes, their snapshots and clones hold is gone at once, for good
+    /// Take a root key out of use in its provider, for good: it is kept there, and unwraps nothing any more
     #[command(after_help = "\
-Example:
-  caisson key destroy main --domain acme --confirm acme
+Examples:
+  caisson key rotate main
+  caisson key revoke main --root 7f3a --reason superseded --confirm 7f3a
 
-The wrapped keys are erased from the superblocks of all devices, and the keys from memory. The domain's volumes stay, and fail with the
+For key managers that know such a state (KMIP: deactivated, or compromised with --reason compromise); a key in a token or a key file is
+destroyed instead. Refused while a pool needs the key and no other of its key slots opens it.")]
+    Revoke {
+        /// A pool whose key provider holds it
+        pool: String,
+        /// The root key, as `caisson key list` names it
+        #[arg(long, value_name = "NAME")]
+        root: String,
+        /// The provider that holds it, where it is none of the pool's any more
+        #[arg(long, value_name = "URI", value_parser = super::key_uri)]
+        key: Option<caisson_keys::KeyUri>,
+        /// Why
+        #[arg(long, value_enum, default_value_t = Reason::Cessation)]
+        reason: Reason,
+        /// Its name again; asked for at a terminal where it is missing
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Destroy a domain's keys: everything that its volumes, their snapshots and clones hold is gone at once, for good; or a root key
+    #[command(after_help = "\
+Examples:
+  caisson key destroy main --domain acme --confirm acme
+  caisson key destroy main --root 7f3a --confirm 7f3a
+
+With --root, a root key in the provider that holds it: the old one after a rotation, so that older copies of the pool's superblock open no
+more. Refused while a pool needs it and no other of its key slots opens it.
+
+With --domain, the wrapped keys are erased from the superblocks of all devices, and the keys from memory. The domain's volumes stay, and fail with the
 NVMe status Access Denied until they are deleted. Copies of the superblock that were made before still hold the wrapped keys: where that
 matters, rotate the root keys (caisson key rotate main), and destroy the old ones in their providers.")]
     Destroy {
         /// The pool
         pool: String,
         /// The domain
+        #[arg(long, value_name = "NAME", required_unless_present = "root", conflicts_with = "root")]
+        domain: Option<String>,
+        /// The root key, as `caisson key list` names it
         #[arg(long, value_name = "NAME")]
-        domain: String,
+        root: Option<String>,
+        /// The provider that holds the root key, where it is none of the pool's any more
+        #[arg(long, value_name = "URI", value_parser = super::key_uri, requires = "root")]
+        key: Option<caisson_keys::KeyUri>,
         /// Its name again; asked for at a terminal where it is missing
         #[arg(long, value_name = "NAME")]
         confirm: Option<String>,
