@@ -4,7 +4,6 @@
 mod common;
 
 use caisson_block::{BlockError, Extent, Op};
-use caisson_device::sim::Rng;
 use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Problem, Settings};
 use caisson_log::{BatchKind, Prefix, TAG, decode_prefix};
 use common::{Folder, Thread, secrets, store};
@@ -20,10 +19,16 @@ const PER: u64 = 8;
 /// A record of a block that does not compress.
 const RECORD: usize = 4096 + TAG;
 
-/// What stands at a block in its `version`th life.
+/// What stands at a block in its `version`th life. It does not compress.
 fn content(n: u64, version: u64) -> Vec<u8> {
-    let mut rng = Rng::new(n << 8 | version);
-    (0..512).flat_map(|_| (rng.below(u64::MAX) ^ n).to_le_bytes()).collect()
+    let mut x = (1 + n * 256 + version).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut word = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    (0..512).flat_map(|_| word().to_le_bytes()).collect()
 }
 
 fn tend(thread: &mut Thread, pool: &Pool) {
