@@ -61,13 +61,14 @@ fn at(opcode: u8, lba: u32) -> Command {
     Command::new(opcode, 1).dword(10, lba)
 }
 
-/// A pool, written to and closed; gives its bytes.
+/// A pool, written to, each block in a batch of its own, and closed; gives its bytes.
 fn filled(dir: &Dir) -> Vec<u8> {
     std::fs::write(dir.path("pass"), "correct horse\n").unwrap();
     let (mut t, mut client) = export(dir);
     let mut queue = client.io_queue(1, 32).unwrap();
     for lba in 0..BLOCKS {
-        let done = queue.run(at(op::WRITE, lba).with(Data::Out(content(lba)))).unwrap();
+        let fua = at(op::WRITE, lba).dword(12, 1 << 30);
+        let done = queue.run(fua.with(Data::Out(content(lba)))).unwrap();
         assert!(done.status().is_success(), "{}", done.status());
     }
     drop((queue, client));
