@@ -202,58 +202,61 @@ fn patterns_are_duplicates_and_zero_is_nothing() {
     is_sound(&mut thread, &pool);
 }
 
-/// A writer finds a duplicate in the open batch and is then held up, until that block is gone and its id is another's, in
-/// another open batch.
+/// Writers find a duplicate in the open batch and are then held up, until that block is gone and its id is another's, in
+/// another open batch. One of them goes on just then.
 #[test]
 fn an_id_that_is_anothers_meanwhile_is_no_duplicate() {
+    const WRITERS: u64 = 36;
     let folder = Folder::new("reused");
     let tiny = |n: u64| {
         let mut block = vec![0; 4096];
         block[..8].copy_from_slice(&(n + 1).to_le_bytes());
         block
     };
-    let mut reached = 0;
-    // After how many commands of 64 blocks the writer goes on: the id is used again in one of them.
-    for commands in 0..20 {
-        let path = folder.file(&format!("pool{commands}"));
+    let some = |from: u64, count: u64| (from..from + count).flat_map(tiny).collect::<Vec<u8>>();
+    // Which of the blocks that are written later has the id depends on how many there were before.
+    for shift in 0..5 {
         let mut thread = Thread::default();
         let settings = Settings { verify: true, ..Settings::default() };
-        let (pool, v) = create(&mut thread, &path, u32::MAX, settings);
+        let (pool, v) = create(&mut thread, &folder.file(&format!("pool{shift}")), u32::MAX, settings);
         write(&mut thread, &v, 0, noise(1));
-        for n in 0..16 {
-            write(&mut thread, &v, 64 + n * 64, (0..64).flat_map(|i| tiny(n * 64 + i)).collect());
-        }
+        (0..15).for_each(|n| write(&mut thread, &v, 64 + n * 64, some(n * 64, 64)));
+        write(&mut thread, &v, 1024, some(960, 36 + shift));
         while thread.turn() {}
         // Found in the open batch; and behind it, something for which the device is read.
         write(&mut thread, &v, 1, noise(2));
-        thread.hold_reads();
-        let at = Extent { lba: 3000, blocks: 2 };
-        let data = [noise(2), noise(1)].concat();
-        thread.submit(&v, 7, Op::Write { at, data: data.into(), fua: false });
+        thread.hold_reads(true);
+        for n in 0..WRITERS {
+            let at = Extent { lba: 3000 + 2 * n, blocks: 2 };
+            let data = [noise(2), noise(1)].concat();
+            thread.submit(&v, n as u32, Op::Write { at, data: data.into(), fua: false });
+        }
         while thread.turn() {}
-        assert_eq!(thread.reads_held(false), 1, "the writer waits for its read");
+        assert_eq!(thread.hold_reads(false), WRITERS as usize, "each writer waits for its read");
+        assert_eq!(thread.completions().count(), 0);
         deallocate(&mut thread, &v, 2048);
         checkpoint(&mut thread, &pool);
         checkpoint(&mut thread, &pool);
-        for n in 0..commands {
+        (0..16).for_each(|n| write(&mut thread, &v, n * 64, some(9000 + n * 64, 64)));
+        for n in 0..WRITERS {
             while thread.turn() {}
-            write(&mut thread, &v, n * 64, (0..64).flat_map(|i| tiny(9000 + n * 64 + i)).collect());
-        }
-        thread.reads_held(true);
-        let mut ended = Vec::new();
-        while ended.is_empty() {
-            assert!(thread.turn(), "the writer goes on");
-            ended.extend(thread.completions());
-        }
-        let (tag, outcome) = ended.remove(0);
-        assert_eq!(tag.slot, 7);
-        outcome.unwrap();
-        for n in 0..2 {
-            assert!(read(&mut thread, &v, 3000 + n) == noise(2 - n), "block {n} after {commands} commands");
+            write(&mut thread, &v, 1100 + n * 8, some(20_000 + n * 8, 8));
+            // What was just written is in the open batch.
+            thread.tell_one();
+            let (tag, outcome) = loop {
+                assert!(thread.turn(), "the writer goes on");
+                if let Some(over) = thread.completions().next() {
+                    break over;
+                }
+            };
+            assert_eq!(u64::from(tag.slot), n);
+            outcome.unwrap();
+            for i in 0..2 {
+                let right = read(&mut thread, &v, 3000 + 2 * n + i) == noise(2 - i);
+                assert!(right, "block {i} of writer {n}, {shift} more blocks before");
+            }
         }
         is_sound(&mut thread, &pool);
-        reached += 1;
         pool.abandon();
     }
-    assert_eq!(reached, 20);
 }

@@ -165,19 +165,15 @@ impl Thread {
         self.ring.2 = bytes;
     }
 
-    /// From now on, those who read are not told of its end.
-    pub fn hold_reads(&mut self) {
-        self.ring.3.on = true;
+    /// From now on, those who read are not told of its end; or they are again. Gives how many wait to be told.
+    pub fn hold_reads(&mut self, on: bool) -> usize {
+        self.ring.3.on = on;
+        self.ring.3.reads.len()
     }
 
-    /// No read is held from now on. Gives how many were; those are told at the next turn when `tell` says so.
-    pub fn reads_held(&mut self, tell: bool) -> usize {
-        self.ring.3.on = false;
-        let held = self.ring.3.reads.len();
-        if tell {
-            self.ring.0.append(&mut self.ring.3.reads);
-        }
-        held
+    /// At the next turn, the one who has waited longest is told.
+    pub fn tell_one(&mut self) {
+        self.ring.0.extend(self.ring.3.reads.pop_front());
     }
 
     /// Lets time pass, and calls a pool's background if it is time for that.
