@@ -55,6 +55,7 @@ fn a_target_that_is_stopped_right_after_writes_ends_and_keeps_them() {
         std::thread::sleep(Duration::from_millis(u64::from(round % 3)));
         assert_eq!(t.signal("INT"), Some(0));
     }
-    let check = [&["check", &dir.path("p")], &keys[..]].concat();
+    let pool = dir.path("p");
+    let check = [&["check", &pool], &keys[..]].concat();
     assert!(good(&check).contains("the pool is whole"));
 }
