@@ -133,8 +133,12 @@ struct Work {
 
 async fn run(inner: &Arc<Inner>, port: &Port) {
     let mut work = Work::default();
-    while inner.fault().is_none() && !inner.closing.load(Ordering::Acquire) {
+    loop {
+        // Before the look at what it may be called for: who calls after that is heard when it rests.
         let calls = inner.lock().chores.calls;
+        if inner.fault().is_some() || inner.closing.load(Ordering::Acquire) {
+            break;
+        }
         work.orders(inner, port).await;
         match work.turn(inner, port).await {
             Turn::Did => port.pause().await,

@@ -234,6 +234,11 @@ impl Log {
         open < batch_target && !self.fills
     }
 
+    /// The number of the open batch.
+    pub(crate) fn open(&self) -> u64 {
+        self.next
+    }
+
     pub(crate) fn open_is_empty(&self) -> bool {
         self.open.is_empty()
     }

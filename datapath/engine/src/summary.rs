@@ -130,7 +130,7 @@ pub(crate) async fn read_known(
     domain: u32,
 ) -> Result<Option<Box<Block>>, BlockError> {
     let number = match known {
-        Known::Pending(id) => id,
+        Known::Pending(id, _) => id,
         Known::At(candidate) => candidate.id,
     };
     let Some(id) = BlockId::new(number) else { return Ok(None) };

@@ -17,7 +17,7 @@ use caisson_fingerprint::{Fingerprint, FingerprintKey};
 use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
 use caisson_tables::planted::{Bug, on};
-use caisson_tables::{BlockId, Change, Found, Needs, Place, Slot, Stored, VolumeId};
+use caisson_tables::{BlockId, Change, Entry, Found, Needs, Place, Slot, Stored, VolumeId};
 use caisson_task::{Pace, Port};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -66,8 +66,9 @@ enum Plan {
 /// A stored block that the index named.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Known {
-    /// In a batch that was still open.
-    Pending(u64),
+    /// In a batch that was still open: the id, and the batch. Without it, another block that was given the same id meanwhile
+    /// would be taken for this one.
+    Pending(u64, u64),
     /// At its place.
     At(Candidate),
 }
@@ -185,6 +186,9 @@ impl Chunk {
             } else {
                 chunk.print(&keys, &mut reader, from, group..group + blocks, ways)
             };
+            if on(Bug::AlikePrints) {
+                chunk.prints[group..group + blocks].iter_mut().for_each(alike);
+            }
             let mut known = [const { None }; PRINT_BLOCKS];
             if ways.dedup {
                 chunk.look(inner, port, group, &mut known[..blocks], zero, (&mut fetches, &mut pace)).await;
@@ -307,7 +311,7 @@ impl Chunk {
                     }
                     match state.index.lookup(&self.prints[group + i]) {
                         Answer::Hit(candidate) => *slot = Some(Known::At(candidate)),
-                        Answer::Pending(id) => *slot = Some(Known::Pending(id)),
+                        Answer::Pending(id) => *slot = Some(Known::Pending(id, state.log.open())),
                         Answer::Fetch(at) => wanted = wanted.or(Some(at)),
                         Answer::Miss => {}
                     }
@@ -402,8 +406,11 @@ impl Chunk {
                 }
                 Ok(Published::Gone) => break Err(BlockError::KeyDestroyed),
                 Ok(Published::Stale(index)) => {
-                    let mut reader = Blocks::new(data);
-                    self.plans[index] = self.store(reader.get(from + index), ways.level);
+                    // Once, however many blocks of the chunk have this content.
+                    self.plans[index] = match self.twin(index, &mut [u64::MAX; 4], ways) {
+                        Some(twin) => Plan::Twin(twin),
+                        None => self.store(Blocks::new(data).get(from + index), ways.level),
+                    };
                 }
                 Ok(Published::Wait) => {
                     kick(inner, port.remote());
@@ -585,9 +592,16 @@ impl Known {
     /// The number of its id.
     fn number(self) -> u64 {
         match self {
-            Known::Pending(id) => id,
+            Known::Pending(id, _) => id,
             Known::At(candidate) => candidate.id,
         }
+    }
+}
+
+/// What is left of a fingerprint under [`Bug::AlikePrints`]. All zero would mean that there is none.
+fn alike(print: &mut Print) {
+    if *print != [0; 16] {
+        *print = [1 + print[0] % 16; 16];
     }
 }
 
@@ -607,15 +621,16 @@ fn check(state: &mut State, known: Known, print: &Print) -> Result<Option<BlockI
             state.tables.candidate(id, place, at.sequence)?.is_some()
         }
         // Of a batch that is still open: its id cannot have been used again.
-        Known::Pending(_) => {
+        Known::Pending(_, batch) => {
             // As `candidate` has it: what is far from the maximum cannot reach it by snapshots either.
             let most = state.tables.geometry().max_refs / 2;
-            state.tables.entry(id)?.is_some_and(|e| e.place.is_pending() && e.refs > 0 && e.refs < most)
+            let fits = |e: &Entry| e.place.is_pending() && e.refs > 0 && e.refs < most;
+            batch == state.log.open() && state.tables.entry(id)?.is_some_and(|e| fits(&e))
         }
     };
     if !shareable {
         match known {
-            Known::Pending(_) => state.index.pending_remove(print, number),
+            Known::Pending(..) => state.index.pending_remove(print, number),
             Known::At(_) => state.index.forget(print, number),
         }
     }
@@ -628,7 +643,7 @@ fn racing(state: &mut State, print: &Print, ways: Ways<'_>) -> Result<Option<Blo
         return Ok(None);
     }
     match state.index.look_again(print) {
-        Answer::Pending(id) => check(state, Known::Pending(id), print),
+        Answer::Pending(id) => check(state, Known::Pending(id, state.log.open()), print),
         Answer::Hit(candidate) => check(state, Known::At(candidate), print),
         Answer::Fetch(_) | Answer::Miss => Ok(None),
     }

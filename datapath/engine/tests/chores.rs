@@ -174,6 +174,58 @@ fn freed_room_goes_back_to_the_file_system() {
     (0..20).for_each(|n| holds(&mut thread, &kept, n, 1000 + n));
 }
 
+/// By a clock that the test sets: never faster than the rate and what may be read ahead of it, never slower, and its progress
+/// rises to the end.
+#[test]
+fn a_scrub_reads_so_many_bytes_a_second() {
+    const RATE: u64 = 4 << 20;
+    /// A piece that is begun is read to its end: a batch of the background's, or a stride of a segment.
+    const PIECE: u64 = 512 << 10;
+    let folder = Folder::new("rate");
+    let mut thread = Thread::default();
+    let pool = create(&mut thread, store(&folder.file("pool"), SIZE));
+    let v = volume(&mut thread, &pool, "v");
+    (0..200).for_each(|n| write(&mut thread, &v, n, n));
+    thread.run(&v, Op::Flush).unwrap();
+    let own = pool.clone();
+    thread.wait(|port| async move { own.checkpoint(&port).await }).unwrap();
+    quiet(&mut thread);
+    // The witness of the log's end, if one is to come, is no part of this.
+    (0..20).for_each(|_| {
+        thread.pass(&pool, Duration::from_millis(20));
+        quiet(&mut thread);
+    });
+    pool.scrub_start(RATE);
+    quiet(&mut thread);
+    let begun = pool.status().scrub.unwrap();
+    assert!(begun.running && begun.rate == RATE && begun.bytes <= RATE / 4 + PIECE, "{begun:?}");
+    let (mut passed, mut percents) = (0, vec![begun.percent]);
+    let end = loop {
+        thread.pass(&pool, Duration::from_millis(10));
+        quiet(&mut thread);
+        passed += 10;
+        let now = pool.status().scrub.unwrap();
+        let due = RATE * passed / 1000;
+        assert!(now.bytes <= due + RATE / 4 + PIECE, "too fast after {passed} ms: {now:?}");
+        if !now.running {
+            break now;
+        }
+        assert!(now.bytes >= due, "too slow after {passed} ms: {now:?}");
+        assert!(now.percent < 100 && now.percent >= *percents.last().unwrap(), "{percents:?}, {now:?}");
+        percents.push(now.percent);
+        assert!(passed < 60_000);
+    };
+    percents.dedup();
+    assert!(percents.len() > 20, "progress is seen: {percents:?}");
+    assert!(end.completed && end.percent == 100 && end.bad.is_empty(), "{end:?}");
+    assert!(end.bytes > 200 * 16 * 4096 && end.bytes < SIZE, "{end:?}");
+    // Without a rate, as fast as it can, however little time passes.
+    pool.scrub_start(0);
+    quiet(&mut thread);
+    let all = pool.status().scrub.unwrap();
+    assert!(all.completed && all.bytes == end.bytes, "{all:?}");
+}
+
 #[test]
 fn a_scrub_keeps_its_pace_and_can_be_stopped() {
     let folder = Folder::new("pace");

@@ -60,13 +60,19 @@ pub enum Bug {
     VaultKept,
     /// The key of a family's maps is erased while its volumes are still being unmapped.
     MapKeyEarly,
+    /// Fingerprints are so short that many contents have the same. Where bytes are compared, it does no harm.
+    AlikePrints,
+    /// A batch that cannot be read is taken for the end of the log, whatever later ones say.
+    DamageIsEnd,
+    /// Copies of superblocks that were lost are written anew in any order, by the next checkpoint.
+    RepairSkipped,
     /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
     /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
     CheckedEarly,
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 27] = [
+pub const ALL: [Bug; 30] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -94,6 +100,9 @@ pub const ALL: [Bug; 27] = [
     Bug::MapKeyKept,
     Bug::VaultKept,
     Bug::MapKeyEarly,
+    Bug::AlikePrints,
+    Bug::DamageIsEnd,
+    Bug::RepairSkipped,
 ];
 
 #[cfg(feature = "planted")]

@@ -2,6 +2,7 @@
 //! changes and roots.
 
 use caisson_tables::*;
+use std::collections::HashMap;
 
 const STORED: Stored = Stored { length: 100, codec: 1, epoch: 7 };
 const V: VolumeId = VolumeId(1);
@@ -45,13 +46,19 @@ fn find(t: &mut Tables, v: VolumeId, at: u64) -> Option<BlockId> {
 
 /// A whole checkpoint, with pages in a segment of its own.
 fn checkpoint(t: &mut Tables) -> (Root, Vec<u32>) {
+    checkpoint_to(t, &mut HashMap::new())
+}
+
+/// A whole checkpoint, and the pages that it wrote.
+fn checkpoint_to(t: &mut Tables, pages: &mut HashMap<PageKey, Box<Page>>) -> (Root, Vec<u32>) {
     t.freeze();
     let n = t.reserve(1)[0];
     t.open_segment(n, 100 + u64::from(n), 1, Use::Checkpoint);
     let mut offset = 4096;
     loop {
         match t.frozen_next() {
-            Frozen::Page(key, ..) => {
+            Frozen::Page(key, page, _) => {
+                pages.insert(key, page);
                 t.frozen_placed(key, Place { segment: n, offset }, STORED);
                 offset += 200;
             }
@@ -137,6 +144,54 @@ fn a_full_count_stays_full_and_the_block_stays() {
     }
     assert_eq!(refs(&mut t, a), Some(8), "never freed too early, so never freed");
     assert_eq!(t.faults(), 0);
+}
+
+/// The most that an entry can say, 2^32 - 1, is reached in no test by counting: the page says so.
+#[test]
+fn the_highest_count_there_can_be_does_not_overflow() {
+    let mut t = tables(1 << 30, u32::MAX);
+    let a = block(&mut t);
+    write(&mut t, V, 0, &[Slot::New(a)]);
+    let place = t.entry(a).unwrap().unwrap().place;
+    let mut pages = HashMap::new();
+    let (root, _) = checkpoint_to(&mut t, &mut pages);
+    let with = |refs: u32| {
+        let mut t = Tables::open(geometry(u32::MAX), &root).unwrap();
+        while let Err(Needs(needs)) = t.find(V, 0, 1, &mut Vec::new()) {
+            for (key, at) in needs {
+                let mut page = pages[&key].clone();
+                if key == (PageKey::Blocks { level: 0, index: a.get() / 256 }) {
+                    // The references are bytes 8 to 11 of an entry of 16.
+                    let from = (a.get() % 256 * 16) as usize + 8;
+                    assert_eq!(page[from..from + 4], 1u32.to_le_bytes());
+                    page[from..from + 4].copy_from_slice(&refs.to_le_bytes());
+                }
+                t.load(key, &at, page).unwrap();
+            }
+        }
+        assert_eq!(self::refs(&mut t, a), Some(refs));
+        t
+    };
+    let half = u32::MAX / 2;
+    assert!(with(half - 1).candidate(a, place, 1).unwrap().is_some());
+    for full in [half, half + 1, u32::MAX - 1, u32::MAX] {
+        assert!(with(full).candidate(a, place, 1).unwrap().is_none(), "{full}");
+    }
+    let mut t = with(u32::MAX - 2);
+    for expected in [u32::MAX - 1, u32::MAX, u32::MAX, u32::MAX] {
+        let counted = t.stats().references;
+        let before = refs(&mut t, a);
+        write(&mut t, V, u64::from(expected) % 100 + counted, &[Slot::Share(a)]);
+        assert_eq!(refs(&mut t, a), Some(expected));
+        assert_eq!(t.stats().references - counted, u64::from(before != Some(expected)));
+    }
+    // Where nobody knows how many there are, none is dropped: the block stays.
+    t.unmap(V, 0, 1 << 18, &mut Vec::new()).unwrap();
+    assert_eq!((find(&mut t, V, 0), refs(&mut t, a)), (None, Some(u32::MAX)));
+    // One below, they are known.
+    let mut t = with(u32::MAX - 1);
+    write(&mut t, V, 0, &[Slot::Zero]);
+    assert_eq!((refs(&mut t, a), t.faults()), (Some(u32::MAX - 2), 0));
 }
 
 #[test]

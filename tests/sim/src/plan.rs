@@ -67,6 +67,10 @@ pub struct Plan {
     pub rollback: bool,
     /// Whether a copy of the superblock is lost now and then.
     pub copies: bool,
+    /// Whether the end of a log at rest rots now and then.
+    pub rot: bool,
+    /// Whether duplicates are compared byte by byte, on all volumes alike, and looked for on all; otherwise each has its own way.
+    pub verify: Option<bool>,
 }
 
 impl Settings {
@@ -140,6 +144,16 @@ impl Plan {
             distance: None,
             copies: rng.below(4) == 0,
             rollback: rng.below(6) == 0,
+            rot: rng.below(4) == 0,
+            verify: None,
+        }
+    }
+
+    /// Settings that were chosen, as the plan wants them.
+    pub fn settings(&self, chosen: Settings) -> Settings {
+        match self.verify {
+            Some(verify) => Settings { verify, dedup: true, ..chosen },
+            None => chosen,
         }
     }
 

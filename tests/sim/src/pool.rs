@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::subject::{Action, Nature, Reply, Settings, Slot, Subject};
 use crate::vault;
 use caisson_block::{Cx, Mono, Volume};
-use caisson_device::sim::{Rng, SimDisk};
+use caisson_device::sim::{Damage, Rng, SimDisk};
 use caisson_device::{Alignment, Buffers, FileStore};
 use caisson_engine::{
     ChangeError, Cipher, Create, KeySlot, Level, Memory, NewEpoch, Options, Pool, PoolId, PoolVolume,
@@ -13,8 +13,12 @@ use caisson_engine::{
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
-use caisson_log::{Keyring, SUPERBLOCK, SUPERBLOCK_AT, Superblock};
+use caisson_log::{
+    BATCH_ALIGN, BatchKind, BatchPlan, Keyring, PREFIX, Prefix, SUPERBLOCK, SUPERBLOCK_AT, Superblock,
+    decode_prefix,
+};
 use caisson_task::{Port, Task};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -304,6 +308,31 @@ async fn change(port: &Port, pool: &Pool, action: Action, block_size: u32) -> Re
     })
 }
 
+/// How many of the last batches of a log at rest may rot, the witness of its end included.
+const ROTTING: usize = 5;
+
+/// A batch: the disk and the byte it begins at, and its prefix.
+type Batch = ((usize, u64), Prefix);
+
+/// The log's batches that can be seen on the disks, the last first.
+fn log_end(disks: &[Arc<SimDisk>]) -> Vec<Batch> {
+    let mut found = Vec::new();
+    for (n, disk) in disks.iter().enumerate() {
+        for page in disk.written_pages() {
+            let at = page * BATCH_ALIGN as u64;
+            let prefix = decode_prefix(&disk.peek(at, PREFIX)).ok();
+            found.extend(prefix.filter(|p| p.kind == BatchKind::Log).map(|p| ((n, at), p)));
+        }
+    }
+    found.sort_by_key(|(_, p)| Reverse((p.at.opening, p.batch)));
+    found
+}
+
+/// Bytes of the header of a batch that carries nothing but how far the log was durable.
+fn witness_len() -> usize {
+    BatchPlan::new(&[], &[0; 8]).map_or(0, |plan| plan.header_len())
+}
+
 impl Subject for Simulated {
     fn nature(&self) -> Nature {
         Nature { ordered: true, detects: true, manages: true, deallocates: true, marks: true, keys: true }
@@ -429,6 +458,18 @@ impl Subject for Simulated {
             lost.push(format!("copy {copy} of disk {device}"));
         }
         (!lost.is_empty()).then(|| format!("of the superblock, lost: {}", lost.join(", ")))
+    }
+
+    fn rot_end(&mut self, rng: &mut Rng) -> Option<String> {
+        let ends = log_end(&self.disks);
+        // A log without room for one has no witness; what is lost of that is known.
+        let (_, witness) = *ends.first().filter(|(_, p)| p.header as usize == witness_len())?;
+        let same = |p: &Prefix| p.at.opening == witness.at.opening;
+        let last: Vec<_> = ends.into_iter().filter(|(_, p)| same(p)).take(ROTTING).collect();
+        let ((disk, at), prefix) = *last.get(rng.below(last.len() as u64) as usize)?;
+        let byte = at + rng.below(prefix.header.into());
+        self.disks[disk].damage(Damage::Flip { at: byte, bit: rng.below(8) as u8 });
+        Some(format!("rot in the header of batch {}, of {} the last", prefix.batch, witness.batch))
     }
 
     fn disks(&self) -> Vec<Arc<SimDisk>> {

@@ -192,6 +192,12 @@ pub trait Subject {
         None
     }
 
+    /// Spoils a part of the end of what was written, after a rest, while it is closed. Nothing may be lost without a word by that:
+    /// it is all there, or the subject refuses to be opened.
+    fn rot_end(&mut self, _rng: &mut Rng) -> Option<String> {
+        None
+    }
+
     /// The time is now this.
     fn tick(&mut self, _now: Mono) {}
 

@@ -124,6 +124,8 @@ pub struct World<S: Subject> {
     waited: u64,
     dead: bool,
     saved: Option<life::Saved>,
+    /// The end of a log at rest has rotted.
+    rotten: bool,
 }
 
 impl<S: Subject> World<S> {
@@ -150,6 +152,7 @@ impl<S: Subject> World<S> {
             waited: 0,
             dead: false,
             saved: None,
+            rotten: false,
             plan,
             subject,
         }

@@ -7,7 +7,7 @@ use caisson_sim::pool::Simulated;
 use caisson_sim::{Plan, run_seed};
 use caisson_tables::planted::{ALL, Bug, plant};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Seeds that are tried for each.
 const MOST: u64 = 1500;
@@ -48,6 +48,21 @@ fn plan(bug: Bug, seed: u64) -> Plan {
         Bug::LostOnShadow | Bug::LostDecrement => {
             honest(&mut plan);
             plan.manage = 120;
+        }
+        // It takes volumes that trust fingerprints.
+        Bug::AlikePrints => {
+            honest(&mut plan);
+            plan.verify = Some(false);
+        }
+        // It takes rot, where the model is strict.
+        Bug::DamageIsEnd => {
+            honest(&mut plan);
+            (plan.rot, plan.lives, plan.steps) = (true, 8, plan.steps.min(60));
+        }
+        // It takes another copy of each device that is lost, and a crash in the opening after that.
+        Bug::RepairSkipped => {
+            honest(&mut plan);
+            (plan.disks, plan.copies, plan.lives, plan.steps) = (2, true, 8, 30);
         }
         // It takes damage.
         Bug::LostPage | Bug::UnreadableIsZero | Bug::PastGap | Bug::TornBatch => {
@@ -100,4 +115,29 @@ fn each_planted_bug_is_caught() {
     });
     let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+/// Seeds of pools whose fingerprints are all but useless, and that compare bytes.
+const VERIFIED: u64 = 120;
+
+/// Fingerprints of which 16 are left, so that nearly every hit is one of other content: volumes that compare the bytes of what
+/// they find are right nevertheless, in every weather. Those that do not are caught at once (see above).
+#[test]
+fn volumes_that_compare_bytes_are_right_whatever_fingerprints_are() {
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                plant(Some(Bug::AlikePrints));
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= VERIFIED {
+                        break;
+                    }
+                    let plan = Plan { verify: Some(true), ..Plan::of(seed) };
+                    run_seed(plan, Simulated::new).unwrap_or_else(|f| panic!("{f}"));
+                }
+            });
+        }
+    });
 }

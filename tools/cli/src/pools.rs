@@ -141,6 +141,9 @@ fn state(s: Option<&PoolStatus>) -> String {
 
 fn scrub(s: &Scrub) -> String {
     let how = match (s.running, s.completed) {
+        (true, _) if s.rate > 0 => {
+            format!("under way, {} %, at most {} a second", s.percent, format_size(s.rate))
+        }
         (true, _) => format!("under way, {} %", s.percent),
         (false, true) => "came to its end".into(),
         (false, false) => format!("stopped at {} %", s.percent),

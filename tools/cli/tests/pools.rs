@@ -127,8 +127,24 @@ fn volumes_of_a_pool_are_managed_live() {
     }
     assert_eq!(s.json(&["volume", "list", "--json"]).as_array().unwrap().len(), 1);
     s.refused(&["pool", "remove", "pool"], &["holds volume disk", "caisson volume delete"]);
-    s.ask(&["pool", "scrub", "pool", "--rate", "1G"]);
+    // At a rate that is chosen: so slow a one is still under way, whenever it is looked at.
     let scrub = || s.json(&["pool", "status", "pool", "--json"])["status"]["scrub"].clone();
+    s.ask(&["pool", "scrub", "pool", "--rate", "64K"]);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while scrub()["running"] != true || scrub()["bytes"] == 0 {
+        assert!(std::time::Instant::now() < end, "{}", scrub());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let status = s.ask(&["pool", "status", "pool"]);
+    assert!(status.contains(" %, at most 64 KiB a second; "), "{status}");
+    assert!(scrub()["rate"] == 64 << 10 && scrub()["percent"].as_u64().unwrap() < 100, "{}", scrub());
+    s.ask(&["pool", "scrub", "pool", "--stop"]);
+    while scrub()["running"] == true {
+        assert!(std::time::Instant::now() < end, "{}", scrub());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(scrub()["completed"] == false && s.ask(&["pool", "status", "pool"]).contains("stopped at"));
+    s.ask(&["pool", "scrub", "pool", "--rate", "1G"]);
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while scrub()["completed"] != true {
         assert!(std::time::Instant::now() < end, "{}", scrub());

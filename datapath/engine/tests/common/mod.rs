@@ -20,9 +20,15 @@ mod power;
 pub use power::Power;
 
 /// A ring that does each operation at once, on the thread that submits it; none any more when the power is off. Reads of bytes
-/// that are unreadable end with EIO.
+/// that are unreadable end with EIO. Reads that are held are done, and nobody is told.
 #[derive(Default)]
-pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>, Vec<Range<u64>>);
+pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>, Vec<Range<u64>>, Held);
+
+#[derive(Default)]
+struct Held {
+    on: bool,
+    reads: VecDeque<(IoOp, Result<u32, i32>)>,
+}
 
 /// Linux's number for an error of the device.
 const EIO: i32 = 5;
@@ -36,8 +42,10 @@ impl Ring for Inline {
         }
         let (from, to) = (op.offset, op.offset + op.bufs.len() as u64);
         let unreadable = self.2.iter().any(|bad| bad.start.max(from) < bad.end.min(to));
-        let result = if unreadable && matches!(op.kind, IoKind::Read) { Err(EIO) } else { execute(&mut op) };
-        self.0.push_back((op, result));
+        let read = matches!(op.kind, IoKind::Read);
+        let result = if unreadable && read { Err(EIO) } else { execute(&mut op) };
+        let line = if read && self.3.on { &mut self.3.reads } else { &mut self.0 };
+        line.push_back((op, result));
         Ok(())
     }
 }
@@ -148,12 +156,24 @@ impl Thread {
 
     /// A thread whose power is cut.
     pub fn powered(power: Power) -> Thread {
-        Thread { ring: Inline(VecDeque::new(), Some(power), Vec::new()), ..Thread::default() }
+        let ring = Inline(VecDeque::new(), Some(power), Vec::new(), Held::default());
+        Thread { ring, ..Thread::default() }
     }
 
     /// Has these bytes of all files unreadable from now on.
     pub fn unreadable(&mut self, bytes: Vec<Range<u64>>) {
         self.ring.2 = bytes;
+    }
+
+    /// From now on, those who read are not told of its end; or they are again. Gives how many wait to be told.
+    pub fn hold_reads(&mut self, on: bool) -> usize {
+        self.ring.3.on = on;
+        self.ring.3.reads.len()
+    }
+
+    /// At the next turn, the one who has waited longest is told.
+    pub fn tell_one(&mut self) {
+        self.ring.0.extend(self.ring.3.reads.pop_front());
     }
 
     /// Lets time pass, and calls a pool's background if it is time for that.

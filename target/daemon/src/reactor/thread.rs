@@ -167,7 +167,7 @@ impl<D: Driver> Reactor<D> {
             self.rdma.flush(turn!(self));
             self.do_heavy(prompt);
             self.publish(begun);
-            if self.stopping.is_some_and(|by| !self.busy() || self.now >= by) {
+            if self.stopping.is_some_and(|by| !self.owes() || self.now >= by) {
                 self.heavy.clear();
                 return Ok(());
             }
@@ -182,6 +182,12 @@ impl<D: Driver> Reactor<D> {
     /// Whether the kernel or a volume still has something of ours.
     pub(crate) fn busy(&self) -> bool {
         self.live > 0 || self.rdma.live() > 0 || self.driver.device_ops() > 0 || self.traffic.waits()
+    }
+
+    /// Whether something is still to be done here. A pool's batch may be sealed in pieces of heavy work after its writes were
+    /// answered: whoever closes the pool waits for it, and for ever if it were dropped.
+    fn owes(&self) -> bool {
+        self.busy() || !self.heavy.is_empty() || self.mailbox.waiting()
     }
 
     /// Decides how to wait, spinning first where that pays.

@@ -9,6 +9,9 @@ use caisson_block::{BlockError, Extent, Op};
 use caisson_device::sim::{Image, Lies, SimThread};
 use std::collections::BTreeMap;
 
+/// Nanoseconds for which nobody wants anything, when there is to be a rest.
+const RESTS: u64 = 400_000_000;
+
 /// Bytes of a read when everything is read.
 const SWEEP: u64 = 128 << 10;
 
@@ -107,7 +110,12 @@ impl<S: Subject> World<S> {
             other => return Err(format!("it cannot be made: {other:?}")),
         }
         for (name, v) in self.plan.volumes.clone() {
-            self.ask(Action::Make { name, block_size: v.block_size, size: v.size, settings: v.settings })?;
+            self.ask(Action::Make {
+                name,
+                block_size: v.block_size,
+                size: v.size,
+                settings: self.plan.settings(v.settings),
+            })?;
         }
         self.settle()?;
         for disk in self.subject.disks() {
@@ -179,6 +187,7 @@ impl<S: Subject> World<S> {
                 other => return Err(format!("it cannot be closed: {other:?}")),
             }
         }
+        let rests = ending == Ending::QuietPower && !self.dead && self.plan.rot && self.rest()?;
         self.dead |= self.died();
         self.fall(ending)?;
         if self.dead {
@@ -195,7 +204,29 @@ impl<S: Subject> World<S> {
         {
             self.note(|| what);
         }
+        if rests
+            && !self.dead
+            && let Some(what) = self.subject.rot_end(&mut self.rng)
+        {
+            self.note(|| what);
+            self.counts.lies += 1;
+            self.rotten = true;
+            return Ok(left);
+        }
         Ok(self.roll_back(left))
+    }
+
+    /// Lets so much time pass while nothing is under way that whatever waits for a rest is done. False where that means nothing,
+    /// since the device lies or dies.
+    fn rest(&mut self) -> Result<bool, String> {
+        if self.plan.weather != Weather::Honest || self.model.lenient {
+            return Ok(false);
+        }
+        for _ in 0..20 {
+            self.clock.advance(RESTS / 20);
+            while self.turn()? {}
+        }
+        Ok(true)
     }
 
     /// What can only be seen from within. Nothing is under way.
@@ -288,6 +319,10 @@ impl<S: Subject> World<S> {
         match self.act_alone(Action::Open)? {
             Reply::Done => {}
             _ if self.model.lenient || self.plan.weather == Weather::Dying => return Ok(false),
+            // That is what it is to say, and to write nothing.
+            Reply::Failed(why) if self.rotten && why.contains("of the log is damaged or missing") => {
+                return Ok(false);
+            }
             other => return Err(format!("it cannot be opened: {other:?}")),
         }
         let names = self.subject.volumes();
@@ -313,7 +348,8 @@ impl<S: Subject> World<S> {
         }
         self.model.reopened(&found, left)?;
         self.note(|| "opened and judged".to_owned());
-        Ok(true)
+        // What rotted is found again by whoever looks at the log: one fault is enough.
+        Ok(!self.rotten)
     }
 
     /// The content of every block. None where the device died.

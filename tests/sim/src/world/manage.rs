@@ -32,7 +32,12 @@ impl<S: Subject> World<S> {
                 let mut v = VolumePlan::some(&mut self.rng);
                 let domains = self.usable_domains();
                 v.settings.domain = *domains.get(self.rng.below(domains.len() as u64) as usize)?;
-                Action::Make { name: new, block_size: v.block_size, size: v.size, settings: v.settings }
+                Action::Make {
+                    name: new,
+                    block_size: v.block_size,
+                    size: v.size,
+                    settings: self.plan.settings(v.settings),
+                }
             }
             12..40 if !full => Action::Snapshot { of: name, name: new, read_only: self.rng.below(2) == 0 },
             40..55 if open.len() > 1 && !self.model.snapshots_under_way(name) => Action::Delete { name },
@@ -42,7 +47,10 @@ impl<S: Subject> World<S> {
                 let size = (1 + self.rng.below(size * 2)).next_multiple_of(per);
                 Action::Resize { name, size: size.min(2048) }
             }
-            62..68 if !read_only => Action::Set { name, settings: Settings::some(&mut self.rng) },
+            62..68 if !read_only => {
+                let chosen = Settings::some(&mut self.rng);
+                Action::Set { name, settings: self.plan.settings(chosen) }
+            }
             68..80 => Action::Checkpoint,
             80..92 => Action::Clean,
             92..96 => Action::Scrub,

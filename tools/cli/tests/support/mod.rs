@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub mod refuse;
 pub mod stage;
 pub mod token;
 
