@@ -165,6 +165,9 @@ impl Pool {
             return Err(error);
         }
         switch(inner, port, domain, epoch).await?;
+        if on(Bug::EraseToldEarly) {
+            let _ = inner.lock().domains.erases.end(domain, epoch, &[]);
+        }
         inner.call_steward();
         inner.call_chores();
         Ok(())
@@ -236,7 +239,7 @@ impl Pool {
         let inner = &self.0;
         let _alone = alone(inner, port).await;
         sound(inner)?;
-        let (tenant, slots, epochs) = {
+        let (tenant, slots, epochs, ended) = {
             let mut state = inner.lock();
             let slots = &state.checkpoints.superblock.slots;
             let slots: Vec<KeySlot> = slots.iter().filter(|s| s.domain != domain).cloned().collect();
@@ -252,14 +255,20 @@ impl Pool {
             if !on(Bug::DestroyedUncovered) {
                 d.epoch = 0;
             }
-            (Arc::clone(&d.tenant), slots, epochs)
+            let tenant = Arc::clone(&d.tenant);
+            // Whatever was to be erased of it is, in the same write.
+            let ended = state.domains.erases.end(domain, u16::MAX, &[]);
+            (tenant, slots, epochs, ended)
         };
         let done = with_slots(inner, port, slots).await;
         if let Err(error) = done {
-            if let Some(d) = inner.lock().domains.get_mut(domain) {
+            let mut state = inner.lock();
+            state.domains.erases.back(ended);
+            if let Some(d) = state.domains.get_mut(domain) {
                 d.epoch = epochs.last().copied().unwrap_or(0);
                 d.old = epochs[..epochs.len().saturating_sub(1)].to_vec();
             }
+            drop(state);
             tenant.set_gone(false);
             return Err(error);
         }
@@ -305,8 +314,8 @@ pub(crate) async fn retire(
 ) -> Result<(), ChangeError> {
     let _alone = alone(inner, port).await;
     sound(inner)?;
-    let (old, slots) = {
-        let state = inner.lock();
+    let (old, slots, ended) = {
+        let mut state = inner.lock();
         let Some(d) = state.domains.get(domain) else { return Ok(()) };
         let mut old = d.old.clone();
         old.retain(|epoch| epochs.contains(epoch));
@@ -317,12 +326,19 @@ pub(crate) async fn retire(
             // Never the last: without one the domain would be destroyed.
             kept.extend(gone);
         }
-        (old, kept)
+        let left: Vec<u16> = d.old.iter().copied().filter(|e| !old.contains(e)).collect();
+        let gone = !old.is_empty() && !kept.iter().any(|s| is_of(s, domain, &old));
+        // What was to be erased of single volumes is, in the same write.
+        let ended = gone.then(|| state.domains.erases.end(domain, epoch, &left));
+        (old, kept, ended)
     };
     if old.is_empty() {
         return Ok(());
     }
-    with_slots(inner, port, slots).await?;
+    if let Err(error) = with_slots(inner, port, slots).await {
+        ended.into_iter().for_each(|ended| inner.lock().domains.erases.back(ended));
+        return Err(error);
+    }
     old.iter().for_each(|&epoch| inner.keyring.forget_secret(domain, epoch));
     if let Some(d) = inner.lock().domains.get_mut(domain) {
         d.old.retain(|epoch| !old.contains(epoch));

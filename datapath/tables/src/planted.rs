@@ -54,13 +54,17 @@ pub enum Bug {
     DestroyedUncovered,
     /// What a domain's volumes hold is given back while the domain's destruction is under way.
     ClearedEarly,
+    /// A volume begins to be erased before it is durable that it is to be.
+    EraseUnrecorded,
+    /// An erase is said to be done when the next epoch begins, and not when the keys of those before it are erased.
+    EraseToldEarly,
     /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
     /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
     CheckedEarly,
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 24] = [
+pub const ALL: [Bug; 26] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -85,6 +89,8 @@ pub const ALL: [Bug; 24] = [
     Bug::EpochDroppedEarly,
     Bug::DestroyedUncovered,
     Bug::ClearedEarly,
+    Bug::EraseUnrecorded,
+    Bug::EraseToldEarly,
 ];
 
 #[cfg(feature = "planted")]
