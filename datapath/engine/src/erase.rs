@@ -339,7 +339,7 @@ pub(crate) async fn orders(inner: &Arc<Inner>, port: &Port) {
     for (volume, by) in orders {
         let inner = Arc::clone(inner);
         let begin = move |port: Port| async move {
-            let begun = begin(&inner, &port, volume.id, Some(&volume), by).await;
+            let begun = begin(&inner, &port, &volume, by).await;
             volume.erase_failed.store(begun.is_err(), Ordering::Release);
             inner.lock().chores.erase.retain(|o| o.id != volume.id);
             match begun {
@@ -369,25 +369,15 @@ pub(crate) fn erasure(volume: &Shared) -> Erasure {
 }
 
 /// Makes it durable that a volume is to be erased, when nothing is under way on it. Gives the erase's number.
-async fn begin(
-    inner: &Arc<Inner>,
-    port: &Port,
-    id: VolumeId,
-    open: Option<&Shared>,
-    by: EraseBy,
-) -> Result<u32, ChangeError> {
-    if let Some(open) = open {
-        open.erasing.store(true, Ordering::Release);
-        while open.in_flight() > 0 {
-            port.pause().await;
-        }
+async fn begin(inner: &Arc<Inner>, port: &Port, volume: &Shared, by: EraseBy) -> Result<u32, ChangeError> {
+    volume.erasing.store(true, Ordering::Release);
+    while volume.in_flight() > 0 {
+        port.pause().await;
     }
-    let recorded = record(inner, port, id, by).await;
-    if let Some(open) = open
-        && !inner.lock().domains.erases.empties(id)
-    {
+    let recorded = record(inner, port, volume.id, by).await;
+    if !inner.lock().domains.erases.empties(volume.id) {
         // Refused, or emptied already.
-        open.erasing.store(false, Ordering::Release);
+        volume.erasing.store(false, Ordering::Release);
     }
     recorded
 }
@@ -434,39 +424,25 @@ async fn record(inner: &Arc<Inner>, port: &Port, id: VolumeId, by: EraseBy) -> R
 }
 
 impl Pool {
-    /// Erases for good what only this volume holds, and deletes it where `delete` says so; otherwise it stays, and takes requests again
-    /// when it is empty. When this returns, it is durable that this is to be done; it is done when the erase of this number is
-    /// not among [`Pool::erases`] any more.
+    /// Erases for good what only this volume holds. The volume stays, and takes requests again when it is empty; `last` says that the
+    /// caller deletes it then, or at once: only so a snapshot may be erased, which never changes. When this returns, it is durable that
+    /// this is to be done; it is done when the erase of this number is not among [`Pool::erases`] any more.
     ///
     /// # Errors
-    /// [`ChangeError::NoVolume`]; [`ChangeError::InUse`] for one that is to be deleted; [`ChangeError::Domain`] for a snapshot, which
-    /// never changes, and where the keys are gone already; [`ChangeError::Full`]; [`ChangeError::Failed`].
+    /// [`ChangeError::NoVolume`]; [`ChangeError::Domain`] for a snapshot, and where the keys are gone already; [`ChangeError::Full`];
+    /// [`ChangeError::Failed`].
     pub async fn erase_volume(
         &self,
         port: &Port,
         name: &str,
         by: EraseBy,
-        delete: bool,
+        last: bool,
     ) -> Result<u32, ChangeError> {
-        let (id, read_only) = {
-            let state = self.0.lock();
-            let record = crate::volumes::named(&state, name)?;
-            (record.id, record.read_only)
-        };
-        if delete {
-            let held = self.0.volumes().get(&id).is_some_and(|v| v.strong_count() > 0);
-            if held {
-                return Err(ChangeError::InUse(name.to_owned()));
-            }
-            let number = begin(&self.0, port, id, None, by).await?;
-            self.delete_volume(port, name).await?;
-            return Ok(number);
-        }
-        if read_only {
+        let volume = self.volume(name)?;
+        if volume.0.read_only && !last {
             return Err(ChangeError::Domain("a snapshot's content never changes: delete it and erase that"));
         }
-        let volume = self.volume(name)?;
-        let number = begin(&self.0, port, id, Some(&volume.0), by).await?;
+        let number = begin(&self.0, port, &volume.0, by).await?;
         self.0.call_steward();
         Ok(number)
     }

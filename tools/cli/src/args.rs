@@ -382,9 +382,33 @@ Examples:
         output: Output,
     },
     /// Delete a volume: one in a pool or in memory with its data; a file or device of its own stays as it is
+    #[command(after_help = "\
+Examples:
+  caisson volume delete scratch
+  caisson volume delete ledger --erase --wait")]
     Delete {
         /// Its name
         name: String,
+        /// Erase the keys of what only it held, so that nothing of that can be read any more by anybody (volumes in pools with keys)
+        #[arg(long)]
+        erase: bool,
+        /// Wait until the keys are erased
+        #[arg(long, requires = "erase")]
+        wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Erase for good what only this volume holds, by erasing its keys; the volume stays, empty. Snapshots and clones stay as they are
+    #[command(after_help = "Example:\n  caisson volume erase ledger --confirm ledger --wait")]
+    Erase {
+        /// Its name
+        name: String,
+        /// Its name again: what is erased is gone for good
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+        /// Wait until the keys are erased
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -454,6 +478,9 @@ Example:
         /// Let any host connect
         #[arg(long, alias = "allow-any", conflicts_with = "allow")]
         allow_any_host: bool,
+        /// Let hosts erase what its namespaces hold (Format NVM, Sanitize)
+        #[arg(long)]
+        allow_erase: bool,
         /// A host that may connect; may be repeated
         #[arg(long, value_name = "HOSTNQN")]
         allow: Vec<String>,
@@ -473,6 +500,16 @@ Example:
     Show {
         /// Its name
         nqn: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let hosts erase what its namespaces hold, with Format NVM and Sanitize (on), or not (off)
+    AllowErase {
+        /// Its name
+        nqn: String,
+        /// on or off
+        #[arg(value_enum)]
+        state: OnOff,
         #[command(flatten)]
         output: Output,
     },

@@ -89,6 +89,7 @@ fn asked(pool: &str, domain: &str) -> Result<String, Failure> {
 pub fn rows(keys: &Keys) -> Vec<[String; 2]> {
     let mut rows: Vec<[String; 2]> = keys.domains.iter().map(|d| ["domain".into(), domain(d)]).collect();
     rows.extend(keys.reseal.iter().map(|r| ["sealing anew".into(), reseal(r)]));
+    rows.extend(keys.erases.iter().map(|e| ["erasing".into(), crate::erase::line(e)]));
     rows.extend(keys.incomplete.iter().map(|name| ["INCOMPLETE".into(), hint(name, &keys.pool)]));
     rows
 }

@@ -4,6 +4,7 @@
 
 mod args;
 mod domains;
+mod erase;
 mod failure;
 mod guard;
 mod host;

@@ -205,6 +205,9 @@ pub fn page(p: &Pool) -> String {
             a.write_amplification().map_or("-".into(), |w| format!("{w:.2}"))
         ),
     ]);
+    for e in &s.erases {
+        t.row(["erasing".into(), crate::erase::line(e)]);
+    }
     if let Some(r) = s.reseal.as_ref().filter(|r| r.running) {
         t.row(["sealing anew".into(), crate::domains::reseal(r)]);
     }

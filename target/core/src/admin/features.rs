@@ -49,6 +49,7 @@ pub(super) const FEATURES: &[Feature] = &[
     io(fid::TIMESTAMP, true, 0),
     Feature { fid: fid::KATO, changeable: true, ns: false, discovery: true, default: 0 },
     io(fid::HOST_BEHAVIOR, true, 0),
+    io(fid::SANITIZE, true, 0),
     io(fid::IO_COMMAND_SET_PROFILE, true, 0),
     io(fid::HOST_ID, false, 0),
     Feature { fid: fid::WRITE_PROTECT, changeable: true, ns: true, discovery: false, default: 0 },
@@ -118,7 +119,8 @@ impl Features {
 
     /// The events that the host wants to be told of. Errors are always told (Base 2.1, 5.1.25.1.5).
     pub(super) fn enabled_events(&self) -> u8 {
-        let mut bits = Event::TransientError.bit();
+        // Nor is there a bit for the end of a sanitize operation.
+        let mut bits = Event::TransientError.bit() | Event::Sanitized.bit();
         let mut when = |on: bool, event: Event| bits |= if on { event.bit() } else { 0 };
         when(self.async_event & u32::from(caisson_wire::log::critical::RELIABILITY) != 0, Event::Reliability);
         when(self.async_event & u32::from(caisson_wire::log::critical::SPARE) != 0, Event::Spare);
@@ -176,6 +178,7 @@ impl Admin {
             fid::ASYNC_EVENT => pick(f.async_event),
             fid::KATO => pick(self.controller.kato_ms.load(Relaxed)),
             fid::IO_COMMAND_SET_PROFILE => 0,
+            fid::SANITIZE => pick(self.controller.subsystem.sanitize_config()),
             fid::WRITE_PROTECT => pick(match self.controller.subsystem.table().get(nsid) {
                 Some(n) if n.protected() => wps::PROTECT,
                 _ => wps::NONE,
@@ -288,6 +291,7 @@ impl Admin {
                 return Err(Status::from_parts(1, 0x2b).dnr());
             }
             fid::IO_COMMAND_SET_PROFILE => {}
+            fid::SANITIZE => self.controller.subsystem.set_sanitize_config(value),
             fid::WRITE_PROTECT => {
                 let on = match value & 0b111 {
                     wps::NONE => false,

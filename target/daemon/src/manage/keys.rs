@@ -8,7 +8,7 @@ use super::verbs::{Result, bad};
 use crate::daemon::{Daemon, Did, Waits};
 use crate::model::{Item, Lookup, Pool, key};
 use crate::pools::domains::{self, POOL_DOMAIN};
-use crate::pools::{Domain, PoolHandle, Reseal, rekey};
+use crate::pools::{Domain, Erase, PoolHandle, Reseal, rekey};
 use caisson_keys::{KeyUri, ProviderStatus};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -30,6 +30,9 @@ pub struct Keys {
     /// The sealing anew of what earlier key epochs sealed.
     #[serde(default)]
     pub reseal: Option<Reseal>,
+    /// Volumes whose content is being erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erases: Vec<Erase>,
     /// Providers that wrap some of its keys and not all: alone, they open it no more.
     #[serde(default)]
     pub incomplete: Vec<String>,
@@ -111,6 +114,7 @@ fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -
         incomplete: domains::incomplete(&slots),
         slots: slots.iter().map(slot).collect(),
         domains: status.as_ref().map(|s| s.domains.clone()).unwrap_or_default(),
+        erases: status.as_ref().map(|s| s.erases.clone()).unwrap_or_default(),
         reseal: status.and_then(|s| s.reseal),
     })
 }
