@@ -166,7 +166,9 @@ impl Pool {
         }
         switch(inner, port, domain, epoch).await?;
         if on(Bug::EraseToldEarly) {
-            let _ = inner.lock().domains.erases.end(domain, epoch, &[]);
+            let erases = &mut inner.lock().domains.erases;
+            erases.end(domain, epoch, &[]);
+            erases.ended(true);
         }
         inner.call_steward();
         inner.call_chores();
@@ -239,7 +241,7 @@ impl Pool {
         let inner = &self.0;
         let _alone = alone(inner, port).await;
         sound(inner)?;
-        let (tenant, slots, epochs, ended) = {
+        let (tenant, slots, epochs) = {
             let mut state = inner.lock();
             let slots = &state.checkpoints.superblock.slots;
             let slots: Vec<KeySlot> = slots.iter().filter(|s| s.domain != domain).cloned().collect();
@@ -257,13 +259,13 @@ impl Pool {
             }
             let tenant = Arc::clone(&d.tenant);
             // Whatever was to be erased of it is, in the same write.
-            let ended = state.domains.erases.end(domain, u16::MAX, &[]);
-            (tenant, slots, epochs, ended)
+            state.domains.erases.end(domain, u16::MAX, &[]);
+            (tenant, slots, epochs)
         };
         let done = with_slots(inner, port, slots).await;
         if let Err(error) = done {
             let mut state = inner.lock();
-            state.domains.erases.back(ended);
+            state.domains.erases.ended(false);
             if let Some(d) = state.domains.get_mut(domain) {
                 d.epoch = epochs.last().copied().unwrap_or(0);
                 d.old = epochs[..epochs.len().saturating_sub(1)].to_vec();
@@ -277,6 +279,7 @@ impl Pool {
         {
             let mut state = inner.lock();
             state.log.erase_spare();
+            state.domains.erases.ended(true);
             if let Some(d) = state.domains.get_mut(domain) {
                 d.epoch = 0;
             }
@@ -314,7 +317,7 @@ pub(crate) async fn retire(
 ) -> Result<(), ChangeError> {
     let _alone = alone(inner, port).await;
     sound(inner)?;
-    let (old, slots, ended) = {
+    let (old, slots) = {
         let mut state = inner.lock();
         let Some(d) = state.domains.get(domain) else { return Ok(()) };
         let mut old = d.old.clone();
@@ -327,18 +330,18 @@ pub(crate) async fn retire(
             kept.extend(gone);
         }
         let left: Vec<u16> = d.old.iter().copied().filter(|e| !old.contains(e)).collect();
-        let gone = !old.is_empty() && !kept.iter().any(|s| is_of(s, domain, &old));
-        // What was to be erased of single volumes is, in the same write.
-        let ended = gone.then(|| state.domains.erases.end(domain, epoch, &left));
-        (old, kept, ended)
+        if !old.is_empty() && !kept.iter().any(|s| is_of(s, domain, &old)) {
+            // What was to be erased of single volumes is, in the same write.
+            state.domains.erases.end(domain, epoch, &left);
+        }
+        (old, kept)
     };
     if old.is_empty() {
         return Ok(());
     }
-    if let Err(error) = with_slots(inner, port, slots).await {
-        ended.into_iter().for_each(|ended| inner.lock().domains.erases.back(ended));
-        return Err(error);
-    }
+    let written = with_slots(inner, port, slots).await;
+    inner.lock().domains.erases.ended(written.is_ok());
+    written?;
     old.iter().for_each(|&epoch| inner.keyring.forget_secret(domain, epoch));
     if let Some(d) = inner.lock().domains.get_mut(domain) {
         d.old.retain(|epoch| !old.contains(epoch));

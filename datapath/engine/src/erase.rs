@@ -97,6 +97,8 @@ struct Erase {
 #[derive(Clone, Default)]
 pub(crate) struct Erases {
     list: Vec<Erase>,
+    /// What the write of the superblocks under way ends: told as if it were in the list, and stored no more.
+    ending: Vec<Erase>,
     last: u32,
     done: VecDeque<Erased>,
     /// Why a domain's next epoch does not begin.
@@ -180,32 +182,31 @@ impl Erases {
         Ok(number)
     }
 
-    /// A domain seals under `epoch` and the keys of all epochs before it but `left` are being erased: what that ends is done. Gives
-    /// that, for [`Erases::back`].
-    pub(crate) fn end(&mut self, domain: u32, epoch: u16, left: &[u16]) -> Ended {
-        let over = |e: &Erase| {
+    /// A domain seals under `epoch` and the keys of all epochs before it but `left` are about to be erased: what that ends is stored
+    /// no more, until [`Erases::ended`] says what came of it.
+    pub(crate) fn end(&mut self, domain: u32, epoch: u16, left: &[u16]) {
+        let over = |e: &mut Erase| {
             e.domain == domain
                 && (epoch == u16::MAX || e.under != 0 && e.under < epoch && left.iter().all(|l| *l > e.under))
         };
-        let ended: Vec<Erase> = self.list.extract_if(.., |e| over(e)).collect();
-        self.done.extend(ended.iter().map(|e| Erased { number: e.number, domain, epoch: e.under }));
-        while self.done.len() > KEPT {
-            self.done.pop_front();
-        }
-        Ended(ended)
+        self.ending.extend(self.list.extract_if(.., over));
     }
 
-    /// It was not so after all.
-    pub(crate) fn back(&mut self, Ended(ended): Ended) {
-        self.done.retain(|d| !ended.iter().any(|e| e.number == d.number));
-        self.list.extend(ended);
-        self.list.sort_by_key(|e| e.number);
+    /// The superblocks are written, or not: what that was to end is done, or is as it was.
+    pub(crate) fn ended(&mut self, written: bool) {
+        let ending = std::mem::take(&mut self.ending);
+        if written {
+            let done = |e: &Erase| Erased { number: e.number, domain: e.domain, epoch: e.under };
+            self.done.extend(ending.iter().map(done));
+            while self.done.len() > KEPT {
+                self.done.pop_front();
+            }
+        } else {
+            self.list.extend(ending);
+            self.list.sort_by_key(|e| e.number);
+        }
     }
 }
-
-/// Erases that a write of the superblocks ends.
-#[must_use]
-pub(crate) struct Ended(Vec<Erase>);
 
 impl State {
     /// Volumes that are not there any more hold nothing.
@@ -225,8 +226,11 @@ impl State {
 
     /// How each erase stands.
     pub(crate) fn erase_status(&self) -> Vec<EraseStatus> {
-        let list = self.domains.erases.list.iter().filter(|e| !e.coming);
-        list.map(|e| self.erase_of(e)).collect()
+        let erases = &self.domains.erases;
+        let list = erases.list.iter().chain(&erases.ending).filter(|e| !e.coming);
+        let mut list: Vec<EraseStatus> = list.map(|e| self.erase_of(e)).collect();
+        list.sort_by_key(|e| e.number);
+        list
     }
 
     fn erase_of(&self, e: &Erase) -> EraseStatus {
@@ -281,17 +285,18 @@ pub(crate) async fn emptied(inner: &Arc<Inner>, port: &Port, id: VolumeId) -> Re
         return Ok(false);
     }
     let durable = checkpoint_held(inner, port, false).await;
-    for e in inner.lock().domains.erases.list.iter_mut().filter(|e| numbers.contains(&e.number)) {
+    let volumes = inner.volumes();
+    let mut state = inner.lock();
+    for e in state.domains.erases.list.iter_mut().filter(|e| numbers.contains(&e.number)) {
         e.held = false;
         if durable.is_err() {
             e.under = 0;
         }
     }
-    durable.map_err(change_failure)?;
-    if let Some(open) = inner.volumes().get(&id).and_then(Weak::upgrade) {
-        open.erasing.store(false, Ordering::Release);
+    if let Some(open) = volumes.get(&id).and_then(Weak::upgrade) {
+        open.erasing.store(state.domains.erases.empties(id), Ordering::Release);
     }
-    Ok(true)
+    durable.map(|()| true).map_err(change_failure)
 }
 
 /// A host wants a volume erased.
@@ -311,7 +316,7 @@ pub(crate) fn order(volume: &Arc<Shared>, by: EraseBy) -> Result<(), BlockError>
         return Err(error);
     }
     volume.erase_failed.store(false, Ordering::Release);
-    volume.erasing.store(true, Ordering::Release);
+    volume.begins.fetch_add(1, Ordering::AcqRel);
     let waiter = {
         let mut state = volume.pool.lock();
         let (id, volume) = (volume.id, Arc::downgrade(volume));
@@ -342,6 +347,7 @@ pub(crate) async fn orders(inner: &Arc<Inner>, port: &Port) {
             let begun = begin(&inner, &port, &volume, by).await;
             volume.erase_failed.store(begun.is_err(), Ordering::Release);
             inner.lock().chores.erase.retain(|o| o.id != volume.id);
+            volume.begins.fetch_sub(1, Ordering::AcqRel);
             match begun {
                 Ok(_) => inner.call_steward(),
                 Err(error) => tracing::error!("volume {} cannot be erased: {error}", volume.id.0),
@@ -357,7 +363,8 @@ pub(crate) fn erasure(volume: &Shared) -> Erasure {
     if let Some(order) = state.chores.erase.iter().find(|o| o.id == volume.id) {
         return Erasure::Running { by: order.by, recorded: false, progress: 0, stalled: false };
     }
-    match state.domains.erases.list.iter().rfind(|e| e.volume == volume.id && !e.coming) {
+    let erases = &state.domains.erases;
+    match erases.list.iter().chain(&erases.ending).rfind(|e| e.volume == volume.id && !e.coming) {
         Some(e) => {
             let status = state.erase_of(e);
             let (progress, stalled) = (status.progress, status.waits.is_some());
@@ -370,15 +377,17 @@ pub(crate) fn erasure(volume: &Shared) -> Erasure {
 
 /// Makes it durable that a volume is to be erased, when nothing is under way on it. Gives the erase's number.
 async fn begin(inner: &Arc<Inner>, port: &Port, volume: &Shared, by: EraseBy) -> Result<u32, ChangeError> {
-    volume.erasing.store(true, Ordering::Release);
+    volume.begins.fetch_add(1, Ordering::AcqRel);
     while volume.in_flight() > 0 {
         port.pause().await;
     }
     let recorded = record(inner, port, volume.id, by).await;
-    if !inner.lock().domains.erases.empties(volume.id) {
-        // Refused, or emptied already.
-        volume.erasing.store(false, Ordering::Release);
+    let state = inner.lock();
+    // Under the lock, as it is taken back: not where it is emptied already.
+    if state.domains.erases.empties(volume.id) {
+        volume.erasing.store(true, Ordering::Release);
     }
+    volume.begins.fetch_sub(1, Ordering::AcqRel);
     recorded
 }
 
@@ -526,13 +535,13 @@ mod tests {
         }
         let ends = |left: &[u16], epoch| {
             let mut e = erases.clone();
-            let before = e.clone();
-            let ended = e.end(1, epoch, left);
-            let done = e.done.clone();
-            e.back(ended);
-            assert!(e.list.iter().map(|e| e.number).eq(before.list.iter().map(|e| e.number)));
-            assert!(e.done.is_empty());
-            done.iter().map(|d| d.number).collect::<Vec<_>>()
+            e.end(1, epoch, left);
+            assert!(e.done.is_empty(), "not before it is durable");
+            let mut back = e.clone();
+            back.ended(false);
+            assert!(back.list.iter().map(|e| e.number).eq(1..5) && back.done.is_empty());
+            e.ended(true);
+            e.done.iter().map(|d| d.number).collect::<Vec<_>>()
         };
         assert_eq!(ends(&[], 6), [1]);
         assert_eq!(ends(&[], 7), [1, 2]);

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) company: Company,
     /// What it holds is being erased, and nothing is taken until it is unmapped.
     pub(crate) erasing: AtomicBool,
+    /// Erases that begin: nothing is taken meanwhile, either.
+    pub(crate) begins: AtomicU64,
     /// The last erase that a host asked for could not begin.
     pub(crate) erase_failed: AtomicBool,
     in_flight: AtomicU64,
@@ -66,6 +68,7 @@ impl Shared {
             gone: AtomicBool::new(false),
             company: Company::default(),
             erasing: AtomicBool::new(false),
+            begins: AtomicU64::new(0),
             erase_failed: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
         }
@@ -88,7 +91,7 @@ impl Shared {
             Some(BlockError::Failed)
         } else if self.tenant.is_gone() {
             Some(BlockError::KeyDestroyed)
-        } else if self.erasing.load(Ordering::Acquire) {
+        } else if self.erasing.load(Ordering::Acquire) || self.begins.load(Ordering::Acquire) > 0 {
             Some(BlockError::Erasing)
         } else {
             None

@@ -144,10 +144,13 @@ fn sound(thread: &mut Thread, pool: &Pool) {
     assert!(pool.status().damage.is_empty(), "{:?}", pool.status().damage);
 }
 
-/// Opens every record that stands anywhere on the device, live or not, with these slots' keys: the seeds of the contents that open.
+fn image(folder: &Folder) -> Vec<u8> {
+    std::fs::read(folder.file("a")).unwrap()
+}
+
+/// Opens every record that stands anywhere in the device's bytes, live or not, with these slots' keys: the seeds of the contents that open.
 /// All was written in one opening, whose salt the superblock has.
-fn opens(folder: &Folder, slots: &[KeySlot]) -> Vec<u64> {
-    let file = std::fs::read(folder.file("a")).unwrap();
+fn opens(folder: &Folder, file: &[u8], slots: &[KeySlot]) -> Vec<u64> {
     let [first, second] = copies(&folder.file("a"));
     let plain = Superblock::decode_plain(&first).unwrap();
     let now = unlocked(&slots_of(folder));
@@ -197,8 +200,10 @@ fn no_key_of_the_pool_opens_what_an_erased_volume_alone_held() {
         fill(&mut thread, &pool, "other", 100..120, SHARED);
         fill(&mut thread, &pool, "other", 0..60, OTHER);
         let all = first_slots();
-        let before = opens(&folder, &all);
+        let before = opens(&folder, &image(&folder), &all);
         assert_eq!(before.len(), 20 + 80 + 20 + 60);
+        // As a device may keep what was freed, punched or written over.
+        let then = image(&folder);
         let number = erase(&mut thread, &pool, "v", delete).unwrap();
         rest(&mut thread, &pool, 2);
         let status = &pool.erases()[0];
@@ -206,15 +211,16 @@ fn no_key_of_the_pool_opens_what_an_erased_volume_alone_held() {
         assert_eq!(status.name.as_deref(), (!delete).then_some("v"));
         assert_eq!(pool.erased(), []);
         let mine = |seed: &u64| (MINE..SHARED).contains(seed);
-        assert!(opens(&folder, &slots_of(&folder)).iter().any(mine), "its key is there still");
+        assert!(opens(&folder, &then, &slots_of(&folder)).iter().any(mine), "its key is there still");
         served(&mut thread, &pool, 30);
         assert_eq!(pool.erases(), [], "{:?}", pool.status().reseal);
         assert_eq!(pool.erased()[0].number, number);
-        // The old key would open what still stands there; no superblock has it.
-        assert!(opens(&folder, &all).iter().any(mine), "there is something");
+        // The old key would open it; no superblock has it.
+        assert!(opens(&folder, &then, &all).iter().any(mine), "there is something");
         for copy in copies(&folder.file("a")) {
             let slots = Superblock::decode_plain(&copy).unwrap().slots;
-            let opened = opens(&folder, &slots);
+            assert_eq!(opens(&folder, &then, &slots), [], "of what the device had before");
+            let opened = opens(&folder, &image(&folder), &slots);
             assert!(opened.iter().all(|seed| *seed >= SHARED), "{opened:?}");
             assert_eq!(opened.len(), 80, "what others hold, each sealed anew");
         }
@@ -254,7 +260,7 @@ fn several_erases_share_an_epoch_and_snapshots_stay() {
     assert_eq!(pool.erased().len(), 2);
     holds(&mut thread, &pool, "a-snap", 0..30, 1000);
     holds(&mut thread, &pool, "c", 0..30, 3000);
-    let opened = opens(&folder, &pool.slots());
+    let opened = opens(&folder, &image(&folder), &pool.slots());
     assert!(opened.iter().all(|seed| !(2000..3000).contains(seed)), "{opened:?}");
     // A provider that is away is what it waits for; nothing is lost of it.
     let number = erase(&mut thread, &pool, "c", true).unwrap();
@@ -326,7 +332,7 @@ fn an_erase_that_the_power_interrupts() {
     close(&mut thread, pool);
     let base = folder;
     let (mut never, mut pending, mut ended) = (0, 0, 0);
-    for (seed, cut) in (0..2u64).flat_map(|seed| (0..120).step_by(5).map(move |cut| (seed, cut))) {
+    for (seed, cut) in (0..2u64).flat_map(|seed| (0..120).step_by(3).map(move |cut| (seed, cut))) {
         let folder = Folder::new(&format!("erase-power-{seed}-{cut}"));
         std::fs::copy(base.file("a"), folder.file("a")).unwrap();
         let mut thread = Thread::powered(Power::new((seed << 32) | cut));
@@ -381,5 +387,5 @@ fn an_erase_that_the_power_interrupts() {
             break;
         }
     }
-    assert!(never > 1 && pending > 2 && ended > 0, "{never} never, {pending} pending, {ended} ended");
+    assert!(never > 0 && pending > 2 && ended > 0, "{never} never, {pending} pending, {ended} ended");
 }
