@@ -179,6 +179,10 @@ impl Admin {
         payload: &Payload,
         out: &mut Vec<Action>,
     ) -> Result<(), (Token, Status)> {
+        // SANICAP says that there is no action, so that there is no such command.
+        if !self.controller.subsystem.can_sanitize() {
+            return Err((token, Status::INVALID_OPCODE.dnr()));
+        }
         if let Err(status) = outgoing(payload) {
             return Err((token, status));
         }

@@ -56,7 +56,7 @@ pub(super) const FEATURES: &[Feature] = &[
 ];
 
 /// The feature `fid` on a controller of `kind`.
-pub(super) fn find(kind: Kind, fid: u8) -> Option<&'static Feature> {
+fn find(kind: Kind, fid: u8) -> Option<&'static Feature> {
     FEATURES.iter().find(|f| f.fid == fid && (f.discovery || kind == Kind::Nvm))
 }
 
@@ -133,6 +133,11 @@ impl Features {
 const INVALID: Status = Status::INVALID_FIELD.dnr();
 
 impl Admin {
+    /// A feature that there is here; Sanitize Config where hosts may erase.
+    pub(super) fn feature(&self, fid: u8) -> Option<&'static Feature> {
+        find(self.kind(), fid).filter(|f| f.fid != fid::SANITIZE || self.controller.subsystem.may_erase())
+    }
+
     /// Checks NSID for a feature: those of a namespace need an active one, others none (or all).
     fn check_nsid(&self, feature: &Feature, nsid: u32) -> Result<(), Status> {
         match (feature.ns, nsid) {
@@ -148,7 +153,7 @@ impl Admin {
     /// Get Features: DW0 and data.
     pub(super) fn get_feature(&self, cx: &Cx<'_>, sqe: &Sqe) -> Result<(u32, BufList), Status> {
         let (cdw10, cdw11, nsid) = (sqe.cdw10.get(), sqe.cdw11.get(), sqe.nsid.get());
-        let feature = find(self.kind(), cdw10 as u8).ok_or(INVALID)?;
+        let feature = self.feature(cdw10 as u8).ok_or(INVALID)?;
         let select = (cdw10 >> 8 & 0b111) as u8;
         // A host that reads all capabilities names no namespace. Get Features of a feature that belongs to the
         // controller takes any NSID (Base 2.1, 5.1.11: FEATURE_NOT_NS_SPECIFIC is Set Features' alone).
@@ -226,7 +231,7 @@ impl Admin {
         data: &BufList,
     ) -> Result<u32, Status> {
         let (cdw10, value, nsid) = (sqe.cdw10.get(), sqe.cdw11.get(), sqe.nsid.get());
-        let feature = find(self.kind(), cdw10 as u8).ok_or(INVALID)?;
+        let feature = self.feature(cdw10 as u8).ok_or(INVALID)?;
         if cdw10 & SV != 0 {
             return Err(Status::FEATURE_NOT_SAVEABLE.dnr());
         }

@@ -4,7 +4,7 @@
 //! is Invalid Field.
 
 use super::features::FEATURES;
-use super::{Admin, effects, features};
+use super::{Admin, effects};
 use crate::events::ERROR_ENTRIES;
 use crate::io::MAX_TRANSFER;
 use crate::queue::Core;
@@ -183,7 +183,12 @@ impl Admin {
             d.acs[usize::from(opcode)].set(effects);
         }
         if self.erase_page(lid::SANITIZE) {
-            effects::ERASE.iter().for_each(|&(opcode, effects)| d.acs[usize::from(opcode)].set(effects));
+            let (opcode, effects) = effects::FORMAT;
+            d.acs[usize::from(opcode)].set(effects);
+            if self.controller.subsystem.can_sanitize() {
+                let (opcode, effects) = effects::SANITIZE;
+                d.acs[usize::from(opcode)].set(effects);
+            }
         }
         if self.kind() == Kind::Nvm && set == csi::NVM {
             for &(opcode, effects) in effects::IO {
@@ -195,7 +200,7 @@ impl Admin {
 
     fn feature_page(&self) -> Buf {
         let mut d = FeatureEffects::default();
-        for feature in FEATURES.iter().filter(|f| features::find(self.kind(), f.fid).is_some()) {
+        for feature in FEATURES.iter().filter(|f| self.feature(f.fid).is_some()) {
             d.fids[usize::from(feature.fid)].set(feature.effects());
         }
         bytes(&d)

@@ -192,6 +192,7 @@ impl Subsystem {
     /// # Errors
     /// The status to answer with, with nothing changed.
     pub(crate) fn sanitize(&self, cdw10: u32, ask: Ask) -> Result<bool, Status> {
+        let written = self.data_written();
         let mut inner = lock(&self.sanitize.inner);
         let now = self.sanitize.refuses.load(Ordering::Relaxed);
         if now == IN_PROGRESS {
@@ -224,7 +225,9 @@ impl Subsystem {
         (inner.progress, inner.recorded, inner.written) = (0, false, None);
         let begun = table.iter().map(|n| n.volume.erase(EraseBy::Sanitize)).filter(Result::is_err).count();
         if begun > 0 {
-            self.end_sanitize(&mut inner, false);
+            self.end_sanitize(&mut inner, false, written);
+            drop(inner);
+            self.tell(Change::Sanitized, |_| true);
             return Err(Status::INTERNAL_ERROR.dnr());
         }
         Ok(true)
@@ -267,11 +270,14 @@ impl Subsystem {
         if self.sanitize.refuses.load(Ordering::Acquire) != IN_PROGRESS {
             return None;
         }
+        // The subsystem's own lock is never taken under this one.
+        let written = self.data_written();
         let mut inner = lock(&self.sanitize.inner);
         if inner.record.sos != sos::IN_PROGRESS {
             return None;
         }
         let table = self.table();
+        let mut failed = false;
         let (mut recorded, mut left, mut progress) = (true, false, u64::from(u16::MAX));
         for nsid in &inner.record.nsids {
             // One whose pool waits for its keys is there later.
@@ -284,21 +290,24 @@ impl Subsystem {
                 Erasure::Running { recorded: is, progress: at, .. } if !namespace.failed() => {
                     (recorded, left, progress) = (recorded && is, true, progress.min(at.into()));
                 }
-                _ => {
-                    self.end_sanitize(&mut inner, false);
-                    return Some(inner.record.clone());
-                }
+                _ => failed = true,
             }
         }
         inner.progress = inner.progress.max(progress.min(u64::from(u16::MAX) - 1) as u16);
         let newly = recorded && !std::mem::replace(&mut inner.recorded, recorded);
-        if !left {
-            self.end_sanitize(&mut inner, true);
+        let over = failed || !left;
+        if over {
+            self.end_sanitize(&mut inner, !failed, written);
         }
-        (newly || !left).then(|| inner.record.clone())
+        let record = (newly || over).then(|| inner.record.clone());
+        drop(inner);
+        if over {
+            self.tell(Change::Sanitized, |_| true);
+        }
+        record
     }
 
-    fn end_sanitize(&self, inner: &mut Inner, well: bool) {
+    fn end_sanitize(&self, inner: &mut Inner, well: bool, written: u64) {
         let scdw10 = inner.record.scdw10;
         let unasked = scdw10 & 1 << 9 != 0;
         let sos = match (well, unasked) {
@@ -307,10 +316,9 @@ impl Subsystem {
             (false, _) => sos::FAILED,
         };
         inner.record = SanitizeRecord { sos, scdw10, nsids: Vec::new() };
-        inner.written = well.then(|| self.data_written());
+        inner.written = well.then_some(written);
         let refuses = if well || ause(scdw10) { NOTHING } else { FAILED };
         self.sanitize.refuses.store(refuses, Ordering::Release);
-        self.tell(Change::Sanitized, |_| true);
     }
 
     /// A figure that grows with whatever is written.
@@ -321,9 +329,10 @@ impl Subsystem {
 
     /// The Sanitize Status log page.
     pub(crate) fn sanitize_status(&self) -> SanitizeStatus {
+        let written = self.data_written();
         let inner = lock(&self.sanitize.inner);
         let running = inner.record.sos == sos::IN_PROGRESS;
-        let erased = inner.written.is_some_and(|then| then == self.data_written());
+        let erased = inner.written == Some(written);
         let mut d = SanitizeStatus::default();
         d.sprog.set(if running { inner.progress } else { SPROG_NONE });
         d.sstat.set(u16::from(inner.record.sos) | if erased { GLOBAL_DATA_ERASED } else { 0 });
