@@ -296,9 +296,10 @@ fn a_failed_sanitize_restricts_until_another_is_done() {
             w.run(a, sanitize(exit), Payload::None).is(Status::SANITIZE_FAILED);
             w.run(a, sanitize(Sanitize { ause: true, ..crypto() }), Payload::None)
                 .is(Status::SANITIZE_FAILED);
-            w.send(a, sanitize(crypto()), Payload::None);
+            let slot = w.send(a, sanitize(crypto()), Payload::None);
             w.disk.with(|d| d.erasure = Erasure::None);
             w.pass(50);
+            w.reply(a, slot).unwrap().ok();
             assert_eq!(status(&mut w, a).sstat.get(), 0x101);
         } else {
             w.run(a, sanitize(exit), Payload::None).ok();

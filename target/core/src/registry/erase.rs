@@ -282,7 +282,7 @@ impl Subsystem {
         for nsid in &inner.record.nsids {
             // One whose pool waits for its keys is there later.
             let Some(namespace) = table.get(*nsid) else {
-                left = true;
+                (left, progress) = (true, 0);
                 continue;
             };
             match namespace.volume.erasure() {

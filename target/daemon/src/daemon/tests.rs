@@ -138,7 +138,6 @@ fn subsystem() -> ask::CreateSubsystem {
         model: None,
         allow_any_host: false,
         allow_erase: false,
-        sanitize: None,
         hosts: vec![HOST.into()],
     }
 }
