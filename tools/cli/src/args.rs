@@ -1,6 +1,5 @@
 //! The command line, and the help that teaches it. What each command does is elsewhere.
 
-use caisson_daemon::manage::ask::BackingKind;
 use caisson_daemon::model::Serves;
 use caisson_daemon::model::text::{Address, parse_cores, parse_size};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,7 +12,7 @@ mod pool;
 
 pub use key::{KeyCommand, KmsCommand, NamedKey, OneKey};
 use pool::key_uri;
-pub use pool::{CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
+pub use pool::{BackingArg, CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
 
 /// Exports disks over NVMe/TCP to hosts with stock NVMe initiators.
 #[derive(Parser, Debug)]
@@ -435,27 +434,6 @@ Examples:
         #[command(flatten)]
         output: Output,
     },
-}
-
-/// What a volume is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackingArg {
-    /// In a pool, or the file or device at --path
-    File,
-    /// Memory: gone when the target ends
-    Ram,
-    /// Nothing: writes vanish
-    Null,
-}
-
-impl From<BackingArg> for BackingKind {
-    fn from(b: BackingArg) -> BackingKind {
-        match b {
-            BackingArg::File => BackingKind::File,
-            BackingArg::Ram => BackingKind::Ram,
-            BackingArg::Null => BackingKind::Null,
-        }
-    }
 }
 
 /// `subsystem ...`.
