@@ -21,7 +21,7 @@ pub use buf::{Buf, BufMut};
 pub use cx::{Completions, Cx, Heavy, IoKind, IoOp, IoOwner, Mono, Parked, Remote, Ring};
 pub use list::{BufList, Reader};
 pub use pool::{Pages, Pin, Pool, prefer_huge};
-pub use request::{BlockError, Extent, Geometry, Op, Outcome, Request, Tag, Volume};
+pub use request::{BlockError, EraseBy, Erasure, Extent, Geometry, Op, Outcome, Request, Tag, Volume};
 
 /// The unit of deduplication and of the pool's addresses, in bytes. Volumes may show smaller logical blocks.
 pub const BLOCK: usize = 4096;

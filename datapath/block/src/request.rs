@@ -181,6 +181,9 @@ pub enum BlockError {
     /// The key that the volume's data is sealed under was destroyed: none of it is ever had again.
     #[error("the key of the volume's data is destroyed")]
     KeyDestroyed,
+    /// What the volume holds is being erased; it takes requests again when that is done.
+    #[error("the volume's content is being erased")]
+    Erasing,
     /// An earlier failure of the device has latched.
     #[error("the device failed earlier and is not used any more")]
     Failed,
@@ -188,6 +191,38 @@ pub enum BlockError {
 
 /// The answer: data for [`Op::Read`], an empty list for all else.
 pub type Outcome = Result<BufList, BlockError>;
+
+/// Who asked for a volume's content to be erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EraseBy {
+    /// The operator.
+    Operator = 0,
+    /// A host, with Format NVM.
+    Format = 1,
+    /// A host, with Sanitize.
+    Sanitize = 2,
+}
+
+/// How far the erasing of a volume's content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Erasure {
+    /// None is under way.
+    None,
+    /// It is under way.
+    Running {
+        /// Who asked for it.
+        by: EraseBy,
+        /// Whether it is durable that it was asked for: from then on it is done, whatever stops in between.
+        recorded: bool,
+        /// How far it is, in 65,536ths.
+        progress: u16,
+        /// It waits for something that does not come by itself: a key provider that is away, a block that cannot be read.
+        stalled: bool,
+    },
+    /// The last that was asked for could not begin; nothing was erased.
+    Failed,
+}
 
 /// A logical disk. Shared by every thread that exports it.
 pub trait Volume: Send + Sync {
@@ -212,5 +247,24 @@ pub trait Volume: Send + Sync {
     /// The first failure of the device behind it, in words for a person, once one has latched.
     fn fault(&self) -> Option<String> {
         None
+    }
+
+    /// Whether what it alone holds can be made unreadable for good by erasing keys.
+    fn erasable(&self) -> bool {
+        false
+    }
+
+    /// Asks for that. From now on requests are refused with [`BlockError::Erasing`], until nothing is mapped any more; how far it
+    /// is, [`Volume::erasure`] tells.
+    ///
+    /// # Errors
+    /// [`BlockError::Unsupported`] where it is not [`Volume::erasable`]; what requests are refused with.
+    fn erase(&self, _by: EraseBy) -> Result<(), BlockError> {
+        Err(BlockError::Unsupported)
+    }
+
+    /// How far its erasing is.
+    fn erasure(&self) -> Erasure {
+        Erasure::None
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Chores {
     /// Segments that became free and still take room in a file.
     pub(crate) freed: BTreeSet<u32>,
     pub(crate) punched: u64,
+    /// Volumes that hosts want erased.
+    pub(crate) erase: Vec<crate::erase::Order>,
 }
 
 impl Chores {
@@ -165,6 +167,7 @@ impl Work {
             let chores = &mut inner.lock().chores;
             (std::mem::take(&mut chores.stop), chores.begin.take(), std::mem::take(&mut chores.rebuild))
         };
+        crate::erase::orders(inner, port).await;
         if stop && let Some(scrub) = self.scrub.take() {
             scrub.end(inner, false);
         }

@@ -4,6 +4,7 @@
 //! the stored form of all that (the settings blob of a root; `datapath/log/FORMAT.md`). It must never hold an epoch's secret: those
 //! are the keyring's. Stands under the pool's one lock; what the way of a block needs without it is in [`Tenant`].
 
+use crate::erase::Erases;
 use crate::error::OpenError;
 use arc_swap::ArcSwapOption;
 use caisson_fingerprint::FingerprintKey;
@@ -139,6 +140,8 @@ pub(crate) struct Domains {
     pub(crate) next_domain: u32,
     /// How often any domain began another epoch.
     pub(crate) switches: u64,
+    /// What is being erased of single volumes.
+    pub(crate) erases: Erases,
 }
 
 /// The fingerprint keys of domains.
@@ -171,6 +174,7 @@ struct Registry {
     next_epoch: u32,
     next_domain: u32,
     list: BTreeMap<u32, Stored>,
+    erases: Erases,
 }
 
 impl Domains {
@@ -198,6 +202,7 @@ impl Domains {
             next_epoch: registry.next_epoch.max(2),
             next_domain: registry.next_domain.max(DEFAULT_DOMAIN + 1),
             switches: 0,
+            erases: registry.erases,
         };
         for number in numbers {
             let mut old = unlocked.remove(&number).unwrap_or_default();
@@ -228,14 +233,14 @@ impl Domains {
         Ok(domains)
     }
 
-    /// The stored form; its length depends on the list and its names alone.
+    /// The stored form; its length depends on the list, its names and the number of erases alone.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD + self.list.len() * (EACH + 16));
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(self.list.len() as u16).to_le_bytes());
         out.extend_from_slice(&self.next_epoch.to_le_bytes());
         out.extend_from_slice(&self.next_domain.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.erases.count().to_le_bytes());
         for (number, d) in &self.list {
             out.extend_from_slice(&number.to_le_bytes());
             // A root that is written while it is being destroyed goes with superblocks that lack its keys.
@@ -246,6 +251,7 @@ impl Domains {
             out.extend_from_slice(&d.sealed.bytes.to_le_bytes());
             out.extend_from_slice(d.name.as_bytes());
         }
+        self.erases.encode(&mut out);
         out
     }
 
@@ -345,10 +351,10 @@ impl Registry {
             |bytes: &[u8], at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
         let long =
             |bytes: &[u8], at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        if half(head, 0)? != VERSION || word(12)? != 0 {
+        if half(head, 0)? != VERSION {
             return None;
         }
-        let mut registry = Registry { next_epoch: word(4)?, next_domain: word(8)?, list: BTreeMap::new() };
+        let mut registry = Registry { next_epoch: word(4)?, next_domain: word(8)?, ..Registry::default() };
         for _ in 0..half(head, 2)? {
             let (each, behind) = rest.split_at_checked(EACH)?;
             let number = u32::from_le_bytes(each.get(..4)?.try_into().ok()?);
@@ -368,7 +374,8 @@ impl Registry {
             }
             registry.list.insert(number, stored);
         }
-        rest.is_empty().then_some(registry)
+        registry.erases = Erases::decode(word(12)?, rest)?;
+        Some(registry)
     }
 }
 

@@ -13,6 +13,7 @@ use caisson_fingerprint::FingerprintKey;
 use caisson_keys::{FIRST_EPOCH, POOL_DOMAIN, Secret};
 use caisson_log::{KeySlot, check_slots};
 use caisson_tables::Use;
+use caisson_tables::planted::{Bug, on};
 use caisson_task::Port;
 use std::sync::Arc;
 
@@ -164,6 +165,11 @@ impl Pool {
             return Err(error);
         }
         switch(inner, port, domain, epoch).await?;
+        if on(Bug::EraseToldEarly) {
+            let erases = &mut inner.lock().domains.erases;
+            erases.end(domain, epoch, &[]);
+            erases.ended(true);
+        }
         inner.call_steward();
         inner.call_chores();
         Ok(())
@@ -247,13 +253,19 @@ impl Pool {
             // From here on nothing of it is published: the root of this checkpoint covers its last batch.
             d.tenant.set_gone(true);
             let epochs = d.begin_destruction();
-            (Arc::clone(&d.tenant), slots, epochs)
+            let tenant = Arc::clone(&d.tenant);
+            // Whatever was to be erased of it is, in the same write.
+            state.domains.erases.end(domain, u16::MAX, &[]);
+            (tenant, slots, epochs)
         };
         let done = with_slots(inner, port, slots).await;
         if let Err(error) = done {
-            if let Some(d) = inner.lock().domains.get_mut(domain) {
+            let mut state = inner.lock();
+            state.domains.erases.ended(false);
+            if let Some(d) = state.domains.get_mut(domain) {
                 d.call_off_destruction(epochs);
             }
+            drop(state);
             tenant.set_gone(false);
             return Err(error);
         }
@@ -262,6 +274,7 @@ impl Pool {
         {
             let mut state = inner.lock();
             state.log.erase_spare();
+            state.domains.erases.ended(true);
             if let Some(d) = state.domains.get_mut(domain) {
                 d.life = Life::Destroyed;
             }
@@ -300,7 +313,7 @@ pub(crate) async fn retire(
     let _alone = alone(inner, port).await;
     sound(inner)?;
     let (old, slots) = {
-        let state = inner.lock();
+        let mut state = inner.lock();
         let Some(d) = state.domains.get(domain) else { return Ok(()) };
         let mut old = d.old.clone();
         old.retain(|epoch| epochs.contains(epoch));
@@ -311,12 +324,22 @@ pub(crate) async fn retire(
             // Never the last: without one the domain would be destroyed.
             kept.extend(gone);
         }
+        let left: Vec<u16> = d.old.iter().copied().filter(|e| !old.contains(e)).collect();
+        if let Some(epoch) = epoch
+            && !old.is_empty()
+            && !kept.iter().any(|s| is_of(s, domain, &old))
+        {
+            // What was to be erased of single volumes is, in the same write.
+            state.domains.erases.end(domain, epoch, &left);
+        }
         (old, kept)
     };
     if old.is_empty() {
         return Ok(());
     }
-    with_slots(inner, port, slots).await?;
+    let written = with_slots(inner, port, slots).await;
+    inner.lock().domains.erases.ended(written.is_ok());
+    written?;
     old.iter().for_each(|&epoch| inner.keyring.forget_secret(domain, epoch));
     if let Some(d) = inner.lock().domains.get_mut(domain) {
         d.old.retain(|epoch| !old.contains(epoch));

@@ -221,6 +221,9 @@ pub enum ChangeError {
     /// The key slots cannot be stored.
     #[error(transparent)]
     Slots(SlotError),
+    /// It is being erased.
+    #[error("the volume's content is being erased: wait until that is done")]
+    Erasing,
     /// The pool has no room for it.
     #[error("the pool is full")]
     Full,

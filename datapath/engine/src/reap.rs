@@ -31,9 +31,11 @@ pub(crate) async fn trim(inner: &Arc<Inner>, port: &Port, id: VolumeId) -> Resul
     publish(inner, port, Who::Anybody, |_| VolumeChange::Trimmed { id }).await.map(drop)
 }
 
-/// A volume that is being deleted, if there is one; else one whose domain is destroyed and that still holds something.
+/// A volume that is being deleted, if there is one; else one that is being erased, or whose domain is destroyed and that still holds
+/// something.
 pub(crate) fn dying(inner: &Inner) -> Option<VolumeId> {
-    let state = inner.lock();
+    let mut state = inner.lock();
+    state.erase_deleted();
     let dying = state.tables.volumes().find(|v| v.dying).map(|v| v.id);
     let lost = || {
         // All but the pool's own domain and a first one is seldom.
@@ -45,7 +47,7 @@ pub(crate) fn dying(inner: &Inner) -> Option<VolumeId> {
         let gone = |v: &VolumeRecord| of(v).is_some_and(|d| state.domains.get(d).is_some_and(Domain::erased));
         state.tables.volumes().find(|v| v.root.is_some() && gone(v) && !cleared(v)).map(|v| v.id)
     };
-    dying.or_else(lost)
+    dying.or_else(|| state.domains.erases.to_empty()).or_else(lost)
 }
 
 /// Where the deletion of a volume stands.
@@ -76,13 +78,16 @@ impl Reaper {
         };
         if self.next < end {
             let count = STEP.min(end - self.next);
-            self.next = unmap_for_now(inner, port, id, self.next, count).await?;
+            let unmapped = unmap_for_now(inner, port, id, self.next, count).await;
+            inner.lock().domains.erases.emptied_to(id, (self.next, end), unmapped.err());
+            self.next = unmapped?;
             return Ok(false);
         }
         inner.lock().steward.unmapped = true;
+        *self = Reaper::default();
         if dying {
             publish(inner, port, Who::Steward, |_| VolumeChange::Forget { id }).await?;
-        } else {
+        } else if !crate::erase::emptied(inner, port, id).await? {
             inner.lock().steward.cleared.insert(id);
         }
         Ok(true)

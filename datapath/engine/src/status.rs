@@ -1,6 +1,7 @@
 //! What a pool and its volumes hold: the figures for people, scripts and metrics.
 
 use crate::epochs::DomainStatus;
+use crate::erase::EraseStatus;
 use crate::maps::MapKeys;
 use crate::pool::Pool;
 use crate::rebuild::RebuildStatus;
@@ -76,6 +77,8 @@ pub struct Status {
     pub domains: Vec<DomainStatus>,
     /// How far what earlier key epochs sealed is sealed anew; nothing where none ended since the pool was opened.
     pub reseal: Option<ResealStatus>,
+    /// What is being erased of single volumes, in the order in which it was asked for.
+    pub erases: Vec<EraseStatus>,
     /// Bytes of freed segments that were given back to the file system.
     pub punched: u64,
     /// The keys of the volumes' maps.
@@ -173,6 +176,7 @@ impl Pool {
             rebuild: state.chores.rebuilt,
             domains,
             reseal: state.chores.resealed.clone(),
+            erases: state.erase_status(),
             punched: state.chores.punched,
             map_keys: MapKeys::of(inner, &state),
             fault: inner.fault().map(str::to_owned),

@@ -8,7 +8,7 @@ use crate::settings::Settings;
 use crate::state::Inner;
 use crate::steps;
 use arc_swap::ArcSwap;
-use caisson_block::{BlockError, Cx, Geometry, Op, Request, Volume};
+use caisson_block::{BlockError, Cx, EraseBy, Erasure, Geometry, Op, Request, Volume};
 use caisson_tables::VolumeId;
 use caisson_task::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use caisson_task::{Claims, Task};
@@ -31,6 +31,12 @@ pub(crate) struct Shared {
     pub(crate) read_only: bool,
     pub(crate) gone: AtomicBool,
     pub(crate) company: Company,
+    /// What it holds is being erased, and nothing is taken until it is unmapped.
+    pub(crate) erasing: AtomicBool,
+    /// Erases that begin: nothing is taken meanwhile, either.
+    pub(crate) begins: AtomicU64,
+    /// The last erase that a host asked for could not begin.
+    pub(crate) erase_failed: AtomicBool,
     in_flight: AtomicU64,
 }
 
@@ -61,6 +67,9 @@ impl Shared {
             read_only,
             gone: AtomicBool::new(false),
             company: Company::default(),
+            erasing: AtomicBool::new(false),
+            begins: AtomicU64::new(0),
+            erase_failed: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
         }
     }
@@ -82,6 +91,8 @@ impl Shared {
             Some(BlockError::Failed)
         } else if self.tenant.is_gone() {
             Some(BlockError::KeyDestroyed)
+        } else if self.erasing.load(Ordering::Acquire) || self.begins.load(Ordering::Acquire) > 0 {
+            Some(BlockError::Erasing)
         } else {
             None
         }
@@ -130,5 +141,17 @@ impl Volume for PoolVolume {
 
     fn fault(&self) -> Option<String> {
         self.0.pool.fault().map(str::to_owned)
+    }
+
+    fn erasable(&self) -> bool {
+        !self.0.read_only && !self.0.tenant.is_gone()
+    }
+
+    fn erase(&self, by: EraseBy) -> Result<(), BlockError> {
+        crate::erase::order(&self.0, by)
+    }
+
+    fn erasure(&self) -> Erasure {
+        crate::erase::erasure(&self.0)
     }
 }

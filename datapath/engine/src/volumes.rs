@@ -164,6 +164,7 @@ impl Pool {
         }
         let (pool, bytes) = (Arc::clone(&self.0), record.blocks * caisson_block::BLOCK as u64);
         let shared = Arc::new(Shared::new(pool, record.id, (settings, tenant), bytes, record.read_only));
+        shared.erasing.store(self.0.lock().domains.erases.empties(record.id), Ordering::Release);
         volumes.insert(record.id, Arc::downgrade(&shared));
         Ok(PoolVolume(shared))
     }
@@ -212,7 +213,13 @@ pub(crate) async fn publish(
             }
             let next = state.tables.next_volume();
             let mut journal = Vec::new();
-            match state.tables.change_volume(make(next), &mut journal) {
+            let change = make(next);
+            if let VolumeChange::Snapshot { of: id, .. } | VolumeChange::Resize { id, .. } = &change
+                && state.domains.erases.empties(*id)
+            {
+                return Ok(Some(Err(ChangeError::Erasing)));
+            }
+            match state.tables.change_volume(change, &mut journal) {
                 Ok(()) => {
                     state.log.journal(&journal);
                     Ok(Some(Ok((next, state.log.last()))))

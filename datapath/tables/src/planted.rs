@@ -66,13 +66,17 @@ pub enum Bug {
     DamageIsEnd,
     /// Copies of superblocks that were lost are written anew in any order, by the next checkpoint.
     RepairSkipped,
+    /// A volume begins to be erased before it is durable that it is to be.
+    EraseUnrecorded,
+    /// An erase is said to be done when the next epoch begins, and not when the keys of those before it are erased.
+    EraseToldEarly,
     /// A duplicate is looked at when it is found, and not again when it is published. Only threads that run at the same time
     /// show it, so it is none of [`ALL`]: tests/sim/tests/schedules finds it.
     CheckedEarly,
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 30] = [
+pub const ALL: [Bug; 32] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -103,6 +107,8 @@ pub const ALL: [Bug; 30] = [
     Bug::AlikePrints,
     Bug::DamageIsEnd,
     Bug::RepairSkipped,
+    Bug::EraseUnrecorded,
+    Bug::EraseToldEarly,
 ];
 
 #[cfg(feature = "planted")]

@@ -222,6 +222,7 @@ impl Root {
         let mut last = None;
         for v in &self.volumes {
             require(last < Some(v.id) && v.id.0 < self.next_volume, "number of a volume")?;
+            require(0 < v.family && v.family < self.next_volume, "family of a volume")?;
             last = Some(v.id);
             require(v.dying || names.insert(&v.name), "name of a volume")?;
             require(
@@ -303,7 +304,7 @@ fn read_volume(r: &mut Reader<'_>) -> Result<VolumeRecord, RootError> {
     };
     let (height, mapped) = (r.byte()?, r.number()?);
     let family = match flags & FAMILY != 0 {
-        true => u32::try_from(r.number()?).ok().filter(|family| *family < id.0),
+        true => u32::try_from(r.number()?).ok(),
         false => Some(id.0),
     };
     Ok(VolumeRecord {

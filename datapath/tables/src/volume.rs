@@ -21,7 +21,8 @@ pub struct VolumeRecord {
     pub tail: u64,
     /// Opaque to the tables.
     pub settings: Vec<u8>,
-    /// The volume that its family began with: itself, or what it is a copy of over whatever number of steps. A family's volumes share
+    /// The volume that its family began with: itself, or what it is a copy of over whatever number of steps; or the number of no volume, where
+    /// it was emptied for good since ([`Tables::renew_family`]). A family's volumes share
     /// map pages, and so the key of them. That volume may be gone.
     pub family: u32,
     /// What it is a snapshot or clone of. That volume may be gone.
@@ -121,6 +122,21 @@ impl Tables {
     /// The lowest volume number that was never used.
     pub fn next_volume(&self) -> VolumeId {
         VolumeId(self.next_volume)
+    }
+
+    /// A volume that holds nothing begins a family of its own, with a number that no volume and no family ever had: whatever it was a
+    /// copy of, it shares no page with that any more. What was copied from it stays in the family that was. Nothing happens to a volume that
+    /// holds something, nor where numbers have run out. Not a change of the log: it counts from the next root on, and before that no page is
+    /// stored under it.
+    pub fn renew_family(&mut self, id: VolumeId) {
+        let family = self.next_volume;
+        if family == u32::MAX {
+            return;
+        }
+        if self.volume(id).is_some_and(|r| r.root.is_none()) {
+            self.record_mut(id).family = family;
+            self.next_volume = family + 1;
+        }
     }
 
     /// Changes a volume's record, or makes or removes one.

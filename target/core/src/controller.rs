@@ -38,6 +38,8 @@ pub(crate) enum Change {
     Fault,
     /// A store has little room left.
     Spare,
+    /// A sanitize operation has ended.
+    Sanitized,
 }
 
 /// One controller.
@@ -210,6 +212,7 @@ impl Controller {
             Change::Discovery => shared.events.raise(Event::DiscoveryChanged),
             Change::Fault => shared.events.raise(Event::Reliability),
             Change::Spare => shared.events.raise(Event::Spare),
+            Change::Sanitized => shared.events.raise(Event::Sanitized),
         }
         for link in shared.queues.values() {
             link.ring();

@@ -24,15 +24,18 @@ pub(crate) enum Event {
     DiscoveryChanged = 3,
     /// SMART, spare below threshold (type 1, 02h): the room for new data runs out.
     Spare = 4,
+    /// I/O command specific status, Sanitize Operation Completed (type 6, 01h).
+    Sanitized = 5,
 }
 
 /// How many events there are.
-pub(crate) const EVENTS: [Event; 5] = [
+pub(crate) const EVENTS: [Event; 6] = [
     Event::TransientError,
     Event::Reliability,
     Event::NamespaceChanged,
     Event::DiscoveryChanged,
     Event::Spare,
+    Event::Sanitized,
 ];
 
 impl Event {
@@ -50,6 +53,7 @@ impl Event {
             Event::NamespaceChanged => AsyncEvent::NS_ATTR,
             Event::DiscoveryChanged => AsyncEvent::DISCOVERY_CHANGE,
             Event::Spare => AsyncEvent::SPARE,
+            Event::Sanitized => AsyncEvent::SANITIZE,
         }
     }
 

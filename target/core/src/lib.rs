@@ -30,7 +30,7 @@ pub use snapshot::{
 pub use spec::{
     ControllerModel, Exports, History, MAX_CONTROLLERS, MAX_HOSTS, MAX_IO_QUEUES, MAX_NAMESPACES, MAX_PORTS,
     MAX_QUEUE_ENTRIES, MAX_REFERRALS, MAX_SUBSYSTEMS, ManageError, NamespaceSpec, PortId, PortSpec, Referral,
-    Settings, SubsystemSpec, Transport, check_nqn,
+    SanitizeRecord, Settings, SubsystemSpec, Transport, check_nqn,
 };
 pub use stats::{BUCKETS, HISTOGRAMS, OP_CLASSES, OpClass, Totals, bucket_end, bucket_of};
 pub use target::{Observer, Target};

@@ -216,7 +216,7 @@ impl Queue {
         core.in_flight = core.in_flight.saturating_sub(1);
         match &mut self.role {
             Role::Io(io) => io.completed(core, cx, slot, outcome, out),
-            Role::Admin(admin) => admin.flushed(core, outcome),
+            Role::Admin(admin) => admin.completed(core, slot, outcome, out),
             Role::Fresh | Role::Over => {}
         }
     }

@@ -88,6 +88,8 @@ pub(crate) enum State {
     Event,
     /// Another queue's answer to an Abort.
     Abort,
+    /// Something to be erased.
+    Erase,
 }
 
 struct Slot {

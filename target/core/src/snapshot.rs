@@ -51,6 +51,8 @@ pub struct SubsystemSnapshot {
     pub controller_model: ControllerModel,
     /// Whether any host may connect.
     pub allow_any: bool,
+    /// Whether hosts may erase what its namespaces hold.
+    pub allow_erase: bool,
     /// Hosts on the access list, sorted.
     pub hosts: Vec<String>,
     /// Its namespaces by NSID.

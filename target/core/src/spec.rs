@@ -2,6 +2,7 @@
 //!
 //! Owns the plain structures and the checks that need nothing but them.
 
+pub use crate::registry::erase::SanitizeRecord;
 use caisson_block::Volume;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -76,6 +77,10 @@ pub struct SubsystemSpec {
     pub controllers: ControllerModel,
     /// What SMART counts from.
     pub history: History,
+    /// Whether hosts may erase what its namespaces hold: Format NVM, and Sanitize where all volumes are sealed.
+    pub allow_erase: bool,
+    /// The last sanitize operation that an earlier life of the target knew.
+    pub sanitize: SanitizeRecord,
 }
 
 impl SubsystemSpec {
@@ -89,6 +94,8 @@ impl SubsystemSpec {
             hosts: Vec::new(),
             controllers: ControllerModel::Dynamic,
             history: History::default(),
+            allow_erase: false,
+            sanitize: SanitizeRecord::default(),
         }
     }
 }

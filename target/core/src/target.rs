@@ -21,6 +21,9 @@ pub trait Observer: Send + Sync {
     /// A host set or cleared the write protection of a namespace (Namespace Write Protection Config). Called on a thread
     /// of the data plane: it may only pass this on.
     fn write_protection(&self, nqn: &str, nsid: u32, on: bool);
+
+    /// A sanitize operation that a host asked for goes on whatever happens, or has ended. Called as the other.
+    fn sanitized(&self, _nqn: &str, _record: &SanitizeRecord) {}
 }
 
 /// The registry.
@@ -65,6 +68,7 @@ impl Target {
             settings.model.clone(),
             ControllerModel::Dynamic,
             History::default(),
+            crate::registry::erase::Sanitize::default(),
         );
         Arc::new(Target {
             settings,
@@ -125,8 +129,16 @@ impl Target {
         if state.subsystems.len() >= MAX_SUBSYSTEMS {
             return Err(ManageError::TooMany { what: "subsystems", max: MAX_SUBSYSTEMS });
         }
-        let subsystem =
-            Subsystem::new(Kind::Nvm, spec.nqn.clone(), spec.serial, model, spec.controllers, spec.history);
+        let sanitize = crate::registry::erase::Sanitize::new(spec.allow_erase, spec.sanitize);
+        let subsystem = Subsystem::new(
+            Kind::Nvm,
+            spec.nqn.clone(),
+            spec.serial,
+            model,
+            spec.controllers,
+            spec.history,
+            sanitize,
+        );
         subsystem.set_access(spec.allow_any, spec.hosts.into_iter().collect());
         let subsystem = Arc::new(subsystem);
         state.subsystems.insert(spec.nqn, Arc::clone(&subsystem));
@@ -159,6 +171,15 @@ impl Target {
         if state.subsystem(nqn)?.set_allow_any(any) {
             self.discovery_changed(&mut state, |_| true);
         }
+        Ok(())
+    }
+
+    /// Lets hosts erase what the subsystem's namespaces hold, or not.
+    ///
+    /// # Errors
+    /// [`ManageError::NoSubsystem`].
+    pub fn set_allow_erase(&self, nqn: &str, on: bool) -> Result<(), ManageError> {
+        lock(&self.state).subsystem(nqn)?.set_may_erase(on);
         Ok(())
     }
 
@@ -339,11 +360,25 @@ impl Target {
         }
     }
 
-    /// Looks at what no command brings up: has hosts told of stores that have little room left. To be called every second
-    /// or so.
+    /// Looks at what no command brings up: has hosts told of stores that have little room left, and sees what came of Formats and
+    /// sanitize operations whose commands are gone. To be called every second or so.
     pub fn look_around(&self) {
         let subsystems: Vec<_> = lock(&self.state).subsystems.values().cloned().collect();
-        subsystems.iter().for_each(|subsystem| subsystem.look_at_spare());
+        for subsystem in &subsystems {
+            subsystem.look_at_spare();
+            subsystem.table().iter().for_each(|n| n.look_at_format());
+            self.look_at_sanitize(subsystem);
+        }
+    }
+
+    /// Looks how far a sanitize operation is, and has kept what is to be.
+    pub(crate) fn look_at_sanitize(&self, subsystem: &Subsystem) {
+        if let Some(record) = subsystem.look_at_sanitize() {
+            tracing::warn!(subsystem = %subsystem.nqn, status = record.sos, "a sanitize operation");
+            if let Some(observer) = self.observer() {
+                observer.sanitized(&subsystem.nqn, &record);
+            }
+        }
     }
 
     /// GENCTR now.

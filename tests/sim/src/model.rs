@@ -31,6 +31,8 @@ pub struct VolumeModel {
     pub made: (u64, Option<u64>),
     /// When its deletion began.
     pub deleting: Option<u64>,
+    /// The number of the erase that is being asked for.
+    pub erase: Option<u64>,
     pub(crate) blocks: Vec<Block>,
 }
 
@@ -120,6 +122,7 @@ impl Model {
                 read_only: false,
                 made,
                 deleting: None,
+                erase: None,
                 blocks: vec![block; size as usize],
             },
         );
@@ -132,7 +135,7 @@ impl Model {
         let mut made = from.clone();
         made.read_only = read_only;
         made.made = (now, None);
-        made.deleting = None;
+        (made.deleting, made.erase) = (None, None);
         for (lba, block) in made.blocks.iter_mut().enumerate() {
             *block = Block::new(Value::Taken { volume: of, lba: lba as u64, from: now }, now);
         }
@@ -225,6 +228,33 @@ impl Model {
         }
         while (v.blocks.len() as u64) < size {
             v.blocks.push(Block::new(Value::Of(ZERO), start));
+        }
+    }
+
+    /// All that it holds begins to be erased. Nothing else is under way on it.
+    pub fn erasing(&mut self, name: u32) {
+        let (id, start) = (self.next_id(), self.time);
+        let Some(v) = self.volumes.get_mut(&name) else { return };
+        v.erase = Some(id);
+        for b in &mut v.blocks {
+            b.writes.push(Write { id, value: Value::Of(ZERO), start, end: None, ok: false, durable: false });
+        }
+    }
+
+    /// The erase that began at `start` is asked for, durably, or refused.
+    pub fn erased(&mut self, name: u32, start: u64, ok: bool) {
+        let now = self.time;
+        let Some(v) = self.volumes.get_mut(&name) else { return };
+        let Some(id) = v.erase.take() else { return };
+        for b in &mut v.blocks {
+            if !ok {
+                b.writes.retain(|w| w.id != id);
+                continue;
+            }
+            for w in b.writes.iter_mut().filter(|w| w.id == id) {
+                (w.end, w.ok, w.durable) = (Some(now), true, true);
+            }
+            b.acts.push(linear::Op { start, end: now, act: Act::Write(vec![ZERO]), sure: true });
         }
     }
 

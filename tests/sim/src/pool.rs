@@ -8,8 +8,8 @@ use caisson_block::{Cx, Mono, Volume};
 use caisson_device::sim::{Damage, Rng, SimDisk};
 use caisson_device::{Alignment, Buffers, FileStore};
 use caisson_engine::{
-    ChangeError, Cipher, Create, KeySlot, Level, Memory, NewEpoch, Options, Pool, PoolId, PoolVolume,
-    Secrets, Settings as Kept,
+    ChangeError, Cipher, Create, EraseBy, KeySlot, Level, Memory, NewEpoch, Options, Pool, PoolId,
+    PoolVolume, Secrets, Settings as Kept,
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::Secret;
@@ -107,7 +107,7 @@ fn reply(result: Result<(), ChangeError>) -> Reply {
         Ok(()) => Reply::Done,
         Err(ChangeError::Full) => Reply::Full,
         // Refused before anything was done.
-        Err(ChangeError::Domain(_)) => Reply::Unsupported,
+        Err(ChangeError::Domain(_) | ChangeError::Erasing) => Reply::Unsupported,
         Err(e) => Reply::Failed(e.to_string()),
     }
 }
@@ -287,6 +287,17 @@ async fn change(port: &Port, pool: &Pool, action: Action, block_size: u32) -> Re
         }
         Action::Rotate { domain } => rotate(port, pool, domain).await,
         Action::Domain => domain(port, pool).await,
+        Action::Erase { name } => {
+            pool.erase_volume(port, &name_of(name), EraseBy::Operator, false).await.map(drop)
+        }
+        Action::Serve => {
+            for domain in pool.erases_due() {
+                if let Err(e) = rotate(port, pool, domain).await {
+                    return reply(Err(e));
+                }
+            }
+            Ok(())
+        }
         Action::Destroy { domain } => pool.destroy_domain(port, domain).await,
         Action::Checkpoint => pool.checkpoint(port).await,
         Action::Close => pool.close(port).await,
@@ -421,6 +432,15 @@ impl Subject for Simulated {
             let Ok(copy) = Superblock::decode_plain(&disk.peek(at.1, SUPERBLOCK)) else { continue };
             if let Some(slot) = copy.slots.iter().find(|s| gone.contains(&s.domain)) {
                 return Err(format!("the superblock at {at:?} holds a key that was destroyed: {slot:?}"));
+            }
+            // Nor is what erases that are said to be done have erased.
+            let erased = pool.erased();
+            let over =
+                |s: &&KeySlot| erased.iter().any(|e| e.domain == s.domain && s.epoch.max(1) <= e.epoch);
+            if let Some(slot) = copy.slots.iter().find(over) {
+                return Err(format!(
+                    "the superblock at {at:?} holds a key that was erased: {slot:?}, {erased:?}"
+                ));
             }
         }
         self.erased(&pool)

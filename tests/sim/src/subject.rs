@@ -80,6 +80,13 @@ pub enum Action {
         /// Which.
         domain: u32,
     },
+    /// Erase for good what only this volume holds, which is empty then.
+    Erase {
+        /// Which.
+        name: u32,
+    },
+    /// Begin the epochs that erases wait for.
+    Serve,
     /// Close in the orderly way.
     Close,
 }

@@ -266,6 +266,8 @@ impl<S: Subject> World<S> {
                 unsure(self);
             }
             BlockError::Interrupted if self.nature.manages => unsure(self),
+            // Nothing is done of what comes before it is empty.
+            BlockError::Erasing if self.nature.keys => self.model.never(p.volume, &p.writes, p.id),
             // Its domain is being destroyed.
             BlockError::KeyDestroyed if self.model.volume(p.volume).is_some_and(|v| v.deleting.is_some()) => {
                 unsure(self);

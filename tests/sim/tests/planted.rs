@@ -44,6 +44,11 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             honest(&mut plan);
             (plan.manage, plan.lives) = (120, 8);
         }
+        // It takes a crash behind an erase, or a look at one that is said to be done.
+        Bug::EraseUnrecorded | Bug::EraseToldEarly => {
+            honest(&mut plan);
+            (plan.manage, plan.lives) = (200, 6);
+        }
         // It takes snapshots, and what a check counts.
         Bug::LostOnShadow | Bug::LostDecrement => {
             honest(&mut plan);

@@ -1,6 +1,5 @@
 //! The command line, and the help that teaches it. What each command does is elsewhere.
 
-use caisson_daemon::manage::ask::BackingKind;
 use caisson_daemon::model::Serves;
 use caisson_daemon::model::text::{Address, parse_cores, parse_size};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,7 +12,7 @@ mod pool;
 
 pub use key::{KeyCommand, KmsCommand, NamedKey, OneKey, Reason};
 use pool::key_uri;
-pub use pool::{CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
+pub use pool::{BackingArg, CheckArgs, ExportPool, InspectArgs, KeyArgs, PoolCommand, ServicesArgs};
 
 /// Exports disks over NVMe/TCP to hosts with stock NVMe initiators.
 #[derive(Parser, Debug)]
@@ -384,12 +383,33 @@ Examples:
     /// Delete a volume: one in a pool or in memory with its data; a file or device of its own stays as it is
     #[command(after_help = "\
 A volume in a pool cannot be read any more when this returns. The key that its map is stored under is erased in the background,
-when the pool has taken back what the volume held, unless snapshots or clones of it, or what it is a copy of, have the same:
-`caisson key status` shows it, and --wait waits for it.")]
+when the pool has taken back what the volume held, unless snapshots or clones of it, or what it is a copy of, have the same.
+With --erase, the keys of the blocks that only it held are erased, too. `caisson key status` shows both, and --wait waits for it.
+
+Examples:
+  caisson volume delete scratch
+  caisson volume delete ledger --erase --wait")]
     Delete {
         /// Its name
         name: String,
-        /// Wait until the key of its map is erased
+        /// Erase the keys of what only it held, so that nothing of that can be read any more by anybody (volumes in pools with keys)
+        #[arg(long)]
+        erase: bool,
+        /// Wait until the key of its map is erased; with --erase, those of its blocks
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Erase for good what only this volume holds, by erasing its keys; the volume stays, empty. Snapshots and clones stay as they are
+    #[command(after_help = "Example:\n  caisson volume erase ledger --confirm ledger --wait")]
+    Erase {
+        /// Its name
+        name: String,
+        /// Its name again: what is erased is gone for good
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+        /// Wait until the keys are erased
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -420,27 +440,6 @@ when the pool has taken back what the volume held, unless snapshots or clones of
     },
 }
 
-/// What a volume is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackingArg {
-    /// In a pool, or the file or device at --path
-    File,
-    /// Memory: gone when the target ends
-    Ram,
-    /// Nothing: writes vanish
-    Null,
-}
-
-impl From<BackingArg> for BackingKind {
-    fn from(b: BackingArg) -> BackingKind {
-        match b {
-            BackingArg::File => BackingKind::File,
-            BackingArg::Ram => BackingKind::Ram,
-            BackingArg::Null => BackingKind::Null,
-        }
-    }
-}
-
 /// `subsystem ...`.
 #[derive(Subcommand, Debug)]
 pub enum SubsystemCommand {
@@ -461,6 +460,9 @@ Example:
         /// Let any host connect
         #[arg(long, alias = "allow-any", conflicts_with = "allow")]
         allow_any_host: bool,
+        /// Let hosts erase what its namespaces hold (Format NVM, Sanitize)
+        #[arg(long)]
+        allow_erase: bool,
         /// A host that may connect; may be repeated
         #[arg(long, value_name = "HOSTNQN")]
         allow: Vec<String>,
@@ -480,6 +482,16 @@ Example:
     Show {
         /// Its name
         nqn: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let hosts erase what its namespaces hold, with Format NVM and Sanitize (on), or not (off)
+    AllowErase {
+        /// Its name
+        nqn: String,
+        /// on or off
+        #[arg(value_enum)]
+        state: OnOff,
         #[command(flatten)]
         output: Output,
     },

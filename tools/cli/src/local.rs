@@ -209,6 +209,8 @@ fn export_objects(args: &ExportArgs, pool: Option<model::Pool>, v: Volume) -> (S
             serial: args.serial.clone().unwrap_or_else(|| derived_serial(&nqn)),
             model: DEFAULT_MODEL.into(),
             allow_any_host: args.allow.is_empty(),
+            allow_erase: false,
+            sanitize: None,
         }),
         Item::Namespace(Namespace {
             nqn: nqn.clone(),

@@ -3,6 +3,7 @@
 //! Standard output is for what was asked, standard error for the log and for what went wrong.
 
 mod args;
+mod deletion;
 mod domains;
 mod erase;
 mod failure;

@@ -212,10 +212,13 @@ pub fn page(p: &Pool) -> String {
             a.write_amplification().map_or("-".into(), |w| format!("{w:.2}"))
         ),
     ]);
+    for e in &s.erases {
+        t.row(["erasing".into(), crate::erase::line(e)]);
+    }
     if let Some(r) = s.reseal.as_ref().filter(|r| r.running) {
         t.row(["sealing anew".into(), crate::domains::reseal(r)]);
     }
-    t.row(["map keys".into(), crate::erase::map_keys(&s.map_keys)]);
+    t.row(["map keys".into(), crate::deletion::map_keys(&s.map_keys)]);
     if let Some(s) = &s.scrub {
         t.row(["scrub".into(), scrub(s)]);
         s.problems.iter().for_each(|p| t.row(["scrub found".into(), p.clone()]));

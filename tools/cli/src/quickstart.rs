@@ -88,6 +88,8 @@ fn export(nqn: &str, volume: &str, size: u64, services: bool) -> Vec<Item> {
             serial: derived_serial(nqn),
             model: DEFAULT_MODEL.into(),
             allow_any_host: true,
+            allow_erase: false,
+            sanitize: None,
         }),
         Item::Namespace(Namespace {
             nqn: nqn.into(),

@@ -3,6 +3,7 @@
 use crate::args::{
     HostCommand, ListenerCommand, OnOff, Output, ReferralCommand, SubsystemCommand, VolumeCommand,
 };
+use crate::erase;
 use crate::failure::Failure;
 use crate::output::{Table, json, line, print};
 use crate::status;
@@ -101,7 +102,13 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
             let done = c.send("POST", &format!("/v1/volumes/{}/clones", segment(&of)), &Copy { name })?;
             told(output, &done, &said);
         }
-        VolumeCommand::Delete { name, wait, output } => crate::erase::delete(c, &name, wait, output)?,
+        VolumeCommand::Delete { name, erase: true, wait, output } => {
+            return erase::run(c, &name, EraseAsk { confirm: name.clone(), delete: true }, wait, output);
+        }
+        VolumeCommand::Erase { name, confirm, wait, output } => {
+            return erase::run(c, &name, EraseAsk { confirm, delete: false }, wait, output);
+        }
+        VolumeCommand::Delete { name, wait, output, .. } => crate::deletion::delete(c, &name, wait, output)?,
         VolumeCommand::Resize { name, size, shrink, output } => {
             let ask = Resize { size: Size::Bytes(size), shrink };
             let done = c.send("POST", &format!("/v1/volumes/{}/resize", segment(&name)), &ask)?;
@@ -143,8 +150,9 @@ pub fn listed(table: &Table, none: &str) {
 pub fn subsystem(c: &Client, command: SubsystemCommand) -> Result<(), Failure> {
     let at = |nqn: &str| format!("/v1/subsystems/{}", segment(nqn));
     match command {
-        SubsystemCommand::Create { nqn, serial, model, allow_any_host, allow, output } => {
-            let ask = CreateSubsystem { nqn: nqn.clone(), serial, model, allow_any_host, hosts: allow };
+        SubsystemCommand::Create { nqn, serial, model, allow_any_host, allow_erase, allow, output } => {
+            let (nqn_of, hosts) = (nqn.clone(), allow);
+            let ask = CreateSubsystem { nqn: nqn_of, serial, model, allow_any_host, allow_erase, hosts };
             let done = c.send("POST", "/v1/subsystems", &ask)?;
             told(output, &done, &format!("subsystem {nqn} created"));
             if !output.json && !ask.allow_any_host && ask.hosts.is_empty() {
@@ -182,6 +190,12 @@ pub fn subsystem(c: &Client, command: SubsystemCommand) -> Result<(), Failure> {
         SubsystemCommand::RemoveNs { nqn, nsid, output } => {
             let done = c.send("DELETE", &format!("{}/namespaces/{nsid}", at(&nqn)), &())?;
             told(output, &done, &format!("namespace {nsid} of {nqn} removed"));
+        }
+        SubsystemCommand::AllowErase { nqn, state, output } => {
+            let on = state == OnOff::On;
+            let done = c.send("PUT", &format!("{}/allow-erase", at(&nqn)), &Switch { on })?;
+            let what = if on { "hosts may" } else { "no host may" };
+            told(output, &done, &format!("{what} erase what the namespaces of {nqn} hold"));
         }
         SubsystemCommand::AllowAny { nqn, state, output } => {
             let on = state == OnOff::On;

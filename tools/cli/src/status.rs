@@ -131,7 +131,11 @@ pub fn volumes(all: &[Volume]) -> Table {
             format_size(v.size),
             v.allocated.map_or("-".into(), format_size),
             v.block_size.to_string(),
-            if v.fault.is_some() { "FAULT".into() } else { "ok".into() },
+            match (&v.fault, &v.erase) {
+                (Some(_), _) => "FAULT".into(),
+                (None, Some(e)) => format!("erasing {} %", e.percent),
+                (None, None) => "ok".into(),
+            },
             if v.exports.is_empty() { "-".into() } else { v.exports.join(", ") },
         ]);
     }
@@ -162,6 +166,9 @@ pub fn volume(v: &Volume) -> String {
     if let Some(s) = &v.space {
         t.row(["mapped".into(), format_size(s.mapped)]);
         t.row(["freed by delete".into(), s.freed_by_delete.map_or("not known".into(), format_size)]);
+    }
+    if let Some(e) = &v.erase {
+        t.row(["erasing".into(), crate::erase::line(e)]);
     }
     t.row(["fault".into(), v.fault.clone().unwrap_or("none".into())]);
     t.row(["under way".into(), count(v.in_flight, "request", "requests")]);

@@ -187,6 +187,9 @@ impl AsyncEvent {
     /// The spare has fallen below its threshold: read LID 02h.
     pub const SPARE: AsyncEvent =
         AsyncEvent { aet: aet::SMART, aei: aei::SMART_SPARE, lid: crate::log::lid::SMART };
+    /// A sanitize operation has ended: read LID 81h.
+    pub const SANITIZE: AsyncEvent =
+        AsyncEvent { aet: aet::IO, aei: aei::SANITIZE, lid: crate::log::lid::SANITIZE };
     /// An internal error that lasts: read LID 01h.
     pub const PERSISTENT_ERROR: AsyncEvent =
         AsyncEvent { aet: aet::ERROR, aei: aei::ERROR_PERSISTENT, lid: crate::log::lid::ERROR };

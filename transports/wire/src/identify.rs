@@ -234,6 +234,8 @@ pub mod sgls {
 pub mod fna {
     /// Format applies to all namespaces.
     pub const FORMAT_ALL: u8 = 1 << 0;
+    /// Cryptographic erase is supported.
+    pub const CRYPTO: u8 = 1 << 2;
     /// NSID FFFFFFFFh is not accepted by Format NVM.
     pub const NO_BROADCAST: u8 = 1 << 3;
 }

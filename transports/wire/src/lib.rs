@@ -11,6 +11,7 @@
 
 pub mod cqe;
 pub mod discovery;
+pub mod erase;
 pub mod fabrics;
 pub mod feature;
 pub mod identify;

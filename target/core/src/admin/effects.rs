@@ -42,6 +42,12 @@ pub(super) const IO: &[(u8, u32)] = &[
     (FABRICS, CSUPP | CSP_CONTROLLER),
 ];
 
+/// Where hosts may erase. A host is to have nothing else under way on the namespace.
+pub(super) const FORMAT: (u8, u32) = (admin::FORMAT_NVM, CSUPP | LBCC | NCC | CSE_NAMESPACE | CSP_NAMESPACE);
+
+/// Where keys can be erased of everything. A host is to have nothing else under way on any namespace.
+pub(super) const SANITIZE: (u8, u32) = (admin::SANITIZE, CSUPP | LBCC | CSE_ALL | CSP_SUBSYSTEM);
+
 /// The admin commands of a controller of `kind`.
 pub(super) fn admin_of(kind: Kind) -> &'static [(u8, u32)] {
     match kind {

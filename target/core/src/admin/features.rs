@@ -49,13 +49,14 @@ pub(super) const FEATURES: &[Feature] = &[
     io(fid::TIMESTAMP, true, 0),
     Feature { fid: fid::KATO, changeable: true, ns: false, discovery: true, default: 0 },
     io(fid::HOST_BEHAVIOR, true, 0),
+    io(fid::SANITIZE, true, 0),
     io(fid::IO_COMMAND_SET_PROFILE, true, 0),
     io(fid::HOST_ID, false, 0),
     Feature { fid: fid::WRITE_PROTECT, changeable: true, ns: true, discovery: false, default: 0 },
 ];
 
 /// The feature `fid` on a controller of `kind`.
-pub(super) fn find(kind: Kind, fid: u8) -> Option<&'static Feature> {
+fn find(kind: Kind, fid: u8) -> Option<&'static Feature> {
     FEATURES.iter().find(|f| f.fid == fid && (f.discovery || kind == Kind::Nvm))
 }
 
@@ -118,7 +119,8 @@ impl Features {
 
     /// The events that the host wants to be told of. Errors are always told (Base 2.1, 5.1.25.1.5).
     pub(super) fn enabled_events(&self) -> u8 {
-        let mut bits = Event::TransientError.bit();
+        // Nor is there a bit for the end of a sanitize operation.
+        let mut bits = Event::TransientError.bit() | Event::Sanitized.bit();
         let mut when = |on: bool, event: Event| bits |= if on { event.bit() } else { 0 };
         when(self.async_event & u32::from(caisson_wire::log::critical::RELIABILITY) != 0, Event::Reliability);
         when(self.async_event & u32::from(caisson_wire::log::critical::SPARE) != 0, Event::Spare);
@@ -131,6 +133,11 @@ impl Features {
 const INVALID: Status = Status::INVALID_FIELD.dnr();
 
 impl Admin {
+    /// A feature that there is here; Sanitize Config where hosts may erase.
+    pub(super) fn feature(&self, fid: u8) -> Option<&'static Feature> {
+        find(self.kind(), fid).filter(|f| f.fid != fid::SANITIZE || self.controller.subsystem.may_erase())
+    }
+
     /// Checks NSID for a feature: those of a namespace need an active one, others none (or all).
     fn check_nsid(&self, feature: &Feature, nsid: u32) -> Result<(), Status> {
         match (feature.ns, nsid) {
@@ -146,7 +153,7 @@ impl Admin {
     /// Get Features: DW0 and data.
     pub(super) fn get_feature(&self, cx: &Cx<'_>, sqe: &Sqe) -> Result<(u32, BufList), Status> {
         let (cdw10, cdw11, nsid) = (sqe.cdw10.get(), sqe.cdw11.get(), sqe.nsid.get());
-        let feature = find(self.kind(), cdw10 as u8).ok_or(INVALID)?;
+        let feature = self.feature(cdw10 as u8).ok_or(INVALID)?;
         let select = (cdw10 >> 8 & 0b111) as u8;
         // A host that reads all capabilities names no namespace. Get Features of a feature that belongs to the
         // controller takes any NSID (Base 2.1, 5.1.11: FEATURE_NOT_NS_SPECIFIC is Set Features' alone).
@@ -176,6 +183,7 @@ impl Admin {
             fid::ASYNC_EVENT => pick(f.async_event),
             fid::KATO => pick(self.controller.kato_ms.load(Relaxed)),
             fid::IO_COMMAND_SET_PROFILE => 0,
+            fid::SANITIZE => pick(self.controller.subsystem.sanitize_config()),
             fid::WRITE_PROTECT => pick(match self.controller.subsystem.table().get(nsid) {
                 Some(n) if n.protected() => wps::PROTECT,
                 _ => wps::NONE,
@@ -223,7 +231,7 @@ impl Admin {
         data: &BufList,
     ) -> Result<u32, Status> {
         let (cdw10, value, nsid) = (sqe.cdw10.get(), sqe.cdw11.get(), sqe.nsid.get());
-        let feature = find(self.kind(), cdw10 as u8).ok_or(INVALID)?;
+        let feature = self.feature(cdw10 as u8).ok_or(INVALID)?;
         if cdw10 & SV != 0 {
             return Err(Status::FEATURE_NOT_SAVEABLE.dnr());
         }
@@ -288,6 +296,7 @@ impl Admin {
                 return Err(Status::from_parts(1, 0x2b).dnr());
             }
             fid::IO_COMMAND_SET_PROFILE => {}
+            fid::SANITIZE => self.controller.subsystem.set_sanitize_config(value),
             fid::WRITE_PROTECT => {
                 let on = match value & 0b111 {
                     wps::NONE => false,

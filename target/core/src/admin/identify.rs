@@ -11,6 +11,7 @@ use crate::registry::namespace::Namespace;
 use crate::registry::subsystem::Kind;
 use crate::spec::{ControllerModel, MAX_NAMESPACES, MAX_QUEUE_ENTRIES, Transport};
 use caisson_block::BufList;
+use caisson_wire::erase::sanicap;
 use caisson_wire::identify::*;
 use caisson_wire::zerocopy::IntoBytes;
 use caisson_wire::{Sqe, Status};
@@ -148,6 +149,20 @@ impl Admin {
         d
     }
 
+    /// What hosts may erase: a namespace at a time with Format NVM, all with Sanitize where keys can be erased of all.
+    fn erase_data(&self, d: &mut IdentifyController) {
+        let subsystem = &self.controller.subsystem;
+        d.oacs.set(d.oacs.get() | oacs::FORMAT);
+        d.fna = fna::NO_BROADCAST;
+        if subsystem.table().iter().any(|n| n.volume.erasable()) {
+            d.fna |= fna::CRYPTO;
+        }
+        if subsystem.can_sanitize() {
+            d.sanicap
+                .set(sanicap::CRYPTO_ERASE | sanicap::NO_DEALLOCATE_INHIBITED | sanicap::NOT_MODIFIED_AFTER);
+        }
+    }
+
     fn io_controller_data(&self, d: &mut IdentifyController) {
         d.cntrltype = cntrltype::IO;
         d.oaes.set(OAES_IO);
@@ -176,6 +191,9 @@ impl Admin {
         d.awun.set(0);
         d.awupf.set(0);
         d.acwu.set(MAX_ATOMIC_COMPARE as u16 - 1);
+        if self.controller.subsystem.may_erase() {
+            self.erase_data(d);
+        }
         d.nwpc = nwpc::WRITE_PROTECT;
         d.cdfs.set(1 << 0);
         d.ioccsz.set((64 + self.in_capsule) / 16);

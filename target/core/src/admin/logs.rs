@@ -4,7 +4,7 @@
 //! is Invalid Field.
 
 use super::features::FEATURES;
-use super::{Admin, effects, features};
+use super::{Admin, effects};
 use crate::events::ERROR_ENTRIES;
 use crate::io::MAX_TRANSFER;
 use crate::queue::Core;
@@ -54,7 +54,7 @@ impl Admin {
         room: u32,
     ) -> Result<BufList, Status> {
         let ask = GetLogPage::of(sqe);
-        if !pages(self.kind()).contains(&ask.lid) {
+        if !pages(self.kind()).contains(&ask.lid) && !self.erase_page(ask.lid) {
             return Err(Status::INVALID_LOG_PAGE.dnr());
         }
         // No page takes an index offset, a UUID or an unaligned offset (Base 2.1, figures for CDW12 to CDW14).
@@ -79,6 +79,7 @@ impl Admin {
             lid::FEATURE_EFFECTS => self.feature_page(),
             // There is no management endpoint, so no NVMe-MI command.
             lid::MI_EFFECTS => Buf::zeroes(4096),
+            lid::SANITIZE => bytes(&self.controller.subsystem.sanitize_status()),
             lid::DISCOVERY => {
                 let page;
                 (page, at) = self.discovery_page(core, &ask, at)?;
@@ -107,12 +108,20 @@ impl Admin {
         Ok(data)
     }
 
+    /// Whether it is the Sanitize Status page, which is there where hosts may erase.
+    fn erase_page(&self, page: u8) -> bool {
+        page == lid::SANITIZE && self.kind() == Kind::Nvm && self.controller.subsystem.may_erase()
+    }
+
     fn supported_pages(&self) -> Buf {
         let mut d = SupportedPages::default();
         for &page in pages(self.kind()) {
             // Hosts ask for port local entries only where they are told that they may.
             let more = if page == lid::DISCOVERY { lid_effect::PORT_LOCAL } else { 0 };
             d.lids[usize::from(page)].set(lid_effect::LSUPP | more);
+        }
+        if self.erase_page(lid::SANITIZE) {
+            d.lids[usize::from(lid::SANITIZE)].set(lid_effect::LSUPP);
         }
         bytes(&d)
     }
@@ -173,6 +182,14 @@ impl Admin {
         for &(opcode, effects) in effects::admin_of(self.kind()) {
             d.acs[usize::from(opcode)].set(effects);
         }
+        if self.erase_page(lid::SANITIZE) {
+            let (opcode, effects) = effects::FORMAT;
+            d.acs[usize::from(opcode)].set(effects);
+            if self.controller.subsystem.can_sanitize() {
+                let (opcode, effects) = effects::SANITIZE;
+                d.acs[usize::from(opcode)].set(effects);
+            }
+        }
         if self.kind() == Kind::Nvm && set == csi::NVM {
             for &(opcode, effects) in effects::IO {
                 d.iocs[usize::from(opcode)].set(effects);
@@ -183,7 +200,7 @@ impl Admin {
 
     fn feature_page(&self) -> Buf {
         let mut d = FeatureEffects::default();
-        for feature in FEATURES.iter().filter(|f| features::find(self.kind(), f.fid).is_some()) {
+        for feature in FEATURES.iter().filter(|f| self.feature(f.fid).is_some()) {
             d.fids[usize::from(feature.fid)].set(feature.effects());
         }
         bytes(&d)

@@ -6,6 +6,7 @@ mod abort;
 mod aer;
 mod discovery;
 mod effects;
+mod erase;
 mod features;
 mod identify;
 mod logs;
@@ -57,6 +58,8 @@ pub(crate) struct Admin {
     flushing: u32,
     /// The discovery log as it was when its start was last read, and what had happened until then.
     log: Option<(Buf, u64)>,
+    /// Commands that wait for something to be erased.
+    erasing: erase::Erasing,
 }
 
 /// The keep-alive timer: traffic-based (Base 2.1, 3.9.4), so it asks at each interval's end whether any command came.
@@ -97,6 +100,7 @@ impl Admin {
             enable_by: Some(now.plus_ms(IDLE_MS)),
             flushing: 0,
             log: None,
+            erasing: erase::Erasing::default(),
         };
         admin.set_kato(kato, now);
         admin
@@ -155,7 +159,11 @@ impl Admin {
         if self.controller.life() != Life::Ready {
             return Err((token, Status::COMMAND_SEQUENCE_ERROR.dnr()));
         }
+        if let Err(status) = self.sanitize_refuses(sqe) {
+            return Err((token, status));
+        }
         let io = self.kind() == Kind::Nvm;
+        let erase = io && self.controller.subsystem.may_erase();
         let answer = match sqe.opcode {
             opc::IDENTIFY => self.identify(core, sqe).and_then(|data| fit(&payload, data)),
             opc::GET_LOG_PAGE => outgoing(&payload).and_then(|room| self.get_log(core, cx, sqe, room)),
@@ -178,6 +186,8 @@ impl Admin {
                 Ok(BufList::new())
             }
             opc::ASYNC_EVENT => return self.event_request(core, token, out),
+            opc::FORMAT_NVM if erase => return self.format(core, cx, token, sqe, &payload),
+            opc::SANITIZE if erase => return self.start_sanitize(core, cx, token, sqe, &payload, out),
             opc::ABORT if io => return self.start_abort(core, token, sqe, out),
             _ => Err(Status::INVALID_OPCODE.dnr()),
         };
@@ -319,8 +329,9 @@ impl Admin {
     fn reset(&mut self, core: &mut Core, cx: &mut Cx<'_>, out: &mut Vec<Action>) {
         self.controller.set_ready(false);
         self.controller.close_io_queues(CloseReason::ControllerReset);
+        let erasing = self.erasing.forget();
         let held = self.events.drain(..).chain(self.aborts.drain(..).map(|(_, slot)| slot));
-        for slot in held {
+        for slot in held.chain(erasing) {
             if let Some((token, _)) = core.slots.take(slot) {
                 core.answer(token, Status::ABORT_SQ_DELETION, out);
             }
@@ -350,8 +361,16 @@ impl Admin {
         }
     }
 
+    /// A volume is done with a request: a flush of a shutdown, or a Format.
+    pub(crate) fn completed(&mut self, core: &mut Core, slot: u32, outcome: Outcome, out: &mut Vec<Action>) {
+        match slot {
+            NO_SLOT => self.flushed(core, outcome),
+            slot => self.formatted(core, slot, outcome, out),
+        }
+    }
+
     /// One flush of a shutdown is done. A failure is the volume's to report: the shutdown goes on.
-    pub(crate) fn flushed(&mut self, _core: &mut Core, outcome: Outcome) {
+    fn flushed(&mut self, _core: &mut Core, outcome: Outcome) {
         if let Err(error) = outcome {
             tracing::warn!(subsystem = %self.controller.subsystem.nqn, %error, "a flush at shutdown failed");
         }
@@ -373,6 +392,7 @@ impl Admin {
                 }
             }
         }
+        self.look_at_erasing(core, cx.now, out);
         self.tell(core, out);
         if self.alive.due.is_some_and(|due| cx.now >= due) {
             self.interval_over(core, cx, out);
@@ -405,10 +425,7 @@ impl Admin {
     }
 
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        match (self.alive.due, self.enable_by) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.alive.due, self.enable_by, self.erasing.due()].into_iter().flatten().min()
     }
 }
 

@@ -7,7 +7,7 @@
 pub(crate) mod fused;
 mod ranges;
 mod rw;
-mod status;
+pub(crate) mod status;
 
 use crate::controller::{Controller, Life};
 use crate::link::{Link, Mail};
@@ -106,6 +106,9 @@ impl Io {
         if self.controller.life() != Life::Ready {
             return core.answer(token, Status::COMMAND_SEQUENCE_ERROR.dnr(), out);
         }
+        if let Some(status) = self.controller.subsystem.sanitize_refuses().filter(|_| sqe.opcode != FABRICS) {
+            return core.answer(token, status, out);
+        }
         if sqe.fuse() != Fuse::None || self.fused.waits() {
             return self.fuse(core, cx, token, sqe, payload, out);
         }
@@ -155,6 +158,10 @@ impl Io {
         // The controller was shut down or reset meanwhile: nothing is written after that was told to be complete.
         if self.controller.life() != Life::Ready {
             self.give_up(core, token, state, Status::ABORT_SQ_DELETION, out);
+            return cx.recycle(data);
+        }
+        if let Some(status) = self.erases(&state) {
+            self.give_up(core, token, state, status, out);
             return cx.recycle(data);
         }
         match state {
@@ -280,9 +287,30 @@ impl Io {
         }
     }
 
-    /// The entry of the active namespace `nsid`.
+    /// What a command whose data has come is refused with, since what it is for is being erased meanwhile.
+    #[inline]
+    fn erases(&self, state: &State) -> Option<Status> {
+        if let Some(status) = self.controller.subsystem.sanitize_refuses() {
+            return Some(status);
+        }
+        let State::Pull(work) = state else { return None };
+        let formatting = self.namespace(usize::from(work.entry)).is_some_and(Namespace::formatting);
+        formatting.then_some(Status::FORMAT_IN_PROGRESS)
+    }
+
+    /// The entry of the active namespace `nsid`, which is not being formatted.
     #[inline]
     fn entry(&mut self, nsid: u32) -> Result<usize, Status> {
+        let at = self.entry_of(nsid)?;
+        match self.namespace(at) {
+            Some(namespace) if namespace.formatting() => Err(Status::FORMAT_IN_PROGRESS),
+            _ => Ok(at),
+        }
+    }
+
+    /// The entry of the active namespace `nsid`.
+    #[inline]
+    fn entry_of(&mut self, nsid: u32) -> Result<usize, Status> {
         if let Some(Some(entry)) = self.entries.get(self.last)
             && entry.nsid == nsid
             && !entry.stale

@@ -22,6 +22,7 @@ pub(crate) fn of(error: BlockError) -> Status {
         BlockError::Interrupted => Status::COMMAND_INTERRUPTED,
         BlockError::Gone => Status::INVALID_NAMESPACE.dnr(),
         BlockError::KeyDestroyed => Status::ACCESS_DENIED.dnr(),
+        BlockError::Erasing => Status::FORMAT_IN_PROGRESS,
         BlockError::Failed => Status::INTERNAL_ERROR.dnr(),
     }
 }

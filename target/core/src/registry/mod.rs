@@ -2,5 +2,6 @@
 //!
 //! Owns the shared, live state that management changes and queues read. [`crate::Target`] is the only way in for others.
 
+pub(crate) mod erase;
 pub(crate) mod namespace;
 pub(crate) mod subsystem;

@@ -50,6 +50,7 @@ pub(crate) struct Namespace {
     protected: AtomicBool,
     fault_told: AtomicBool,
     spare_told: AtomicBool,
+    pub(crate) format: super::erase::Format,
     io: Mutex<BTreeMap<Arc<str>, HostIo>>,
 }
 
@@ -89,6 +90,7 @@ impl Namespace {
             protected: AtomicBool::new(spec.write_protected),
             fault_told: AtomicBool::new(false),
             spare_told: AtomicBool::new(false),
+            format: super::erase::Format::default(),
             io: Mutex::new(BTreeMap::new()),
         })
     }

@@ -67,6 +67,7 @@ pub(crate) struct Subsystem {
     pub(crate) kind: Kind,
     pub(crate) history: History,
     pub(crate) media_errors: AtomicU64,
+    pub(crate) sanitize: super::erase::Sanitize,
     controllers: ControllerModel,
     table: ArcSwap<Table>,
     generation: AtomicU64,
@@ -107,6 +108,7 @@ impl Subsystem {
         model: String,
         controllers: ControllerModel,
         history: History,
+        sanitize: super::erase::Sanitize,
     ) -> Subsystem {
         Subsystem {
             nqn,
@@ -115,6 +117,7 @@ impl Subsystem {
             kind,
             history,
             media_errors: AtomicU64::new(0),
+            sanitize,
             controllers,
             table: ArcSwap::default(),
             generation: AtomicU64::new(1),
@@ -180,7 +183,10 @@ impl Subsystem {
             if table.get(nsid).is_some() {
                 return Err(ManageError::NamespaceExists { nqn: self.nqn.clone(), nsid });
             }
-            table.put(nsid, Some(Arc::new(make(nsid)?)));
+            let namespace = Arc::new(make(nsid)?);
+            namespace.resume_format();
+            self.resume_sanitize(&namespace);
+            table.put(nsid, Some(namespace));
             Ok(())
         })?;
         Ok(nsid)
@@ -195,6 +201,7 @@ impl Subsystem {
             Ok(gone)
         })?;
         lock(&self.inner).retired.add(&namespace.totals());
+        self.unsanitize(nsid);
         Ok(namespace)
     }
 
@@ -373,6 +380,7 @@ impl Subsystem {
             model: self.model.clone(),
             controller_model: self.controllers.clone(),
             allow_any: inner.allow_any,
+            allow_erase: self.may_erase(),
             hosts: inner.hosts.iter().cloned().collect(),
             namespaces: self.table.load().iter().map(|n| n.snapshot()).collect(),
             controllers: inner.controllers.values().map(|c| c.snapshot()).collect(),

@@ -34,6 +34,9 @@ pub struct Inner {
     pub fail: Option<BlockError>,
     pub fault: Option<String>,
     pub spare: u8,
+    /// Keys can be erased of it, and how far that is.
+    pub erasable: bool,
+    pub erasure: Erasure,
     /// What was asked, in order.
     pub seen: Vec<String>,
 }
@@ -56,6 +59,8 @@ impl Disk {
                 fail: None,
                 fault: None,
                 spare: 100,
+                erasable: false,
+                erasure: Erasure::None,
                 seen: Vec::new(),
             }),
         })
@@ -204,6 +209,26 @@ impl Volume for Disk {
 
     fn fault(&self) -> Option<String> {
         self.with(|d| d.fault.clone())
+    }
+
+    fn erasable(&self) -> bool {
+        self.with(|d| d.erasable)
+    }
+
+    fn erase(&self, by: EraseBy) -> Result<(), BlockError> {
+        self.with(|d| {
+            d.seen.push(format!("erase {by:?}"));
+            if let Some(error) = d.fail.take() {
+                return Err(error);
+            }
+            d.erasure = Erasure::Running { by, recorded: false, progress: 0, stalled: false };
+            d.blocks.clear();
+            Ok(())
+        })
+    }
+
+    fn erasure(&self) -> Erasure {
+        self.with(|d| d.erasure)
     }
 }
 

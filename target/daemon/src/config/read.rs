@@ -318,6 +318,7 @@ fn subsystems(root: &mut Table<'_, '_>, text: &str, items: &mut Items, out: &mut
         let serial = t.string("serial", "CAISSON0001", out);
         let model = t.string("model", DEFAULT_MODEL, out);
         let any = t.boolean("allow_any_host", out);
+        let erase = t.boolean("allow_erase", out);
         let hosts = t.strings("hosts", "nqn.2014-08.org.nvmexpress:uuid:...", out);
         let inner = t.tables("namespace", "subsystem.namespace", out);
         let Some(nqn) = nqn else {
@@ -338,6 +339,8 @@ fn subsystems(root: &mut Table<'_, '_>, text: &str, items: &mut Items, out: &mut
             serial: serial.map_or_else(|| model::derived_serial(&nqn), |s| s.value),
             model: model.map_or(DEFAULT_MODEL.into(), |m| m.value),
             allow_any_host: any.is_some_and(|a| a.value),
+            allow_erase: erase.is_some_and(|e| e.value),
+            sanitize: None,
             nqn: nqn.clone(),
         };
         items.add(Item::Subsystem(subsystem), span, text, out);

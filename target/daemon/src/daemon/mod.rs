@@ -6,6 +6,7 @@
 
 mod audit;
 mod change;
+mod erase;
 mod limits;
 mod plane;
 #[cfg(test)]
@@ -220,8 +221,9 @@ impl Daemon {
             metrics: OnceLock::new(),
             _data: data,
         });
-        watch::write_protection(&daemon);
+        watch::hosts(&daemon);
         limits::watch(&daemon);
+        erase::watch(&daemon);
         Ok(daemon)
     }
 
@@ -457,6 +459,21 @@ impl Daemon {
         n.write_protected = on;
         if let Err(error) = inner.state.commit(&[(key, Some(Item::Namespace(n)))]) {
             tracing::error!(%error, nqn, nsid, "a namespace's write protection will be lost at the next start");
+        }
+    }
+
+    /// Keeps how the last sanitize operation of a subsystem is.
+    fn keep_sanitize(&self, nqn: &str, record: &caisson_core::SanitizeRecord) {
+        let mut inner = self.lock();
+        let key = key::subsystem(nqn);
+        let Some(Item::Subsystem(mut s)) = inner.state.objects().remove(&key) else { return };
+        s.sanitize = Some(crate::model::LastSanitize {
+            status: record.sos,
+            command: record.scdw10,
+            namespaces: record.nsids.clone(),
+        });
+        if let Err(error) = inner.state.commit(&[(key, Some(Item::Subsystem(s)))]) {
+            tracing::error!(%error, nqn, "the status of a sanitize operation will be lost at the next start");
         }
     }
 

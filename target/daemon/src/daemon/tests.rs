@@ -137,6 +137,7 @@ fn subsystem() -> ask::CreateSubsystem {
         serial: None,
         model: None,
         allow_any_host: false,
+        allow_erase: false,
         hosts: vec![HOST.into()],
     }
 }
@@ -272,6 +273,8 @@ fn the_configuration_file_is_the_base() {
         serial: "S".into(),
         model: "M".into(),
         allow_any_host: false,
+        allow_erase: false,
+        sanitize: None,
     });
     let base: Objects = [(item.key(), item.clone())].into();
     let d = dir.start(base.clone());

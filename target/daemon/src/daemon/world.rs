@@ -440,6 +440,14 @@ impl World {
         let mut spec = SubsystemSpec::new(s.nqn.clone(), s.serial.clone());
         spec.model = Some(s.model.clone());
         spec.allow_any = s.allow_any_host;
+        spec.allow_erase = s.allow_erase;
+        if let Some(last) = &s.sanitize {
+            spec.sanitize = caisson_core::SanitizeRecord {
+                sos: last.status,
+                scdw10: last.command,
+                nsids: last.namespaces.clone(),
+            };
+        }
         spec.history = caisson_core::History {
             power_cycles: self.history.starts,
             power_on_hours: self.history.seconds / 3600,
@@ -455,6 +463,7 @@ impl World {
                 "delete the subsystem and create it again; its hosts are disconnected",
             ));
         }
+        self.target.set_allow_erase(&to.nqn, to.allow_erase).map_err(|e| refused(&e))?;
         self.target.set_allow_any(&to.nqn, to.allow_any_host).map_err(|e| refused(&e))
     }
 

@@ -245,6 +245,17 @@ pub struct ScrubAsk {
     pub rate: Size,
 }
 
+/// `POST /v1/volumes/{name}/erase`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EraseAsk {
+    /// Its name again: what is erased is gone for good.
+    pub confirm: String,
+    /// Whether it is deleted, too.
+    #[serde(default)]
+    pub delete: bool,
+}
+
 /// `POST /v1/volumes/{name}/resize`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -271,6 +282,9 @@ pub struct CreateSubsystem {
     /// Whether any host may connect.
     #[serde(default)]
     pub allow_any_host: bool,
+    /// Whether hosts may erase what its namespaces hold.
+    #[serde(default)]
+    pub allow_erase: bool,
     /// Hosts that may.
     #[serde(default)]
     pub hosts: Vec<String>,

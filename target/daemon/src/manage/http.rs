@@ -95,6 +95,9 @@ fn volumes() -> Router<Arc<Daemon>> {
     let resize = |State(d): App, Path(name): Path<String>, Body(ask): Body<Resize>| {
         done(d, move |d| verbs::resize_volume(d, &name, &ask))
     };
+    let erase = |State(d): App, Path(name): Path<String>, Body(ask): Body<EraseAsk>| {
+        done(d, move |d| verbs::erase_volume(d, &name, &ask))
+    };
     let set = |State(d): App, Path(name): Path<String>, Body(ask): Body<ServicesAsk>| {
         done(d, move |d| verbs::set_volume(d, &name, &ask))
     };
@@ -108,6 +111,7 @@ fn volumes() -> Router<Arc<Daemon>> {
         .route("/v1/volumes", get(list).post(create))
         .route("/v1/volumes/{name}", get(show).delete(delete))
         .route("/v1/volumes/{name}/resize", post(resize))
+        .route("/v1/volumes/{name}/erase", post(erase))
         .route("/v1/volumes/{name}/services", put(set))
         .route("/v1/volumes/{name}/snapshots", post(snapshot))
         .route("/v1/volumes/{name}/clones", post(clone))
@@ -205,6 +209,9 @@ fn subsystems() -> Router<Arc<Daemon>> {
         })
     };
     let delete = |State(d): App, Path(nqn): Path<String>| done(d, move |d| verbs::delete_subsystem(d, &nqn));
+    let erase = |State(d): App, Path(nqn): Path<String>, Body(ask): Body<Switch>| {
+        done(d, move |d| verbs::allow_erase(d, &nqn, ask.on))
+    };
     let any = |State(d): App, Path(nqn): Path<String>, Body(ask): Body<Switch>| {
         done(d, move |d| verbs::allow_any(d, &nqn, ask.on))
     };
@@ -228,6 +235,7 @@ fn subsystems() -> Router<Arc<Daemon>> {
         .route("/v1/subsystems", get(list).post(create))
         .route("/v1/subsystems/{nqn}", get(show).delete(delete))
         .route("/v1/subsystems/{nqn}/allow-any", put(any))
+        .route("/v1/subsystems/{nqn}/allow-erase", put(erase))
         .route("/v1/subsystems/{nqn}/namespaces", post(add))
         .route("/v1/subsystems/{nqn}/namespaces/{nsid}", axum::routing::delete(remove))
         .route("/v1/subsystems/{nqn}/namespaces/{nsid}/write-protect", put(protect))

@@ -9,7 +9,7 @@ use crate::daemon::{Daemon, Did, Waits};
 use crate::model::{Item, Lookup, Pool, key};
 use crate::pools::domains::{self, POOL_DOMAIN};
 use crate::pools::retire::{self, End, User};
-use crate::pools::{Domain, Found, MapKeys, PoolHandle, Reseal, rekey};
+use crate::pools::{Domain, Erase, Found, MapKeys, PoolHandle, Reseal, rekey};
 use caisson_keys::{KeyUri, ProviderStatus, Reason};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -34,6 +34,9 @@ pub struct Keys {
     /// The keys of its volumes' maps; none of one that is not open.
     #[serde(default)]
     pub map_keys: Option<MapKeys>,
+    /// Volumes whose content is being erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erases: Vec<Erase>,
     /// Providers that wrap some of its keys and not all: alone, they open it no more.
     #[serde(default)]
     pub incomplete: Vec<String>,
@@ -116,6 +119,7 @@ fn keys(pool: &Pool, handle: Option<&dyn PoolHandle>, waiting: Option<&Waits>) -
         slots: slots.iter().map(slot).collect(),
         domains: status.as_ref().map(|s| s.domains.clone()).unwrap_or_default(),
         map_keys: status.as_ref().map(|s| s.map_keys.clone()),
+        erases: status.as_ref().map(|s| s.erases.clone()).unwrap_or_default(),
         reseal: status.and_then(|s| s.reseal),
     })
 }

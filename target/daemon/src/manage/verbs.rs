@@ -182,6 +182,35 @@ fn delete_unrecorded(d: &Daemon, name: &str) -> Result<Did> {
     })
 }
 
+/// Erases for good what only this volume holds, and deletes it where that is asked for, too.
+pub fn erase_volume(d: &Daemon, name: &str, ask: &EraseAsk) -> Result<Did> {
+    if ask.confirm != name {
+        return Err(bad(
+            format!("the volume {name} is erased only where its name is said again"),
+            &format!("add --confirm {name}; what it holds is lost then, for good"),
+        ));
+    }
+    let objects = d.objects();
+    let v = in_log(&objects, name)?;
+    let exported = objects.namespaces().find(|n| n.volume == name);
+    if let Some(n) = exported.filter(|_| ask.delete) {
+        return Err(Refusal::conflict(
+            format!("volume {name} is exported as namespace {} of {}", n.nsid, n.nqn),
+            format!("first: caisson subsystem remove-ns {} {}", n.nqn, n.nsid),
+        ));
+    }
+    let pool = v.pool().unwrap_or_default();
+    let handle = d.pools().remove(pool).ok_or_else(|| {
+        Refusal::conflict(
+            format!("the pool {pool} waits for its keys"),
+            format!("see `caisson key status {pool}` for which, and why"),
+        )
+    })?;
+    // Erased first: a stop in between leaves it empty, and it can be deleted then.
+    handle.erase(name, ask.delete)?;
+    if ask.delete { delete_volume(d, name) } else { Ok(Did::Changed) }
+}
+
 /// Changes a volume's size; hosts see it at once.
 pub fn resize_volume(d: &Daemon, name: &str, ask: &Resize) -> Result<Did> {
     let size = bytes(&ask.size)?;
@@ -226,6 +255,9 @@ pub fn create_subsystem(d: &Daemon, ask: &CreateSubsystem) -> Result<Did> {
             serial: ask.serial.clone().unwrap_or_else(|| derived_serial(&ask.nqn)),
             model: ask.model.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
             allow_any_host: ask.allow_any_host,
+            allow_erase: ask.allow_erase,
+            // What hosts did is no other subsystem.
+            sanitize: o.subsystem(&ask.nqn).and_then(|s| s.sanitize.clone()),
         };
         let mut changes = put(o, Item::Subsystem(item), &format!("subsystem {}", ask.nqn))?;
         for host in &ask.hosts {
@@ -255,6 +287,15 @@ pub fn allow_any(d: &Daemon, nqn: &str, on: bool) -> Result<Did> {
     d.change(|o| {
         let mut s = subsystem(o, nqn)?.clone();
         s.allow_any_host = on;
+        Ok(vec![(key::subsystem(nqn), Some(Item::Subsystem(s)))])
+    })
+}
+
+/// Lets hosts erase what its namespaces hold, or not.
+pub fn allow_erase(d: &Daemon, nqn: &str, on: bool) -> Result<Did> {
+    d.change(|o| {
+        let mut s = subsystem(o, nqn)?.clone();
+        s.allow_erase = on;
         Ok(vec![(key::subsystem(nqn), Some(Item::Subsystem(s)))])
     })
 }

@@ -3,7 +3,7 @@
 use crate::daemon::{Daemon, Waits};
 use crate::model::text::Address;
 use crate::model::{self, Backing, Item, Lookup, Origin, Serves, Services};
-use crate::pools::{PoolStatus, VolumeSpace};
+use crate::pools::{Erase, PoolStatus, VolumeSpace};
 use caisson_core::{ControllerSnapshot, OpClass, SubsystemSnapshot, Totals, bucket_end};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -92,6 +92,9 @@ pub struct Volume {
     /// The volume that it is a snapshot or clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// How far the erasing of what it holds is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase: Option<Erase>,
     /// Its space in its pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<VolumeSpace>,
@@ -110,6 +113,9 @@ pub struct Subsystem {
     pub model: String,
     /// Whether any host may connect.
     pub allow_any_host: bool,
+    /// Whether hosts may erase what its namespaces hold.
+    #[serde(default)]
+    pub allow_erase: bool,
     /// Hosts that may.
     pub hosts: Vec<String>,
     /// Its namespaces, by number.
@@ -356,6 +362,7 @@ fn subsystem(s: &SubsystemSnapshot, objects: &model::Objects, ports: &BTreeMap<u
         serial: s.serial.clone(),
         model: s.model.clone(),
         allow_any_host: s.allow_any,
+        allow_erase: s.allow_erase,
         hosts: s.hosts.clone(),
         namespaces: namespaces.collect(),
         controllers: s.controllers.iter().map(|c| controller(&s.nqn, c, ports)).collect(),
@@ -433,6 +440,10 @@ fn volumes_with(d: &Daemon, status: &BTreeMap<String, PoolStatus>) -> Vec<Volume
             services: v.services.or_else(|| held(v)),
             domain: v.domain.clone(),
             origin: v.origin.clone(),
+            erase: v.pool().and_then(|p| {
+                let mut all = status.get(p)?.erases.iter();
+                all.rfind(|e| e.volume.as_ref() == Some(&v.name)).cloned()
+            }),
             space: v.pool().and_then(|p| status.get(p)?.volumes.get(&v.name).copied()),
             exports: objects
                 .namespaces()

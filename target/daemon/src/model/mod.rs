@@ -92,6 +92,25 @@ pub struct Subsystem {
     pub model: String,
     /// Whether every host may connect, or only those named.
     pub allow_any_host: bool,
+    /// Whether hosts may erase what its namespaces hold, with Format NVM and Sanitize.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_erase: bool,
+    /// The last Sanitize that a host asked for; kept here as what hosts change is, and never configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sanitize: Option<LastSanitize>,
+}
+
+/// A Sanitize, as the log page of its status tells it (Base 2.1, LID 81h).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastSanitize {
+    /// SOS: 1 completed, 2 in progress, 3 failed, 4 completed with deallocation that was not asked for.
+    pub status: u8,
+    /// CDW10 of the command.
+    pub command: u32,
+    /// The namespaces that are still to be seen erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<u32>,
 }
 
 /// A volume as a host sees it in a subsystem.

@@ -338,6 +338,8 @@ mod tests {
             serial: derived_serial(nqn),
             model: DEFAULT_MODEL.into(),
             allow_any_host: true,
+            allow_erase: false,
+            sanitize: None,
         })
     }
 

@@ -20,7 +20,9 @@ mod status;
 pub use log_pool::LogPool;
 pub use open::Made;
 pub use real::engine;
-pub use status::{Activity, Damage, DeviceStatus, Domain, MapKeys, PoolStatus, Reseal, Scrub, VolumeSpace};
+pub use status::{
+    Activity, Damage, DeviceStatus, Domain, Erase, MapKeys, PoolStatus, Reseal, Scrub, VolumeSpace,
+};
 
 use crate::model::{Device, Services};
 use crate::refusal::Refusal;
@@ -237,6 +239,28 @@ pub trait PoolHandle: Send + Sync {
     /// # Errors
     /// There is none; the pool has failed.
     fn destroy_domain(&self, domain: u32) -> Result<(), Refusal>;
+
+    /// Erases for good what only this volume holds, which is done when [`PoolStatus::erases`] does not name it any more; `last` where
+    /// it is deleted then.
+    ///
+    /// # Errors
+    /// There is none of that name; a snapshot that is not deleted; the pool has failed.
+    fn erase(&self, name: &str, _last: bool) -> Result<u32, Refusal> {
+        Err(Refusal::conflict(format!("volume {name} has no keys to be erased"), "delete it"))
+    }
+
+    /// What is being erased.
+    fn erases(&self) -> Vec<Erase> {
+        Vec::new()
+    }
+
+    /// Domains that have to begin another epoch for that.
+    fn erases_due(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Says why a domain's next epoch, which erases wait for, does not begin; nothing when it did.
+    fn erase_refused(&self, _domain: u32, _why: Option<String>) {}
 
     /// Ends it: what was written is durable, and the next opening has nothing to recover. Volumes were closed before.
     ///

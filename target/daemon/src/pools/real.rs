@@ -1,15 +1,15 @@
 //! The engine of production: pools of `caisson-engine` on files and block devices, each tended by a thread of its own.
 
 use super::{
-    Activity, Damage, DeviceStatus, Domain, Engine, Found, MapKeys, Plain, PoolHandle, PoolStatus, Record,
-    Reseal, Scrub, Setup, VolumeSpace,
+    Activity, Damage, DeviceStatus, Domain, Engine, Erase, Found, MapKeys, Plain, PoolHandle, PoolStatus,
+    Record, Reseal, Scrub, Setup, VolumeSpace,
 };
 use crate::model::{Compression, Device, Services};
 use crate::refusal::{Cause, Refusal};
 use caisson_device::{FileStore, Size};
 use caisson_engine::{
-    ChangeError, Cipher, Create, CreateError, Host, Level, Memory, NewEpoch, OpenError, Options, Pool,
-    PoolId, ScrubStatus, Secrets, Settings, Superblock, VolumeId,
+    ChangeError, Cipher, Create, CreateError, EraseBy, EraseStage, Host, Level, Memory, NewEpoch, OpenError,
+    Options, Pool, PoolId, ScrubStatus, Secrets, Settings, Superblock, VolumeId,
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::{DEFAULT_DOMAIN, KeySlot, POOL_DOMAIN, PoolSecrets};
@@ -177,6 +177,7 @@ fn of_change(e: &ChangeError) -> Refusal {
         ChangeError::Domain(_) => {
             (Cause::Conflict, "see `caisson key status` for the pool's domains and epochs")
         }
+        ChangeError::Erasing => (Cause::Busy, "see `caisson pool status` for how far it is"),
         ChangeError::Slots(_) => {
             (Cause::Conflict, "remove a key provider that is not used any more (caisson key remove)")
         }
@@ -432,6 +433,7 @@ impl PoolHandle for Handle {
                 erasing: s.map_keys.erasing.clone(),
                 erased: s.map_keys.erased,
             },
+            erases: s.erases.iter().map(erase).collect(),
             volumes: s.volumes.iter().map(space).collect(),
         }
     }
@@ -524,6 +526,23 @@ impl PoolHandle for Handle {
         self.change(move |pool, port| async move { pool.destroy_domain(&port, domain).await })
     }
 
+    fn erase(&self, name: &str, last: bool) -> Result<u32, Refusal> {
+        let (name, by) = (name.to_owned(), EraseBy::Operator);
+        self.change(move |pool, port| async move { pool.erase_volume(&port, &name, by, last).await })
+    }
+
+    fn erases(&self) -> Vec<Erase> {
+        self.pool.erases().iter().map(erase).collect()
+    }
+
+    fn erases_due(&self) -> Vec<u32> {
+        self.pool.erases_due()
+    }
+
+    fn erase_refused(&self, domain: u32, why: Option<String>) {
+        self.pool.erase_refused(domain, why);
+    }
+
     fn close(&self) -> Result<(), Refusal> {
         let closed = self.change(|pool, port| async move { pool.close(&port).await });
         // The thread ends with its last holder; after that the devices are free for another opening.
@@ -542,6 +561,29 @@ fn domain(d: &caisson_engine::DomainStatus) -> Domain {
         sealed_records: d.sealed.records,
         sealed_bytes: d.sealed.bytes,
         volumes: d.volumes,
+    }
+}
+
+fn erase(e: &caisson_engine::EraseStatus) -> Erase {
+    let by = match e.by {
+        EraseBy::Operator => "operator",
+        EraseBy::Format => "format",
+        EraseBy::Sanitize => "sanitize",
+    };
+    let stage = match e.stage {
+        EraseStage::Emptying => "emptying",
+        EraseStage::NeedsEpoch => "needs-epoch",
+        EraseStage::Sealing => "sealing",
+    };
+    Erase {
+        number: e.number,
+        volume: e.name.clone(),
+        id: e.volume.0,
+        domain: e.domain,
+        by: by.into(),
+        stage: stage.into(),
+        percent: (u32::from(e.progress) * 100 / 65_536) as u8,
+        waits: e.waits.clone(),
     }
 }
 

@@ -45,6 +45,9 @@ pub struct PoolStatus {
     /// The keys of the volumes' maps.
     #[serde(default)]
     pub map_keys: MapKeys,
+    /// Volumes whose content is being erased, in the order in which that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erases: Vec<Erase>,
     /// Space by volume.
     pub volumes: BTreeMap<String, VolumeSpace>,
 }
@@ -95,6 +98,27 @@ pub struct Reseal {
     /// What the last count found under earlier epochs; none before the first.
     pub left: Option<u64>,
     /// What it waits for.
+    pub waits: Option<String>,
+}
+
+/// The erasing of what one volume alone holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erase {
+    /// Its number.
+    pub number: u32,
+    /// The volume's name; none where it is deleted.
+    pub volume: Option<String>,
+    /// The volume's number in the pool.
+    pub id: u32,
+    /// The number of its domain.
+    pub domain: u32,
+    /// Who asked for it: `operator`, `format` or `sanitize`.
+    pub by: String,
+    /// `emptying`, `needs-epoch` or `sealing`.
+    pub stage: String,
+    /// How far it is, in percent.
+    pub percent: u8,
+    /// What it waits for that does not come by itself.
     pub waits: Option<String>,
 }
 

@@ -362,7 +362,7 @@ impl<S: Subject> World<S> {
         let slots = 4096 / u64::from(block_size);
         let mut all = Vec::with_capacity(size as usize);
         let mut most = SWEEP / u64::from(block_size);
-        let mut again_at = 0;
+        let (mut again_at, mut erasing) = (0, 0);
         while (all.len() as u64) < size {
             let lba = all.len() as u64;
             if lba >= again_at {
@@ -374,6 +374,16 @@ impl<S: Subject> World<S> {
                     let bytes = super::flat(&data);
                     let contents = bytes.chunks(block_size as usize).zip(lba..);
                     all.extend(contents.map(|(b, lba)| content::recognise(b, lba % slots)));
+                }
+                // It is being erased, and empty soon.
+                Err(BlockError::Erasing) if erasing < PATIENCE => {
+                    erasing += 1;
+                    if !self.turn()? {
+                        erasing += 100;
+                    }
+                }
+                Err(BlockError::Erasing) if self.plan.weather == Weather::Dying || self.model.lenient => {
+                    return Ok(None);
                 }
                 Err(BlockError::Unreadable { .. }) if self.died() => return Ok(None),
                 Err(BlockError::Unreadable { .. }) if blocks == 1 => all.push(Some(UNREADABLE)),

@@ -10,7 +10,10 @@ const VOLUMES: usize = 8;
 /// The volume on which nothing else may be under way.
 pub(super) fn alone_on(action: &Action) -> Option<u32> {
     match *action {
-        Action::Delete { name } | Action::Resize { name, .. } | Action::Set { name, .. } => Some(name),
+        Action::Delete { name }
+        | Action::Resize { name, .. }
+        | Action::Set { name, .. }
+        | Action::Erase { name } => Some(name),
         _ => None,
     }
 }
@@ -24,8 +27,12 @@ impl<S: Subject> World<S> {
         let new = self.next_name;
         let size = self.model.volume(name)?.size();
         let read_only = self.model.volume(name)?.read_only;
-        if self.nature.keys && self.rng.below(5) == 0 {
-            return self.some_key_action();
+        if self.nature.keys && self.rng.below(4) == 0 {
+            return match self.rng.below(4) {
+                0 if !read_only && !self.model.snapshots_under_way(name) => Some(Action::Erase { name }),
+                1 => Some(Action::Serve),
+                _ => self.some_key_action(),
+            };
         }
         let action = match self.rng.below(100) {
             0..12 if !full => {
@@ -97,7 +104,9 @@ impl<S: Subject> World<S> {
     /// Whether another action has to end first: one with keys while there is another, and the end of a domain while something is made
     /// or changed in it.
     fn waits_for_others(&self, at: usize) -> bool {
-        let key = |a: &Action| matches!(a, Action::Rotate { .. } | Action::Domain | Action::Destroy { .. });
+        let key = |a: &Action| {
+            matches!(a, Action::Rotate { .. } | Action::Serve | Action::Domain | Action::Destroy { .. })
+        };
         let action = &self.running[at].action;
         if !key(action) {
             return false;
@@ -112,9 +121,10 @@ impl<S: Subject> World<S> {
                 && match r.action {
                     Action::Make { settings, .. } => settings.domain == domain,
                     Action::Snapshot { of, name, .. } => own.contains(&of) || own.contains(&name),
-                    Action::Delete { name } | Action::Resize { name, .. } | Action::Set { name, .. } => {
-                        own.contains(&name)
-                    }
+                    Action::Delete { name }
+                    | Action::Resize { name, .. }
+                    | Action::Set { name, .. }
+                    | Action::Erase { name } => own.contains(&name),
                     _ => false,
                 }
         })
@@ -167,6 +177,7 @@ impl<S: Subject> World<S> {
                 self.volumes_in(domain).into_iter().for_each(|name| self.model.deleting(name));
             }
             Action::Delete { name } => self.model.deleting(name),
+            Action::Erase { name } => self.model.erasing(name),
             Action::Resize { name, size } => self.model.resizing(name, size),
             // Off means something only once it is done; on, at once.
             Action::Set { name, settings } if settings.write_cache => self.model.write_through(name, false),
@@ -221,6 +232,7 @@ impl<S: Subject> World<S> {
             }
             Action::Delete { name } if done => self.model.gone(name),
             Action::Delete { name } => self.model.undelete(name),
+            Action::Erase { name } => self.model.erased(name, start, done),
             Action::Resize { name, .. } => self.model.resized(name, start, done),
             Action::Set { name, settings } if done => {
                 self.model.write_through(name, !settings.write_cache);
@@ -235,6 +247,7 @@ impl<S: Subject> World<S> {
                 | Action::Resize { .. }
                 | Action::Checkpoint
                 | Action::Rotate { .. }
+                | Action::Erase { .. }
                 | Action::Domain
                 | Action::Destroy { .. }
                 | Action::Close

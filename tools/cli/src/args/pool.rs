@@ -1,11 +1,11 @@
 //! The command line of pools: `pool ...`, `check`, `inspect`, and what `export` and `volume` take for volumes in one.
 
 use super::{OnOff, Output};
-use caisson_daemon::manage::ask::ServicesAsk;
+use caisson_daemon::manage::ask::{BackingKind, ServicesAsk};
 use caisson_daemon::model::Compression;
 use caisson_daemon::model::text::parse_size;
 use caisson_keys::{KeyError, KeyUri};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// What `export pool:PATH` takes.
@@ -227,4 +227,25 @@ Examples:
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// What a volume is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackingArg {
+    /// In a pool, or the file or device at --path
+    File,
+    /// Memory: gone when the target ends
+    Ram,
+    /// Nothing: writes vanish
+    Null,
+}
+
+impl From<BackingArg> for BackingKind {
+    fn from(b: BackingArg) -> BackingKind {
+        match b {
+            BackingArg::File => BackingKind::File,
+            BackingArg::Ram => BackingKind::Ram,
+            BackingArg::Null => BackingKind::Null,
+        }
+    }
 }
