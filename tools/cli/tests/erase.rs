@@ -48,7 +48,7 @@ fn at(opcode: u8, lba: u64) -> Command {
     Command::new(opcode, 1).dword(10, lba as u32)
 }
 
-fn fill(c: &Client) {
+fn fill(c: &mut Client) {
     let mut q = c.io_queue(1, 16).unwrap();
     for lba in 0..BLOCKS {
         let done = q.run(at(io::WRITE, lba).with(Data::Out(block(lba)))).unwrap();
@@ -58,7 +58,7 @@ fn fill(c: &Client) {
 }
 
 /// Whether every block reads as zeroes; none may be anything but that or what was written.
-fn empty(c: &Client) -> bool {
+fn empty(c: &mut Client) -> bool {
     let mut q = c.io_queue(1, 16).unwrap();
     let mut zero = 0;
     for lba in 0..BLOCKS {
@@ -103,14 +103,14 @@ fn an_operator_erases_and_deletes() {
     let socket = dir.path("s");
     let ask = |args: &[&str]| good(&[&["--socket", &socket][..], args].concat());
     let refused = |args: &[&str], words: &[&str]| bad(&[&["--socket", &socket][..], args].concat(), 4, words);
-    fill(&client(&t));
+    fill(&mut client(&t));
     refused(&["volume", "erase", "disk", "--confirm", "own"], &["said again", "--confirm disk"]);
     refused(&["volume", "erase", "memory", "--confirm", "memory"], &["memory is not in a pool"]);
     refused(&["volume", "delete", "disk", "--erase"], &["is exported as namespace 1"]);
     ask(&["volume", "snapshot", "disk", "before"]);
     refused(&["volume", "erase", "before", "--confirm", "before"], &["a snapshot's content never changes"]);
     assert!(ask(&["volume", "erase", "disk", "--confirm", "disk", "--wait"]).contains("its keys are erased"));
-    assert!(empty(&client(&t)));
+    assert!(empty(&mut client(&t)));
     assert!(
         ask(&["key", "status", "main"]).contains("default: epoch 2"),
         "{}",
@@ -139,16 +139,16 @@ fn a_host_formats_and_sanitizes_over_kills() {
     let d = c.identify_controller().unwrap();
     assert_eq!((d.oacs.get(), d.fna), (oacs::FORMAT, fna::CRYPTO | fna::NO_BROADCAST));
     assert_eq!(d.sanicap.get() & 0b111, 1);
-    fill(&c);
+    fill(&mut c);
     assert_eq!(format(&mut c, ses::CRYPTO), Status::SUCCESS);
-    assert!(empty(&c));
+    assert!(empty(&mut c));
     assert_eq!((status(&mut c).sprog.get(), status(&mut c).sstat.get()), (0xffff, 0));
-    fill(&c);
+    fill(&mut c);
     assert_eq!(sanitize(&mut c), Status::SUCCESS);
     until("it does not end", || status(&mut c).sstat.get() & 7 == u16::from(sos::COMPLETED));
     assert_eq!((status(&mut c).sstat.get(), status(&mut c).scdw10.get()), (0x101, 4));
-    assert!(empty(&c));
-    fill(&c);
+    assert!(empty(&mut c));
+    fill(&mut c);
     assert_eq!(status(&mut c).sstat.get(), 1, "something was written since");
     // Killed as soon as it is said to go on: it does, and the log says so.
     assert_eq!(sanitize(&mut c), Status::SUCCESS);
@@ -156,7 +156,7 @@ fn a_host_formats_and_sanitizes_over_kills() {
     let t = serve(&dir);
     let mut c = client(&t);
     until("it does not end after a kill", || status(&mut c).sstat.get() & 7 == u16::from(sos::COMPLETED));
-    assert!(empty(&c));
+    assert!(empty(&mut c));
     // What it came to is kept, too.
     until("it is not kept", || {
         std::fs::read_dir(dir.path("d"))

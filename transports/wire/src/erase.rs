@@ -34,7 +34,7 @@ impl FormatNvm {
     pub fn of(sqe: &Sqe) -> FormatNvm {
         let d = sqe.cdw10.get();
         FormatNvm {
-            lbaf: (d & 0xf) as u8 | (d >> 12 & 0b11) as u8 * 16,
+            lbaf: (d & 0xf) as u8 | ((d >> 12 & 0b11) as u8) << 4,
             mset: d & 1 << 4 != 0,
             pi: (d >> 5 & 0b111) as u8,
             pil: d & 1 << 8 != 0,
