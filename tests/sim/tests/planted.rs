@@ -70,11 +70,11 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             (plan.disks, plan.copies, plan.lives, plan.steps) = (2, true, 8, 30);
         }
         // It takes damage.
-        Bug::LostPage | Bug::UnreadableIsZero | Bug::PastGap | Bug::TornBatch => {
-            if plan.weather == Weather::Dying {
-                plan.weather = Weather::Lying;
-                plan.faults.dies_at = None;
-            }
+        Bug::LostPage | Bug::UnreadableIsZero | Bug::PastGap | Bug::TornBatch
+            if plan.weather == Weather::Dying =>
+        {
+            plan.weather = Weather::Lying;
+            plan.faults.dies_at = None;
         }
         _ => {}
     }
