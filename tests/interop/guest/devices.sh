@@ -143,7 +143,7 @@ check io-flows-before-removal flows
 check removed-under-io remove
 check removal-took-it gone
 check connections-end-with-their-cause logged 'RDMA connection lost: its device was removed'
-check listeners-wait within 5 waits 'its device is gone'
+check listeners-wait within 5 waits 'its device is gone|no RDMA device has the address'
 check tcp-serves-on over_tcp
 # It comes back to buffers of huge pages, which the system has set aside meanwhile.
 check buffers-of-usual-pages logged 'huge=0 transparent=[1-9]'
