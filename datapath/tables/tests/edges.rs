@@ -166,7 +166,7 @@ fn the_highest_count_there_can_be_does_not_overflow() {
                     assert_eq!(page[from..from + 4], 1u32.to_le_bytes());
                     page[from..from + 4].copy_from_slice(&refs.to_le_bytes());
                 }
-                t.load(key, &at, page).unwrap();
+                t.load(key, &at, page, 0).unwrap();
             }
         }
         assert_eq!(self::refs(&mut t, a), Some(refs));
