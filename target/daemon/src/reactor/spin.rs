@@ -25,14 +25,9 @@ impl Spin {
         self.budget
     }
 
-    /// Work came after `spun` nanoseconds of spinning: it paid, unless the processor was somebody else's meanwhile. Who spins on a
-    /// processor that others need keeps from it those whom it waits for.
-    pub(crate) fn ended(&mut self, spun: u64) {
-        if spun <= self.max * 2 {
-            self.budget = self.max;
-        } else {
-            self.slept(spun);
-        }
+    /// Work came while spinning: it paid.
+    pub(crate) fn hit(&mut self) {
+        self.budget = self.max;
     }
 
     /// The spin was in vain and the sleep after it took `slept` nanoseconds.
@@ -67,11 +62,6 @@ mod tests {
             s.slept(20_000);
         }
         assert_eq!(s.budget(), 50_000);
-        s.ended(30_000);
-        assert_eq!(s.budget(), 50_000);
-        // Preempted in the middle of it.
-        s.ended(4_000_000);
-        assert_eq!(s.budget(), 25_000);
         let mut never = Spin::new(0);
         never.slept(10);
         assert_eq!(never.budget(), 0);

@@ -208,7 +208,7 @@ impl<D: Driver> Reactor<D> {
                 for _ in 0..16 {
                     std::hint::spin_loop();
                     if self.driver.ready() || self.rdma.ready() || self.mailbox.waiting() {
-                        self.spin.ended(clock().since(start));
+                        self.spin.hit();
                         return Wait::Poll;
                     }
                 }
