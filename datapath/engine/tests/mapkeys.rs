@@ -3,7 +3,7 @@
 
 mod common;
 
-use caisson_block::{Extent, Op};
+use caisson_block::{EraseBy, Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
 use caisson_log::{Keyring, SUPERBLOCK, SUPERBLOCK_AT, Superblock};
 use common::{Folder, Thread, secrets, store};
@@ -183,6 +183,49 @@ fn a_kill_in_the_middle_of_a_deletion_leaves_it_under_way() {
     rest(&mut thread, &pool);
     assert_eq!(keys(&pool), (0, vec![], 1));
     assert_eq!((pool.status().dying, pool.status().stored), (0, 0), "what it held is given back");
+    sound(&mut thread, &pool);
+    close(&mut thread, pool);
+}
+
+#[test]
+fn an_erased_volume_begins_a_family_of_its_own() {
+    let folder = Folder::new("mapkeys-erase");
+    let path = folder.file("p");
+    let mut thread = Thread::default();
+    let pool = make(&mut thread, &path);
+    tend(&mut thread, &pool);
+    for (name, seed) in [("v", 100), ("w", 200)] {
+        volume(&mut thread, &pool, name);
+        fill(&mut thread, &pool, name, seed);
+    }
+    snapshot(&mut thread, &pool, "v", "s", true);
+    checkpoint(&mut thread, &pool);
+    assert_eq!(keys(&pool), (2, vec![], 0));
+    let family =
+        |pool: &Pool, name: &str| pool.status().volumes.iter().find(|v| v.name == name).unwrap().family;
+    let before = ["v", "w", "s"].map(|name| family(&pool, name));
+    // Nobody begins the next epoch here: what the blocks are under stays. The maps' keys go without one.
+    for name in ["v", "w"] {
+        let own = pool.clone();
+        thread
+            .wait(|port| async move { own.erase_volume(&port, name, EraseBy::Operator, false).await })
+            .unwrap();
+    }
+    rest(&mut thread, &pool);
+    let after = ["v", "w", "s"].map(|name| family(&pool, name));
+    assert!(!before.contains(&after[0]) && !before.contains(&after[1]) && after[0] != after[1]);
+    assert_eq!(after[2], before[2], "a copy stays what it is");
+    assert_eq!((keys(&pool), pool.take_erased_map_keys()), ((1, vec![], 1), vec![before[1]]));
+    // Their next pages are under keys of their own, and no later volume is taken for one of them.
+    fill(&mut thread, &pool, "v", 300);
+    volume(&mut thread, &pool, "x");
+    assert!(!after.contains(&family(&pool, "x")));
+    close(&mut thread, pool);
+    let pool = open(&mut thread, &path, SIZE);
+    assert_eq!(keys(&pool).0, 2);
+    assert_eq!(["v", "w", "s"].map(|name| family(&pool, name)), after);
+    holds(&mut thread, &pool, "v", 300);
+    holds(&mut thread, &pool, "s", 100);
     sound(&mut thread, &pool);
     close(&mut thread, pool);
 }
