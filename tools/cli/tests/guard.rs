@@ -18,12 +18,13 @@ struct Target {
 }
 
 impl Target {
-    /// Starts a target with an open pool, by a shell that sets `limits` before it. It runs as nobody, where that can be had.
+    /// Starts a target with an open pool, by a shell that sets `limits` before it. It runs as nobody, where that can be had. SIGQUIT is as it
+    /// is by default, also where these tests run in the background, which has it ignored.
     fn start(dir: &Dir, limits: &str, options: &str) -> Target {
         std::fs::write(dir.path("pass"), "correct horse\n").unwrap();
         let log = dir.0.join(format!("log{}", options.len()));
         let script = format!(
-            "{limits}; cd {dir}; exec {CAISSON} {options} --socket {dir}/s export pool:{dir}/p --size 64M --key-file {dir}/k \
+            "{limits}; cd {dir}; exec env --default-signal=QUIT {CAISSON} {options} --socket {dir}/s export pool:{dir}/p --size 64M --key-file {dir}/k \
              --passphrase-file {dir}/pass --listen tcp://127.0.0.1:0 2>{log}",
             dir = dir.0.display(),
             log = log.display()
