@@ -292,7 +292,18 @@ impl Replay<'_> {
                 Ok(Next::End)
             }
             Err(HeaderError::Open(Unopened::NoKey { domain, epoch })) => {
-                Err(OpenError::Keys(format!("no key for domain {domain}, epoch {epoch}")))
+                // Slots of an epoch are durable in every superblock before a header names it, so this number is rot in the one
+                // field of a header that is read before it is authentic; unless the batch behind it agrees: then keys are missing.
+                let behind = Place { segment, offset: prefix.end() };
+                if u64::from(behind.offset) + BLOCK as u64 <= u64::from(size) {
+                    let front = reader.bytes(behind, BLOCK).await?;
+                    if decode_prefix(&front[..PREFIX])
+                        .is_ok_and(|p| p.epoch == epoch && p.at.opening == self.opening)
+                    {
+                        return Err(OpenError::Keys(format!("no key for domain {domain}, epoch {epoch}")));
+                    }
+                }
+                Ok(Next::End)
             }
             Err(_) => Ok(Next::End),
         }
