@@ -239,6 +239,7 @@ impl<S: Subject> World<S> {
             }
             _ => {}
         }
+        // Not an erase: one that joins another of the same volume writes nothing.
         let durable = matches!(
             action,
             Action::Make { .. }
@@ -247,7 +248,6 @@ impl<S: Subject> World<S> {
                 | Action::Resize { .. }
                 | Action::Checkpoint
                 | Action::Rotate { .. }
-                | Action::Erase { .. }
                 | Action::Domain
                 | Action::Destroy { .. }
                 | Action::Close
