@@ -236,7 +236,10 @@ impl Model {
         let (id, start) = (self.next_id(), self.time);
         let Some(v) = self.volumes.get_mut(&name) else { return };
         v.erase = Some(id);
-        for b in &mut v.blocks {
+        // What holds nothing for good is not made newer by it: it may join one that is under way, and then no write is its own.
+        let empty =
+            |b: &Block| b.writes.last().is_some_and(|w| w.durable && w.ok && w.value == Value::Of(ZERO));
+        for b in v.blocks.iter_mut().filter(|b| !empty(b)) {
             b.writes.push(Write { id, value: Value::Of(ZERO), start, end: None, ok: false, durable: false });
         }
     }
