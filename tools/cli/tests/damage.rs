@@ -200,7 +200,12 @@ fn damage_is_told_to_the_host_with_its_lba_and_to_people() {
         // And the check finds the same.
         let (pool, key, pass) = (dir.path("p"), dir.path("key"), dir.path("pass"));
         let check = ["check", &pool, "--key-file", &key, "--passphrase-file", &pass];
-        bad(&check, 1, &[&format!("{} blocks of 4 KiB are lost", lost.len())]);
+        let blocks = if lost.len() == 1 {
+            "1 block of 4 KiB is lost".into()
+        } else {
+            format!("{} blocks of 4 KiB are lost", lost.len())
+        };
+        bad(&check, 1, &[&blocks]);
     }
 }
 
