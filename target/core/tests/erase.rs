@@ -234,12 +234,21 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
     w.target.set_write_protected(NQN, 2, true).unwrap();
     w.run(a, sanitize(crypto()), Payload::None).is(Status::NS_WRITE_PROTECTED);
     w.target.set_write_protected(NQN, 2, false).unwrap();
+    let error_lba = |w: &mut World| {
+        let page = w.run(a, log(1, 0, 64, true), room(64)).ok().data;
+        u64::from_le_bytes(page[16..24].try_into().unwrap())
+    };
+    w.disk.with(|d| d.fail = Some(BlockError::Unreadable { lba: 33 }));
+    w.run(q, io(opc::READ, 1, 33, 1), room(4096)).is(Status::UNRECOVERED_READ_ERROR);
+    w.disk.with(|d| d.fail = None);
+    assert_eq!(error_lba(&mut w), 33);
     // (The changed namespace list is read, so that its event is not in the way.)
     w.run(a, log(4, 0, 4096, false), room(4096)).ok();
     let event = w.send(a, aer(), Payload::None);
     let late = w.send(q, io(opc::WRITE, 1, 3, 1), room(4096));
     let slot = w.send(a, sanitize(crypto()), Payload::None);
-    assert_eq!((w.disk.seen(), other.seen()), (vec!["erase Sanitize".into()], vec!["erase Sanitize".into()]));
+    let erased = vec!["erase Sanitize".to_string()];
+    assert_eq!((w.disk.seen().split_off(1), other.seen()), (erased.clone(), erased));
     w.give(q, late, vec![1; 4096]);
     w.reply(q, late).unwrap().is(Status::SANITIZE_IN_PROGRESS);
     w.run(q, io(opc::READ, 1, 0, 1), room(4096)).is(Status::SANITIZE_IN_PROGRESS);
@@ -258,6 +267,7 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
         let want = if allowed { Status::SUCCESS } else { Status::SANITIZE_IN_PROGRESS };
         w.run(a, log(page, 0, 512, true), room(512)).is(want);
     }
+    assert_eq!(error_lba(&mut w), 0, "no LBA is told meanwhile");
     w.run(a, features(false, 7, 0, 0), Payload::None).ok();
     controller(&mut w, a);
     // The controller goes, and another sees it go on and end.

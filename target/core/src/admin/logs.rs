@@ -133,7 +133,12 @@ impl Admin {
             None => 0,
         };
         let mut page = Vec::with_capacity(ERROR_ENTRIES * 64);
-        for entry in lock(&self.controller.shared).errors.entries(trtype) {
+        // While there is a sanitize operation, the LBA field is 0 (Base 2.1, figure "Sanitize Operations – Admin Commands Allowed").
+        let hidden = self.controller.subsystem.sanitize_refuses().is_some();
+        for mut entry in lock(&self.controller.shared).errors.entries(trtype) {
+            if hidden {
+                entry.lba = Default::default();
+            }
             page.extend_from_slice(entry.as_bytes());
         }
         page.resize(ERROR_ENTRIES * 64, 0);
