@@ -235,7 +235,7 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
     w.run(a, sanitize(crypto()), Payload::None).is(Status::NS_WRITE_PROTECTED);
     w.target.set_write_protected(NQN, 2, false).unwrap();
     let error_lba = |w: &mut World| {
-        let page = w.run(a, log(1, 0, 64, true), room(64)).ok().data;
+        let page = w.run(a, log(1, 0, 64, false), room(64)).ok().data;
         u64::from_le_bytes(page[16..24].try_into().unwrap())
     };
     w.disk.with(|d| d.fail = Some(BlockError::Unreadable { lba: 33 }));
