@@ -166,6 +166,11 @@ impl Thread {
                     if let Some(Some(conn)) = self.conns.get(at as usize) {
                         self.look(conn.port, t);
                     }
+                    let conn = self.conns.get(at as usize).and_then(Option::as_ref);
+                    if conn.and_then(|c| c.session.as_ref()).is_some_and(|s| s.fatal().is_some()) {
+                        // That is the cause, and what the host did was the consequence.
+                        self.settle(at, t);
+                    }
                     self.lost(at, why, cause);
                     self.begin_close(at, t);
                 }
