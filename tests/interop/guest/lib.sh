@@ -150,10 +150,9 @@ bytes() { echo $(($(cat "/sys/block/$1/size") * 512)); }
 # field NAME FILE: value of a "name : value" line as nvme-cli prints them.
 field() { sed -nE "s/^$1 *: *([^ ]+).*/\1/p" "$2" | head -n 1; }
 
-# Makes the guest's soft-RoCE device (its modules, and rxe0 on eth0).
-soft_roce() {
-    modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma && rdma link add rxe0 type rxe netdev eth0
-}
+# Loads what soft-RoCE takes, and makes its devices: rxe0 on eth0, or those of the suite's own function ROCE.
+soft_roce() { modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma && "${ROCE:-one_device}"; }
+one_device() { rdma link add rxe0 type rxe netdev eth0; }
 
 # What asks for digests; RDMA has none.
 DIGESTS=

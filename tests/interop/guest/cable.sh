@@ -1,0 +1,36 @@
+# A cable that is pulled under I/O: host and target in one guest on two soft-RoCE devices.
+# Wants one export of 4096-byte blocks, on RDMA at PORT_0.
+
+. /share/guest/two_ends.sh
+cables || exit 1
+. /share/guest/lib.sh
+if [ "$TARGET" = nvmet ]; then plan 12; else plan 15; fi
+
+arrives() { B=$(device 0); }
+check connect connect 0 --nr-io-queues=1 --queue-size=32 --reconnect-delay=1 --ctrl-loss-tmo=300 --keep-alive-tmo=5
+check device arrives
+
+# The cable pulled at the target's end, shorter than anybody's patience and longer.
+load
+check io-flows flows
+ip link set t1 down
+[ "$TARGET" = nvmet ] || check port-down-is-said within 10 logged 'a port of an RDMA device is down'
+check io-stands stands
+sleep 1
+ip link set t1 up
+[ "$TARGET" = nvmet ] || check port-up-is-said within 10 logged 'a port of an RDMA device is up'
+check io-goes-on flows
+check nothing-failed load_ends
+load
+check io-flows-again flows
+ip link set t1 down
+check loss-is-seen within 40 not ctrl 0
+sleep 3
+ip link set t1 up
+check reconnects within 90 ctrl 0
+check io-goes-on-after-the-loss flows
+check nothing-failed-by-the-loss load_ends
+
+check disconnect disconnect 0
+dmesg >/share/dmesg
+[ "$TARGET" = nvmet ] || check ends-cleanly finish
