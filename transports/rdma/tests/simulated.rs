@@ -491,21 +491,36 @@ fn hostile_hosts_end_only_themselves() {
 }
 
 /// A host that has more on its way than its queue has entries is ended, and a reject says which field was wrong.
+const SHALLOW: Config = Config {
+    depth: 2,
+    responses: 2,
+    send_wrs: 8,
+    send_sges: 4,
+    read_sges: 4,
+    inline: true,
+    invalidate: true,
+};
+
 #[test]
 fn a_host_keeps_to_its_queue() {
-    let config = Config {
-        depth: 2,
-        responses: 2,
-        send_wrs: 8,
-        send_sges: 4,
-        read_sges: 4,
-        inline: true,
-        invalidate: true,
-    };
-    let mut s = Session::new(config);
+    let mut s = Session::new(SHALLOW);
     let capsule = || caisson_rdma::receive::Capsule { sqe: Sqe::default(), inside: None };
     assert!(s.command(capsule()).unwrap().is_some() && s.command(capsule()).unwrap().is_some());
     assert!(s.command(capsule()).is_err() && s.fatal().is_some());
     assert!(s.command(capsule()).unwrap().is_none(), "nothing is taken any more");
     assert_eq!(caisson_rdma::cm::reject(CmStatus::NoResources), [0, 0, 6, 0]);
+}
+
+#[test]
+fn a_flush_is_never_the_cause_where_there_is_another() {
+    let failed = |what, status| Fatal::Failed { what, status };
+    let (flushed, long) = (failed("SEND", WcStatus::Flushed), failed("receive", WcStatus::Length));
+    let mut s = Session::new(SHALLOW);
+    // The sends' queue is looked at before the receives'.
+    assert_eq!(s.fail(flushed), flushed);
+    assert_eq!(s.fail(long), long);
+    // Otherwise the first counts.
+    assert_eq!(s.fail(Fatal::Short { len: 3 }), long);
+    assert_eq!(s.fail(flushed), long);
+    assert_eq!(s.fatal().map(|f| f.cause()), Some(Cause::Length));
 }

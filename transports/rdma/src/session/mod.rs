@@ -311,9 +311,14 @@ impl Session {
         self.fatal.as_ref()
     }
 
-    /// Notes a fatal error that the caller met for it; the first counts.
+    /// Notes a fatal error that the caller met for it; the first counts. Only that work was flushed is never the cause: where sends and
+    /// receives have queues of their own, it may be seen before what it follows from.
     pub fn fail(&mut self, fatal: Fatal) -> Fatal {
-        *self.fatal.get_or_insert(fatal)
+        let flushed = |f: &Fatal| matches!(f, Fatal::Failed { status: WcStatus::Flushed, .. });
+        match &mut self.fatal {
+            Some(first) if !flushed(first) || flushed(&fatal) => *first,
+            first => *first.insert(fatal),
+        }
     }
 
     /// Takes nothing more and makes nothing more. What the device has is kept until it is flushed.
