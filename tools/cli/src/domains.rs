@@ -94,7 +94,7 @@ pub fn asked(deed: &str, name: &str, warning: &str) -> Result<String, Failure> {
 pub fn rows(keys: &Keys) -> Vec<[String; 2]> {
     let mut rows: Vec<[String; 2]> = keys.domains.iter().map(|d| ["domain".into(), domain(d)]).collect();
     rows.extend(keys.reseal.iter().map(|r| ["sealing anew".into(), reseal(r)]));
-    rows.extend(keys.map_keys.iter().map(|m| ["map keys".into(), crate::deletion::map_keys(m)]));
+    rows.extend(keys.map_keys.iter().map(|m| ["map keys".into(), crate::erase::map_keys(m)]));
     rows.extend(keys.erases.iter().map(|e| ["erasing".into(), crate::erase::line(e)]));
     rows.extend(keys.incomplete.iter().map(|name| ["INCOMPLETE".into(), hint(name, &keys.pool)]));
     rows

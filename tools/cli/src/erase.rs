@@ -1,4 +1,5 @@
-//! Erasing volumes on the command line: asked for, waited for, shown.
+//! What is gone for good, on the command line: volumes that are erased or deleted, and the keys that end with them; asked for, waited for,
+//! shown.
 
 use crate::args::Output;
 use crate::failure::Failure;
@@ -6,8 +7,8 @@ use crate::remote::told;
 use caisson_daemon::Refusal;
 use caisson_daemon::manage::ask::EraseAsk;
 use caisson_daemon::manage::client::{Client, segment};
-use caisson_daemon::manage::view::{Pool, Volume};
-use caisson_daemon::pools::Erase;
+use caisson_daemon::manage::view::{Done, Pool, Volume};
+use caisson_daemon::pools::{Erase, MapKeys, PoolStatus};
 use std::time::Duration;
 
 /// How often it is asked how far it is.
@@ -17,48 +18,82 @@ const ASKS: Duration = Duration::from_millis(200);
 pub fn run(c: &Client, name: &str, ask: EraseAsk, wait: bool, output: Output) -> Result<(), Failure> {
     let at = format!("/v1/volumes/{}", segment(name));
     let before: Volume = c.get(&at)?;
-    let done = c.send("POST", &format!("{at}/erase"), &ask)?;
-    let Some(pool) = before.backing.strip_prefix("pool:").map(str::to_owned) else { return Ok(()) };
-    let mine = last(c, &pool)?;
-    if let Some(number) = mine.filter(|_| wait) {
-        wait_for(c, &pool, number, output)?;
+    let done: Done = c.send("POST", &format!("{at}/erase"), &ask)?;
+    let pool = before.backing.strip_prefix("pool:").unwrap_or_default();
+    if let Some(number) = done.erase.filter(|_| wait) {
+        wait_for(c, pool, number, output)?;
         let what = if ask.delete { "deleted, and what only it held" } else { "empty, and what only it held" };
         told(output, &done, &format!("volume {name} is {what} cannot be read any more: its keys are erased"));
         return Ok(());
     }
-    let what = if ask.delete { "volume {} is deleted" } else { "volume {} is emptied" }.replace("{}", name);
+    let what = if ask.delete { "deleted" } else { "emptied" };
+    let see = format!("see `caisson key status {pool}`");
     told(
         output,
         &done,
         &format!(
-            "{what}; the keys of what only it held are erased in the background: see `caisson key status {pool}`"
+            "volume {name} is {what}; the keys of what only it held are erased in the background: {see}"
         ),
     );
     Ok(())
 }
 
-fn erases(c: &Client, pool: &str) -> Result<Vec<Erase>, Failure> {
-    let pool: Pool = c.get(&format!("/v1/pools/{}", segment(pool)))?;
-    Ok(pool.status.map(|s| s.erases).unwrap_or_default())
+/// `volume delete`. With `wait`, until the key of its map is erased, where no other volume has it.
+pub fn delete(c: &Client, name: &str, wait: bool, output: Output) -> Result<(), Failure> {
+    // Which key it has is not to be asked afterwards. Where it is not there, the deletion says so.
+    let all: Vec<Volume> = c.get("/v1/volumes")?;
+    let before = all.into_iter().find(|v| v.name == name);
+    let done = c.send("DELETE", &format!("/v1/volumes/{}", segment(name)), &())?;
+    let held = before.and_then(|v| Some((v.backing.strip_prefix("pool:")?.to_owned(), v.space?.map_key)));
+    let Some((pool, key)) = held.filter(|(_, key)| *key != 0) else {
+        told(output, &done, &format!("volume {name} deleted"));
+        return Ok(());
+    };
+    let mut now = status(c, &pool)?;
+    let said = match now.volumes.iter().find(|(_, v)| v.map_key == key) {
+        Some((other, _)) => format!("; the key of its map stays for {other}, which shares it"),
+        None if !wait => "; the key of its map is erased in the background".into(),
+        None => {
+            while now.map_keys.erasing.contains(&key) {
+                std::thread::sleep(ASKS);
+                now = status(c, &pool)?;
+            }
+            ", and the key of its map erased".into()
+        }
+    };
+    told(output, &done, &format!("volume {name} deleted{said}"));
+    Ok(())
 }
 
-/// The number of the last that was asked for.
-fn last(c: &Client, pool: &str) -> Result<Option<u32>, Failure> {
-    Ok(erases(c, pool)?.last().map(|e| e.number))
+/// How a pool is that has something to erase. That nothing of it is to be seen is never taken for its end.
+fn status(c: &Client, pool: &str) -> Result<PoolStatus, Failure> {
+    let later = |what: &str| {
+        let text = format!("{what}, so that it is not known whether all is erased");
+        Failure::Here(Refusal::conflict(
+            text,
+            format!(
+                "what is left goes on by itself when the pool is open again: see `caisson key status {pool}`"
+            ),
+        ))
+    };
+    let seen: Result<Pool, _> = c.get(&format!("/v1/pools/{}", segment(pool)));
+    let seen = seen.map_err(Failure::from).map_err(|e| match e {
+        Failure::Here(_) => later("the target is away"),
+        other => other,
+    })?;
+    match seen.status {
+        Some(status) if status.fault.is_none() => Ok(status),
+        Some(_) => Err(later("the pool has failed")),
+        None => Err(later("the pool is not open")),
+    }
 }
 
 /// Waits until an erase is done, and tells what it waits for itself when that changes.
 fn wait_for(c: &Client, pool: &str, number: u32, output: Output) -> Result<(), Failure> {
     let mut said = String::new();
     loop {
-        let all = erases(c, pool).map_err(|e| match e {
-            Failure::Here(_) => Failure::Here(Refusal::conflict(
-                "the target is away",
-                "the erase goes on when it runs again: see `caisson key status`",
-            )),
-            other => other,
-        })?;
-        let Some(e) = all.iter().find(|e| e.number == number) else { return Ok(()) };
+        let now = status(c, pool)?;
+        let Some(e) = now.erases.iter().find(|e| e.number == number) else { return Ok(()) };
         let now = line(e);
         if now != said && !output.json {
             eprintln!("{now}");
@@ -66,6 +101,18 @@ fn wait_for(c: &Client, pool: &str, number: u32, output: Output) -> Result<(), F
         said = now;
         std::thread::sleep(ASKS);
     }
+}
+
+/// The keys of volumes' maps, in a line.
+pub fn map_keys(m: &MapKeys) -> String {
+    let going = match m.erasing.len() {
+        0 => String::new(),
+        n => format!("; {n} of deleted volumes are to be erased, when what those held is taken back"),
+    };
+    format!(
+        "{}, one for each volume that holds anything, with its copies{going}; {} erased since opened",
+        m.keys, m.erased
+    )
 }
 
 /// How far an erase is, in a line.

@@ -3,7 +3,6 @@
 //! Standard output is for what was asked, standard error for the log and for what went wrong.
 
 mod args;
-mod deletion;
 mod domains;
 mod erase;
 mod failure;

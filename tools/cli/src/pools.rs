@@ -218,7 +218,7 @@ pub fn page(p: &Pool) -> String {
     if let Some(r) = s.reseal.as_ref().filter(|r| r.running) {
         t.row(["sealing anew".into(), crate::domains::reseal(r)]);
     }
-    t.row(["map keys".into(), crate::deletion::map_keys(&s.map_keys)]);
+    t.row(["map keys".into(), crate::erase::map_keys(&s.map_keys)]);
     if let Some(s) = &s.scrub {
         t.row(["scrub".into(), scrub(s)]);
         s.problems.iter().for_each(|p| t.row(["scrub found".into(), p.clone()]));

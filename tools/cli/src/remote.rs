@@ -108,7 +108,7 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
         VolumeCommand::Erase { name, confirm, wait, output } => {
             return erase::run(c, &name, EraseAsk { confirm, delete: false }, wait, output);
         }
-        VolumeCommand::Delete { name, wait, output, .. } => crate::deletion::delete(c, &name, wait, output)?,
+        VolumeCommand::Delete { name, wait, output, .. } => erase::delete(c, &name, wait, output)?,
         VolumeCommand::Resize { name, size, shrink, output } => {
             let ask = Resize { size: Size::Bytes(size), shrink };
             let done = c.send("POST", &format!("/v1/volumes/{}/resize", segment(&name)), &ask)?;

@@ -74,7 +74,7 @@ async fn done(
     d: Arc<Daemon>,
     f: impl FnOnce(&Daemon) -> Result<Did, Refusal> + Send + 'static,
 ) -> Answer<Done> {
-    away(d, f).await.map(|did| Json(Done { changed: did == Did::Changed, nsid: None }))
+    away(d, f).await.map(|did| Json(Done { changed: did == Did::Changed, ..Done::default() }))
 }
 
 fn volumes() -> Router<Arc<Daemon>> {
@@ -96,7 +96,8 @@ fn volumes() -> Router<Arc<Daemon>> {
         done(d, move |d| verbs::resize_volume(d, &name, &ask))
     };
     let erase = |State(d): App, Path(name): Path<String>, Body(ask): Body<EraseAsk>| {
-        done(d, move |d| verbs::erase_volume(d, &name, &ask))
+        let asked = away(d, move |d| verbs::erase_volume(d, &name, &ask));
+        async { asked.await.map(|n| Json(Done { changed: true, erase: Some(n), ..Done::default() })) }
     };
     let set = |State(d): App, Path(name): Path<String>, Body(ask): Body<ServicesAsk>| {
         done(d, move |d| verbs::set_volume(d, &name, &ask))
@@ -217,7 +218,11 @@ fn subsystems() -> Router<Arc<Daemon>> {
     };
     let add = |State(d): App, Path(nqn): Path<String>, Body(ask): Body<AddNamespace>| {
         let added = away(d, move |d| verbs::add_namespace(d, &nqn, &ask));
-        async { added.await.map(|(did, n)| Json(Done { changed: did == Did::Changed, nsid: Some(n) })) }
+        async {
+            added
+                .await
+                .map(|(did, n)| Json(Done { changed: did == Did::Changed, nsid: Some(n), ..Done::default() }))
+        }
     };
     let remove = |State(d): App, Path((nqn, nsid)): Path<(String, u32)>| {
         done(d, move |d| verbs::remove_namespace(d, &nqn, nsid))

@@ -183,7 +183,7 @@ fn delete_unrecorded(d: &Daemon, name: &str) -> Result<Did> {
 }
 
 /// Erases for good what only this volume holds, and deletes it where that is asked for, too.
-pub fn erase_volume(d: &Daemon, name: &str, ask: &EraseAsk) -> Result<Did> {
+pub fn erase_volume(d: &Daemon, name: &str, ask: &EraseAsk) -> Result<u32> {
     if ask.confirm != name {
         return Err(bad(
             format!("the volume {name} is erased only where its name is said again"),
@@ -207,8 +207,11 @@ pub fn erase_volume(d: &Daemon, name: &str, ask: &EraseAsk) -> Result<Did> {
         )
     })?;
     // Erased first: a stop in between leaves it empty, and it can be deleted then.
-    handle.erase(name, ask.delete)?;
-    if ask.delete { delete_volume(d, name) } else { Ok(Did::Changed) }
+    let number = handle.erase(name, ask.delete)?;
+    if ask.delete {
+        delete_volume(d, name)?;
+    }
+    Ok(number)
 }
 
 /// Changes a volume's size; hosts see it at once.

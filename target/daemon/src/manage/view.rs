@@ -274,10 +274,13 @@ pub struct Connections {
 }
 
 /// What a request did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Done {
     /// Whether something changed; not, when it was as asked before.
     pub changed: bool,
+    /// The erase's number, for requests to erase something: it is done when its pool does not list it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase: Option<u32>,
     /// The namespace's number, for requests to add one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nsid: Option<u32>,
