@@ -446,6 +446,7 @@ impl World {
                 sos: last.status,
                 scdw10: last.command,
                 nsids: last.namespaces.clone(),
+                left: last.left,
             };
         }
         spec.history = caisson_core::History {
