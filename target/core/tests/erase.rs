@@ -364,7 +364,7 @@ fn what_begins_in_some_volumes_only_has_failed() {
 fn each_operation_tells_its_own_end() {
     let mut w = world(true);
     let (a, _) = w.pair();
-    let mut done = |w: &mut World, ask: Sanitize| {
+    let done = |w: &mut World, ask: Sanitize| {
         let slot = w.send(a, sanitize(ask), Payload::None);
         w.disk.with(|d| d.erasure = running(EraseBy::Sanitize, true, 1, false));
         w.pass(50);
@@ -403,6 +403,14 @@ fn a_failure_is_as_it_was_after_a_restart() {
         assert_eq!(status(&mut w, a).sstat.get(), 3);
         let want = if refused { Status::SANITIZE_IN_PROGRESS } else { Status::SUCCESS };
         w.run(a, log(5, 0, 512, true), room(512)).is(want);
+        // What it began in one volume ends, and makes it no success.
+        let disk = Disk::new(4096, 64);
+        disk.with(|d| (d.erasable, d.erasure) = (true, running(EraseBy::Sanitize, true, 1, false)));
+        let spec = NamespaceSpec::new(disk.clone(), uuid::Uuid::from_u128(7));
+        w.target.add_namespace("nqn.2024-01.io.caisson:again", spec).unwrap();
+        disk.with(|d| d.erasure = Erasure::None);
+        w.target.look_around();
+        assert_eq!(status(&mut w, a).sstat.get(), 3);
     }
 }
 

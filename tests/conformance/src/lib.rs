@@ -4,6 +4,7 @@
 //! it hold the tables. What a row expects comes from the specification, not from the target's source.
 
 pub mod bystander;
+pub mod erasable;
 pub mod pdu;
 pub mod stage;
 pub mod subject;

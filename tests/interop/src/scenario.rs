@@ -16,7 +16,7 @@ pub enum Store {
     Memory,
     /// A plain volume on a file.
     File,
-    /// A volume of a pool of its own, with all data services on.
+    /// A volume of a pool with all data services on: of its own, or under [`Mode::Serve`] one for all.
     Pool {
         /// Whether writes may complete before they are durable.
         write_cache: bool,
@@ -34,12 +34,15 @@ pub struct Export {
     pub block: u32,
     /// What it is kept in.
     pub store: Store,
+    /// Whether hosts may erase it.
+    pub allow_erase: bool,
 }
 
 impl Export {
     /// The `index`th export of a suite, kept in a file.
     pub fn new(index: usize, size: u64, block: u32) -> Self {
-        Self { nqn: format!("nqn.2026-01.test.caisson:interop-{index}"), size, block, store: Store::File }
+        let nqn = format!("nqn.2026-01.test.caisson:interop-{index}");
+        Self { nqn, size, block, store: Store::File, allow_erase: false }
     }
 }
 

@@ -69,6 +69,13 @@ suites! {
     failover_on_a_pool [tcp rdma]: Scenario { name: "failover-pool", ..scenario("failover", one(SAFE_POOL, 64 * MIB)) };
     live [tcp rdma]: Scenario { mode: Mode::Serve, restricted: true, ..scenario("live", one(Store::File, 64 * MIB)) };
     failover [tcp rdma]: scenario("failover", one(Store::File, 64 * MIB));
+    erase [tcp rdma]: Scenario {
+        mode: Mode::Serve,
+        ..scenario("erase", vec![
+            Export { store: POOL, allow_erase: true, ..Export::new(0, 16 * MIB, 4096) },
+            Export { store: POOL, ..Export::new(1, 16 * MIB, 4096) },
+        ])
+    };
     discovery [tcp rdma]: Scenario {
         mode: Mode::Serve,
         ..scenario("discovery", vec![Export::new(0, 64 * MIB, 4096), Export::new(1, 64 * MIB, 4096)])

@@ -283,12 +283,16 @@ impl Subsystem {
         lock(&self.sanitize.inner).record.clone()
     }
 
-    /// A namespace that is added: a sanitize operation that its volume remembers goes on.
+    /// A namespace that is added: a sanitize operation that its volume remembers goes on. One that had failed stays so: what this volume
+    /// comes to says nothing of the others.
     pub(crate) fn resume_sanitize(&self, namespace: &Namespace) {
         if !matches!(namespace.volume.erasure(), Erasure::Running { by: EraseBy::Sanitize, .. }) {
             return;
         }
         let mut inner = lock(&self.sanitize.inner);
+        if inner.record.sos == sos::FAILED {
+            return;
+        }
         if inner.record.sos != sos::IN_PROGRESS {
             let scdw10 = u32::from(sanact::CRYPTO_ERASE);
             inner.record = SanitizeRecord { sos: sos::IN_PROGRESS, scdw10, ..SanitizeRecord::default() };
