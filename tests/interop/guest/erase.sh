@@ -92,7 +92,7 @@ check overwrite-refused fails 'invalid field' nvme sanitize "$C" -a 3
 check still-never sstat 0
 check no-failure-to-exit nvme sanitize "$C" -a 1
 check sanitize nvme sanitize "$C" -a 4
-check sanitized within 30 sanitized
+check sanitized within 120 sanitized
 check no-progress-any-more is "$(progress)" 65535
 check command-is-told scdw10
 check empty-after-sanitize empty "$B"
@@ -125,7 +125,7 @@ check loss-is-seen within 30 not ctrl 0
 check key-back target find-key 0
 check restarted target restart 0
 back() { C=/dev/$(ctrl 0) && sanitized; }
-check sanitized-after-the-kill within 60 back
+check sanitized-after-the-kill within 120 back
 B=$(device 0)
 O=$(device 1)
 K=$(device 1 2)
