@@ -462,7 +462,11 @@ fn a_failure_restricts_until_it_is_left() {
         (one.done(), two.refuses(false));
         let failed = Status::SANITIZE_FAILED.dnr();
         let mut rows = all_end_with(1, failed);
-        rows.push(Row::one_of("Flush", Command::new(op::FLUSH, 1), &[Status::SUCCESS, Status::SANITIZE_FAILED]));
+        rows.push(Row::one_of(
+            "Flush",
+            Command::new(op::FLUSH, 1),
+            &[Status::SUCCESS, Status::SANITIZE_FAILED],
+        ));
         judge("I/O after a failure", &mut q, rows);
         let mut rows = vec![
             Row::ok("Identify", identify(cns::CONTROLLER, 0, 0, 0)),
