@@ -316,7 +316,8 @@ fn while_there_is_a_sanitize_operation() {
     let mut q = c.io_queue(1, 128).unwrap();
     spoil(&mut q);
     run(&mut c, sanitize(CRYPTO));
-    (one.at(9000), two.at(5000));
+    one.at(9000);
+    two.at(5000);
     s.target.look_around();
     assert_eq!(told(&mut c), (5000, 2, 4), "by the one that is least far");
     one.at(4000);
@@ -388,7 +389,8 @@ fn while_there_is_a_sanitize_operation() {
     drop((c, other));
     let mut c = controller(&s);
     assert_eq!(told(&mut c), (5000, 2, 4), "in a new association");
-    (one.done(), two.done());
+    one.done();
+    two.done();
     s.target.look_around();
     assert_eq!(told(&mut c), (0xffff, 0x101, 4));
     let mut q = c.io_queue(1, 128).unwrap();
@@ -402,7 +404,8 @@ fn the_end_is_told_by_the_page_and_to_who_asked() {
     let (mut c, mut other) = (controller(&s), controller(&s));
     let mut q = c.io_queue(1, 128).unwrap();
     let end = |s: &Subject| {
-        (one.done(), two.done());
+        one.done();
+        two.done();
         s.target.look_around();
     };
     let (mine, its) = (event(&mut c), event(&mut other));
@@ -447,7 +450,8 @@ fn a_failure_restricts_until_it_is_left() {
         let mut c = controller(&s);
         let mut q = c.io_queue(1, 128).unwrap();
         // Nothing begins: nothing changes.
-        (one.refuses(true), two.refuses(true));
+        one.refuses(true);
+        two.refuses(true);
         let row = Row::is("Sanitize that cannot begin", sanitize(CRYPTO), Status::INTERNAL_ERROR.dnr());
         judge("A volume that refuses", &mut c.admin, vec![row]);
         assert_eq!(told(&mut c), (0xffff, 0, 0));
@@ -459,7 +463,8 @@ fn a_failure_restricts_until_it_is_left() {
         s.target.look_around();
         assert_eq!(told(&mut c), (0xffff, 3, scdw10));
         assert_eq!(comes(&mut c, mine), AsyncEvent::SANITIZE);
-        (one.done(), two.refuses(false));
+        one.done();
+        two.refuses(false);
         let failed = Status::SANITIZE_FAILED.dnr();
         let mut rows = all_end_with(1, failed);
         rows.push(Row::one_of(
@@ -483,7 +488,8 @@ fn a_failure_restricts_until_it_is_left() {
             rows.push(Row::ok("a restricted one", sanitize(CRYPTO)));
         }
         judge("Admin commands after a failure", &mut c.admin, rows);
-        (one.done(), two.done());
+        one.done();
+        two.done();
         s.target.look_around();
         let want = if free { (0xffff, 3, 0xc) } else { (0xffff, 0x101, 4) };
         assert_eq!(told(&mut c), want, "how the last one ended");
@@ -506,7 +512,8 @@ fn what_has_begun_goes_on_where_it_is_allowed_no_more() {
     );
     let mut q = c.io_queue(1, 128).unwrap();
     judge("I/O", &mut q, all_end_with(1, SANITIZING));
-    (one.done(), two.done());
+    one.done();
+    two.done();
     s.target.look_around();
     s.target.set_allow_erase(SEALED, true).unwrap();
     assert_eq!(told(&mut c), (0xffff, 0x101, 4));
