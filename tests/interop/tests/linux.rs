@@ -105,6 +105,17 @@ fn devices() {
     });
 }
 
+/// A cable that is pulled under I/O, and a port that is switched off.
+#[test]
+fn cable() {
+    run(&Scenario {
+        mode: Mode::Serve,
+        transport: Transport::Rdma,
+        limit: Duration::from_secs(600),
+        ..scenario("cable", one(Store::Memory, 64 * MIB))
+    });
+}
+
 /// What only RDMA has, over soft-RoCE, and both transports at once.
 #[test]
 fn rdma() {
