@@ -4,7 +4,7 @@
 
 SOCKET=/tmp/caisson.sock
 # A suite may want to be without a device at first.
-[ "${DEVICE:-now}" = later ] || soft_roce || { echo "no soft-RoCE"; exit 1; }
+[ "${DEVICE:-now}" = later ] || soft_rdma || { echo "no device of type $FABRIC"; exit 1; }
 cp /share/caisson /tmp/caisson
 mkdir -p /tmp/target
 cp /share/target/* /tmp/target/

@@ -615,6 +615,7 @@ impl Worker {
             send_sges: sges,
             read_sges: sges.min(a.read_sges).max(1),
             inline,
+            iwarp: a.iwarp,
             invalidate: a.invalidate,
         };
         let id = connection.key();

@@ -18,7 +18,7 @@ const SHARE: u32 = 32;
 const LEAST_SENDS: u32 = 32;
 /// Transfer buffers of one thread: 4, 8 and 20 MiB.
 const TRANSFERS: [u32; 3] = [1024, 512, 160];
-/// Buffers for responses of one thread, where the device sends nothing inline.
+/// Buffers for responses of one thread, where the device does not send them inline.
 const RESPONSES: u32 = 4096;
 /// The most bytes of the process's pools that are registered with a device, and so locked in memory. Data of pools beyond it
 /// is copied.
