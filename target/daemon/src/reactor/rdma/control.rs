@@ -181,6 +181,7 @@ struct Place {
     device: usize,
     number: u32,
     send_wrs: u32,
+    depth: u32,
     /// The host has ended it.
     ended: bool,
 }
@@ -344,6 +345,7 @@ impl Worker {
         let device = self.devices.iter_mut().find(|d| d.device.key() == place.device);
         if let Some(part) = device.and_then(|d| d.parts[place.thread].as_mut()) {
             part.room += place.send_wrs;
+            part.receives_left += place.depth;
         }
     }
 
@@ -597,6 +599,10 @@ impl Worker {
         let Some(send_wrs) = part.sends_for((u32::from(accepted.depth) * 2 + 64).min(a.queue_wrs)) else {
             return Err((io::Error::other("the thread's completion queue is spoken for"), Some(incoming)));
         };
+        let depth = u32::from(accepted.depth);
+        if depth > part.receives_left {
+            return Err((io::Error::other("the thread's receives are spoken for"), Some(incoming)));
+        }
         let mut sges = SEND_SGES.min(a.sges).max(1);
         // Some devices promise each limit by itself and not all of them together.
         let (connection, inline) = loop {
@@ -608,6 +614,7 @@ impl Worker {
             }
         };
         part.room -= send_wrs;
+        part.receives_left -= depth;
         let config = Config {
             depth: accepted.depth,
             responses: accepted.responses,
@@ -619,8 +626,10 @@ impl Worker {
             invalidate: a.invalidate,
         };
         let id = connection.key();
-        self.known
-            .insert(id, Place { thread, device: key, number: connection.number(), send_wrs, ended: false });
+        self.known.insert(
+            id,
+            Place { thread, device: key, number: connection.number(), send_wrs, depth, ended: false },
+        );
         let adopted = Adopted {
             connection: Arc::clone(&connection),
             device: key,

@@ -151,14 +151,10 @@ impl Thread {
     /// Something from the control thread.
     pub(crate) fn message(&mut self, message: Message, t: &mut Turn<'_>) {
         match message {
-            Message::Port(mut port) => {
-                port.renew();
-                port.refill(&mut self.scratch);
-                match self.ports.iter().position(Option::is_none) {
-                    Some(at) => self.ports[at] = Some(port),
-                    None => self.ports.push(Some(port)),
-                }
-            }
+            Message::Port(port) => match self.ports.iter().position(Option::is_none) {
+                Some(at) => self.ports[at] = Some(port),
+                None => self.ports.push(Some(port)),
+            },
             Message::Adopt(adopted) => self.adopt(*adopted, t),
             Message::Lost { connection, why, cause } => {
                 if let Some(&at) = self.by_id.get(&connection) {
