@@ -5,6 +5,7 @@
 
 pub mod bystander;
 pub mod pdu;
+pub mod pool;
 pub mod stage;
 pub mod subject;
 pub mod table;
