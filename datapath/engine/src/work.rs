@@ -2,7 +2,7 @@
 //! contexts that the thread keeps.
 
 use caisson_block::{BLOCK, Buf, BufList};
-use caisson_codec::{Codec, Compressor, Decompressor, Level};
+use caisson_codec::{Codec, Compressor, Decompressor, Level, Marks};
 use caisson_log::{At, Bind, Keyring, TAG};
 use std::cell::RefCell;
 
@@ -38,33 +38,32 @@ pub(crate) fn pack<R>(block: &Block, level: Option<Level>, keep: impl FnOnce(Cod
     })
 }
 
-/// The block behind stored bytes. False when they are not what their codec makes: then the content of `out` is undefined.
-pub(crate) fn unpack(codec: u8, stored: &[u8], out: &mut Block) -> bool {
-    match Codec::from_number(codec) {
-        Some(Codec::Raw) => {
-            let whole = stored.len() == BLOCK;
-            if whole {
-                out.copy_from_slice(stored);
-            }
-            whole
+/// The block behind stored bytes, and which of its sectors are marked: they are zero in `out`. `None` when the bytes are not what
+/// their codec makes: then the content of `out` is undefined.
+pub(crate) fn unpack(codec: u8, stored: &[u8], out: &mut Block) -> Option<Marks> {
+    match Codec::from_number(codec)? {
+        Codec::Raw => {
+            out.copy_from_slice(<&Block>::try_from(stored).ok()?);
+            Some(Marks::NONE)
         }
-        Some(Codec::Zstd) => WORK.with_borrow_mut(|work| work.decompressor.decompress(stored, out).is_ok()),
-        None => false,
+        Codec::Zstd => WORK
+            .with_borrow_mut(|work| work.decompressor.decompress(stored, out).is_ok().then_some(Marks::NONE)),
+        Codec::Marked => Marks::unpack(stored, out).ok(),
     }
 }
 
-/// The block that is stored as the sealed bytes which stand in `list` from `from` on. False when they do not authenticate, or
-/// are not what their codec makes: then the content of `out` is undefined, and nobody may see it.
+/// The block that is stored as the sealed bytes which stand in `list` from `from` on, as [`unpack`] gives it. `None` when they do
+/// not authenticate, or are not what their codec makes: then the content of `out` is undefined, and nobody may see it.
 pub(crate) fn open(
     keyring: &Keyring,
     at: At,
     bind: &Bind,
     (list, from): (&BufList, usize),
     out: &mut Block,
-) -> bool {
+) -> Option<Marks> {
     let length = usize::from(bind.length);
     if length > BLOCK {
-        return false;
+        return None;
     }
     WORK.with_borrow_mut(|work| {
         let sealed = match single(list, from, length + TAG) {
@@ -72,19 +71,27 @@ pub(crate) fn open(
             None => {
                 let scratch = &mut work.sealed[..length + TAG];
                 if list.copy_out(from, scratch) < scratch.len() {
-                    return false;
+                    return None;
                 }
                 scratch
             }
         };
-        match Codec::from_number(bind.codec) {
-            Some(Codec::Raw) => length == BLOCK && keyring.open_into(at, bind, sealed, out).is_ok(),
-            Some(Codec::Zstd) => {
-                let plain = &mut work.plain[..length];
-                keyring.open_into(at, bind, sealed, plain).is_ok()
-                    && work.decompressor.decompress(plain, out).is_ok()
+        match Codec::from_number(bind.codec)? {
+            Codec::Raw => {
+                let whole = length == BLOCK && keyring.open_into(at, bind, sealed, out).is_ok();
+                whole.then_some(Marks::NONE)
             }
-            None => false,
+            Codec::Zstd => {
+                let plain = &mut work.plain[..length];
+                let whole = keyring.open_into(at, bind, sealed, plain).is_ok()
+                    && work.decompressor.decompress(plain, out).is_ok();
+                whole.then_some(Marks::NONE)
+            }
+            Codec::Marked => {
+                let plain = &mut work.plain[..length];
+                keyring.open_into(at, bind, sealed, plain).ok()?;
+                Marks::unpack(plain, out).ok()
+            }
         }
     })
 }

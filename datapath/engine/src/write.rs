@@ -12,7 +12,7 @@ use crate::space::Admit;
 use crate::state::{Inner, State};
 use crate::work::{Block, Blocks, pack};
 use caisson_block::{BLOCK, BlockError, BufList};
-use caisson_codec::{Level, is_zero};
+use caisson_codec::{Codec, Level, Marks, is_zero};
 use caisson_fingerprint::{Fingerprint, FingerprintKey};
 use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
@@ -45,6 +45,8 @@ pub(crate) struct To<'a> {
     pub(crate) first: u64,
     /// Of small writes to the volume.
     pub(crate) company: &'a Company,
+    /// The blocks that have marked sectors, whose bytes do not count.
+    pub(crate) marked: &'a [(usize, Marks)],
 }
 
 /// What is to become of one block.
@@ -145,12 +147,12 @@ pub(crate) async fn write(
     data: &BufList,
     ways: Ways<'_>,
 ) -> Result<u64, BlockError> {
-    let To { volume, first, company } = to;
+    let To { volume, first, .. } = to;
     let count = data.len() / caisson_block::BLOCK;
     let mut batch = 0;
     for from in (0..count).step_by(inner.chunk) {
         let blocks = inner.chunk.min(count - from);
-        let mut chunk = Chunk::prepare(inner, port, (data, from, blocks), company, ways).await?;
+        let mut chunk = Chunk::prepare(inner, port, (data, from, blocks), to, ways).await?;
         batch = chunk.publish(inner, port, volume, first + from as u64, (data, from), ways).await?;
         chunk.give_back();
     }
@@ -163,7 +165,7 @@ impl Chunk {
         inner: &Arc<Inner>,
         port: &Port,
         (data, from, count): (&BufList, usize, usize),
-        company: &Company,
+        To { company, marked, .. }: To<'_>,
         ways: Ways<'_>,
     ) -> Result<Chunk, BlockError> {
         let keys = ways.tenant.prints().ok_or(BlockError::KeyDestroyed)?;
@@ -195,7 +197,9 @@ impl Chunk {
             }
             for (i, known) in known[..blocks].iter().enumerate() {
                 let index = group + i;
-                let plan = if zero & (1 << i) != 0 {
+                let plan = if let Some((_, marks)) = marked.iter().find(|m| m.0 == from + index) {
+                    chunk.store_marked(index, reader.get(from + index), *marks)
+                } else if zero & (1 << i) != 0 {
                     Plan::Zero
                 } else if let Some(known) = *known {
                     Plan::Known(known)
@@ -340,6 +344,16 @@ impl Chunk {
             self.bytes.extend_from_slice(bytes);
             Plan::New { codec: codec.number(), from, len: bytes.len() }
         })
+    }
+
+    /// Keeps a block that has marked sectors. Nobody finds it as a duplicate: only here do its bytes stand for less than themselves.
+    fn store_marked(&mut self, index: usize, block: &Block, marks: Marks) -> Plan {
+        if !on(Bug::MarkedIsShared) {
+            self.prints[index] = [0; 16];
+        }
+        let from = self.bytes.len();
+        marks.pack(block, &mut self.bytes);
+        Plan::New { codec: Codec::Marked.number(), from, len: self.bytes.len() - from }
     }
 
     /// Reads what the duplicates are duplicates of, and compares. Where the bytes differ, the block is stored.

@@ -6,6 +6,7 @@
 pub mod bystander;
 pub mod erasable;
 pub mod pdu;
+pub mod pool;
 pub mod stage;
 pub mod subject;
 pub mod table;

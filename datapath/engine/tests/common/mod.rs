@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub mod keys;
+pub mod pools;
 mod power;
 pub use power::Power;
 
@@ -28,6 +29,8 @@ pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>, Vec<Range<u
 struct Held {
     on: bool,
     reads: VecDeque<(IoOp, Result<u32, i32>)>,
+    /// Every byte that was read, where somebody counts.
+    counted: Option<Vec<Range<u64>>>,
 }
 
 /// Linux's number for an error of the device.
@@ -44,6 +47,9 @@ impl Ring for Inline {
         let unreadable = self.2.iter().any(|bad| bad.start.max(from) < bad.end.min(to));
         let read = matches!(op.kind, IoKind::Read);
         let result = if unreadable && read { Err(EIO) } else { execute(&mut op) };
+        if let Some(counted) = self.3.counted.as_mut().filter(|_| read) {
+            counted.push(from..to);
+        }
         let line = if read && self.3.on { &mut self.3.reads } else { &mut self.0 };
         line.push_back((op, result));
         Ok(())
@@ -169,6 +175,11 @@ impl Thread {
     pub fn hold_reads(&mut self, on: bool) -> usize {
         self.ring.3.on = on;
         self.ring.3.reads.len()
+    }
+
+    /// From now on, what is read is kept in mind. Gives what was read since it was last asked, one range an operation.
+    pub fn count_reads(&mut self) -> Vec<Range<u64>> {
+        self.ring.3.counted.replace(Vec::new()).unwrap_or_default()
     }
 
     /// At the next turn, the one who has waited longest is told.
