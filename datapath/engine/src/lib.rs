@@ -27,6 +27,7 @@ mod log;
 mod manage;
 mod map;
 mod maps;
+mod packed;
 mod pages;
 mod pool;
 mod punch;

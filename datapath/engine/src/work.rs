@@ -1,10 +1,11 @@
 //! The heavy part of a block's way: fingerprint, compression, unpacking. Runs on the thread of the connection, with
 //! contexts that the thread keeps.
 
-use caisson_block::{BLOCK, Buf, BufList};
+use caisson_block::{BLOCK, Buf, BufList, fetch};
 use caisson_codec::{Codec, Compressor, Decompressor, Level, Marks};
 use caisson_log::{At, Bind, Keyring, TAG};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// A block of user data, or a page.
 pub(crate) type Block = [u8; BLOCK];
@@ -36,6 +37,23 @@ pub(crate) fn pack<R>(block: &Block, level: Option<Level>, keep: impl FnOnce(Cod
             None => keep(Codec::Raw, block),
         }
     })
+}
+
+/// As [`pack`], into the front of `out`, which has at least [`caisson_codec::ROOM`] bytes: how, and how many bytes.
+pub(crate) fn pack_into(block: &Block, level: Option<Level>, out: &mut [u8]) -> (Codec, usize) {
+    let packed = level.and_then(|level| {
+        WORK.with_borrow_mut(|work| {
+            work.compressor.set_level(level);
+            work.compressor.compress_into(block, out)
+        })
+    });
+    match packed {
+        Some(len) => (Codec::Zstd, len),
+        None => {
+            out[..BLOCK].copy_from_slice(block);
+            (Codec::Raw, BLOCK)
+        }
+    }
 }
 
 /// The block behind stored bytes, and which of its sectors are marked: they are zero in `out`. `None` when the bytes are not what
@@ -136,6 +154,11 @@ impl<'a> Blocks<'a> {
         }
         let whole = parts.get(self.part).and_then(|p| p.get(from - self.base..from - self.base + BLOCK));
         whole.and_then(|bytes| <&Block>::try_from(bytes).ok())
+    }
+
+    /// Has the processor fetch where those of these blocks begin that lie in a single buffer each.
+    pub(crate) fn fetch_fronts(&mut self, blocks: Range<usize>) {
+        blocks.filter_map(|i| self.single(i)).for_each(|block| fetch(&block[0]));
     }
 
     /// As [`Blocks::single`], to be kept.

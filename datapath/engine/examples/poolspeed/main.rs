@@ -105,7 +105,7 @@ fn medians<const N: usize>(turns: &[[f64; N]]) -> [f64; N] {
 }
 
 fn print_stages(kinds: &[(&str, Kind)], stages: &[Stages]) {
-    let names = ["print", "of eight", "zstd:1", "no look", "unpack", "seal", "seal raw", "open", "bytes"];
+    let names = ["print", "together", "zstd:1", "no look", "unpack", "seal", "seal raw", "open", "bytes"];
     let heads: String = names.iter().map(|n| format!("{n:>9}")).collect();
     println!("{:<20}{heads}", "stage alone, ns");
     for ((name, _), stages) in kinds.iter().zip(stages) {
