@@ -50,6 +50,7 @@ mod volume;
 mod volumes;
 mod walk;
 mod weight;
+mod whole;
 mod witness;
 mod work;
 mod write;

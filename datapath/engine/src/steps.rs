@@ -7,7 +7,7 @@ use crate::append::{durable, flush};
 use crate::bounds::MAX_TRANSFER;
 use crate::space::Who;
 use crate::volume::{InFlight, Shared};
-use crate::{map, read, write};
+use crate::{map, read, whole, write};
 use caisson_block::{BLOCK, BlockError, BufList, Extent, Op, Outcome};
 use caisson_tables::planted::{Bug, on};
 use caisson_task::{Claim, Port, Range};
@@ -149,7 +149,7 @@ impl Steps<'_> {
         }
         let ways = self.v.settings.load().ways(&self.v.tenant);
         let to = write::To { volume: self.v.id, first: frame.first, company: &self.v.company };
-        write::write(&self.v.pool, self.port, to, &whole, ways).await
+        write::write(&self.v.pool, self.port, to, &whole::blocks(whole), ways).await
     }
 
     async fn write(&self, at: Extent, data: BufList, fua: bool) -> Result<(), BlockError> {

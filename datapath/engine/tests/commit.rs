@@ -15,7 +15,8 @@ const ALONE: u64 = 4;
 fn pool(folder: &Folder, write_cache: bool) -> (Thread, Pool, PoolVolume) {
     let mut thread = Thread::default();
     let stores = vec![store(&folder.file(&format!("pool{write_cache}")), 64 << 20)];
-    let create = Create { id: PoolId([7; 16]), cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
+    let create =
+        Create { id: PoolId([7; 16]), cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
     let settings = Settings { write_cache, ..Settings::default() };
     let pool = thread.wait(|port| async move {
         let pool = Pool::create(&port, stores, secrets(), create, Options::default()).await.unwrap();
@@ -70,7 +71,11 @@ fn a_lone_durable_write_waits_for_nobody() {
             // The first one looks whether others are about, for one turn, and spares the next ones that.
             assert!(took <= ALONE + u64::from(n == 0), "write {n} took {took} turns");
             let did = thread.did();
-            assert_eq!(did, Did { writes: before.writes + 1, syncs: before.syncs + 1 }, "one batch, made durable once");
+            assert_eq!(
+                did,
+                Did { writes: before.writes + 1, syncs: before.syncs + 1 },
+                "one batch, made durable once"
+            );
             while thread.turn() {}
             assert_eq!(thread.did(), did, "and nothing is left to be done behind it");
         }
@@ -91,7 +96,11 @@ fn with_a_write_cache_a_lone_write_waits_for_no_device() {
     while thread.turn() {}
     let before = thread.did().syncs;
     for n in 1..20 {
-        assert_eq!(turns(&mut thread, &volume, write(n, false)), 0, "write {n} is answered where it is submitted");
+        assert_eq!(
+            turns(&mut thread, &volume, write(n, false)),
+            0,
+            "write {n} is answered where it is submitted"
+        );
         while thread.turn() {}
     }
     assert_eq!(thread.did().syncs, before, "nobody asked for it to be durable");
@@ -115,7 +124,8 @@ fn durable_writes_under_load_share_commits() {
         let (mut begun, mut ended, mut now, mut longest) = (0, 0, 0, 0);
         let mut since = vec![0; WRITERS as usize];
         while ended < WRITERS * ROUNDS {
-            let over: Vec<u32> = thread.completions().map(|(tag, outcome)| outcome.map(|_| tag.slot).unwrap()).collect();
+            let over: Vec<u32> =
+                thread.completions().map(|(tag, outcome)| outcome.map(|_| tag.slot).unwrap()).collect();
             for slot in over {
                 ended += 1;
                 longest = longest.max(now - since[slot as usize]);

@@ -195,7 +195,10 @@ impl Thread {
 
     /// A thread whose power is cut.
     pub fn powered(power: Power) -> Thread {
-        Thread { ring: Inline(VecDeque::new(), Some(power), Vec::new(), Held::default(), Syncs::default()), ..Thread::default() }
+        Thread {
+            ring: Inline(VecDeque::new(), Some(power), Vec::new(), Held::default(), Syncs::default()),
+            ..Thread::default()
+        }
     }
 
     /// Has these bytes of all files unreadable from now on.
