@@ -12,9 +12,8 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// So many free pages (16 MiB) are kept, so that a busy store does not fault its pages in over and over: a page that has to be had
-/// from the system again costs several times what is copied into it.
-const TRIM_KEEP: u32 = 4096;
+/// So many free pages are kept, so that a busy store does not fault its pages in over and over.
+const TRIM_KEEP: u32 = 1024;
 
 /// The memory of so many of the others is given back to the system at a time, which takes about a microsecond for each.
 const TRIM: u32 = 16;
