@@ -35,6 +35,9 @@ pub(crate) const HARD_PACK_WORK: u32 = 32;
 /// The highest level whose work is [`PACK_WORK`].
 pub(crate) const EASY_LEVEL: i32 = 4;
 
+/// Buffers of a write whose blocks are put together where they lie in two: some microseconds. A large command has no more.
+pub(crate) const JOINED_PARTS: usize = 40;
+
 /// Chunks whose memory a thread keeps for the next ones: at most 256 KiB each, and as a rule half.
 pub(crate) const SPARE_CHUNKS: usize = 32;
 

@@ -51,6 +51,7 @@ mod volume;
 mod volumes;
 mod walk;
 mod weight;
+mod whole;
 mod witness;
 mod work;
 mod write;

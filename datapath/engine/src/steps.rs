@@ -9,7 +9,7 @@ use crate::bounds::MAX_TRANSFER;
 use crate::read::Marked;
 use crate::space::Who;
 use crate::volume::{InFlight, Shared};
-use crate::{map, read, write};
+use crate::{map, read, whole, write};
 use caisson_block::{BLOCK, BlockError, BufList, Extent, Op, Outcome};
 use caisson_codec::Marks;
 use caisson_tables::planted::{Bug, on};
@@ -211,14 +211,14 @@ impl Steps<'_> {
             whole.append(&mut list);
             keep(&mut marked, last, marks.within(Marks::of(BLOCK - tail..BLOCK)));
         }
-        self.store(frame.first, &whole, &marked).await.map_err(self.by_lba(from))
+        self.store(frame.first, whole, &marked).await.map_err(self.by_lba(from))
     }
 
     /// Writes whole blocks, some of which have sectors that are marked.
-    async fn store(&self, first: u64, whole: &BufList, marked: &[(usize, Marks)]) -> Result<u64, BlockError> {
+    async fn store(&self, first: u64, whole: BufList, marked: &[(usize, Marks)]) -> Result<u64, BlockError> {
         let ways = self.v.settings.load().ways(&self.v.tenant);
         let to = write::To { volume: self.v.id, first, company: &self.v.company, marked };
-        write::write(&self.v.pool, self.port, to, whole, ways).await
+        write::write(&self.v.pool, self.port, to, &whole::blocks(whole), ways).await
     }
 
     async fn write(&self, at: Extent, data: BufList, fua: bool) -> Result<(), BlockError> {
@@ -348,7 +348,7 @@ impl Steps<'_> {
         if marks.is_all() {
             return self.mark((block, 1), from).await;
         }
-        self.store(block, &list, &[(0, marks)]).await.map_err(self.by_lba(from))
+        self.store(block, list, &[(0, marks)]).await.map_err(self.by_lba(from))
     }
 
     async fn copy(&self, to: u64, from: &[Extent], fua: bool) -> Result<(), BlockError> {
