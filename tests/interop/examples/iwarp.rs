@@ -1,8 +1,8 @@
 //! The suite `rdma` over soft-iWARP: `cargo run -p caisson-interop --example iwarp`; with `CAISSON_INTEROP_TARGET=nvmet` against the guest
 //! kernel's own target.
 //!
-//! No test of the list: the guest's module is built from 150 MB of Debian's source, and the first connection that a target takes lost its
-//! Connect command now and then, on a busy machine and for a reason that is not known (`transports/README.md`).
+//! No test of the list: the guest's module is built from 150 MB of Debian's source, and siw itself loses a first command now and then on a
+//! busy machine (`transports/README.md`).
 
 use caisson_interop::scenario::{Export, Mode, Scenario, Store, Transport};
 use caisson_interop::suite::run;
