@@ -4,8 +4,8 @@
 HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 REPO=$(dirname "$(dirname "$HERE")")
 CACHE=${CAISSON_TESTBED:-$REPO/.testbed}
-# The guest's user space. nvme-cli of the release before it lacks what the later suites need (--tls).
-USER_SUITE=trixie
+# The guest's user space. nvme-cli of the release before (2.3) says some things otherwise than `basics` and `live` expect.
+USER_SUITE=${CAISSON_TESTBED_USER:-trixie}
 # A resolved package list older than this is looked up again; unreachable archives leave the old one in use.
 MAX_AGE_DAYS=${CAISSON_TESTBED_MAX_AGE:-14}
 
@@ -118,7 +118,7 @@ unpacked() {
         rm -rf "$root" "$root.new"
         for d in bin sbin lib lib64; do mkdir -p "$root.new/usr/$d"; ln -s "usr/$d" "$root.new/$d"; done
         while IFS== read -r pkg d; do
-            dpkg-deb -x "$CACHE/debs/${pkg}_${d//:/%3a}"_*.deb "$root.new"
+            dpkg-deb --fsys-tarfile "$CACHE/debs/${pkg}_${d//:/%3a}"_*.deb | tar -x -C "$root.new" --keep-directory-symlink
         done <"$list"
         touch "$root.new/.complete"; mv "$root.new" "$root"
     fi
