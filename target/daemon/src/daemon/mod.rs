@@ -6,8 +6,9 @@
 
 mod audit;
 mod change;
-mod erase;
-mod limits;
+#[cfg(test)]
+mod fault_tests;
+mod keys;
 mod plane;
 #[cfg(test)]
 mod pool_tests;
@@ -222,8 +223,7 @@ impl Daemon {
             _data: data,
         });
         watch::hosts(&daemon);
-        limits::watch(&daemon);
-        erase::watch(&daemon);
+        keys::watch(&daemon);
         Ok(daemon)
     }
 
