@@ -8,6 +8,20 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+/// Has the processor fetch the cache line at `place`, because it is about to be read: what is fetched together, one does not wait for
+/// piece by piece. Changes nothing but the time that takes.
+#[inline(always)]
+pub fn fetch<T>(place: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and faults on nothing; the address is that of a reference besides.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// A buffer from the heap: the header first, so that a pointer to it is a pointer to this.
 #[repr(C)]
 struct Heap {

@@ -17,7 +17,7 @@ pub mod offered;
 mod pool;
 mod request;
 
-pub use buf::{Buf, BufMut};
+pub use buf::{Buf, BufMut, fetch};
 pub use cx::{Completions, Cx, Heavy, IoKind, IoOp, IoOwner, Mono, Parked, Remote, Ring};
 pub use list::{BufList, Reader};
 pub use pool::{Pages, Pin, Pool, prefer_huge};

@@ -2,7 +2,7 @@
 //!
 //! Owns the compression context, the level and the decision to leave a block as it is.
 
-use crate::{BLOCK, MAX_COMPRESSED, looks_incompressible};
+use crate::{BLOCK, MAX_COMPRESSED, ROOM, looks_incompressible};
 use zstd_safe::{CCtx, CParameter, FrameFormat};
 
 /// A zstd level, -7 (fast) to 22 (dense).
@@ -68,15 +68,20 @@ impl Compressor {
         ] {
             context.set_parameter(parameter).expect("this zstd has the parameter");
         }
-        // zstd is faster where it need not watch for the end of the output.
-        let scratch = vec![0; zstd_safe::compress_bound(BLOCK)].into_boxed_slice();
+        let scratch = vec![0; ROOM].into_boxed_slice();
         let mut new = Compressor { context, level, early_exit: EarlyExit::On, scratch };
-        new.set_level(level);
+        new.apply(level);
         new
     }
 
     /// Compresses from here on with `level`. Costs some microseconds at the next block where the level differs.
     pub fn set_level(&mut self, level: Level) {
+        if level != self.level {
+            self.apply(level);
+        }
+    }
+
+    fn apply(&mut self, level: Level) {
         let set = CParameter::CompressionLevel(level.number());
         self.context.set_parameter(set).expect("the level is one of zstd's, and no frame is under way");
         self.level = level;
@@ -109,6 +114,20 @@ impl Compressor {
         // The output fits whatever the input is, so zstd has no other reason to fail than memory: then the block is kept raw.
         let length = self.context.compress2(&mut self.scratch[..], block).ok()?;
         (length <= MAX_COMPRESSED).then(|| &self.scratch[..length])
+    }
+
+    /// As [`Compressor::compress`], into the front of `out`, which has at least [`ROOM`] bytes. Where the block is better kept as it
+    /// is, what `out` holds is undefined.
+    ///
+    /// # Panics
+    /// When `out` is shorter.
+    pub fn compress_into(&mut self, block: &[u8; BLOCK], out: &mut [u8]) -> Option<usize> {
+        assert!(out.len() >= ROOM, "zstd is slower where it has to watch for the end of its output");
+        if self.early_exit == EarlyExit::On && looks_incompressible(block) {
+            return None;
+        }
+        let length = self.context.compress2(&mut out[..ROOM], block).ok()?;
+        (length <= MAX_COMPRESSED).then_some(length)
     }
 
     /// How much memory the context and its output buffer take now, in bytes.

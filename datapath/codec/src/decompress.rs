@@ -25,6 +25,14 @@ pub enum CodecError {
         /// How many came out.
         size: usize,
     },
+    /// No block with marked sectors is stored like this.
+    #[error("{length} bytes are no block with the sectors {marks:08b} marked")]
+    Marks {
+        /// The sectors that are said to be marked, the first in the lowest bit.
+        marks: u8,
+        /// How many bytes were given.
+        length: usize,
+    },
 }
 
 /// A decompression context, to be kept by a thread and used for one block after the other (about 160 KiB).

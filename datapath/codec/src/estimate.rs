@@ -36,9 +36,9 @@ const STRIDE: usize = 8;
 /// Whether zstd would most likely save less than [`crate::LEAST_SAVING`] on `block`.
 #[inline]
 pub fn looks_incompressible(block: &[u8; BLOCK]) -> bool {
-    // All three are needed, in the order of what settles most blocks for the least work: most that compress repeat something near
-    // the front.
-    repeats(block) < REPEATS && different_bytes(block) >= FEW && collisions(block) < UNEVEN
+    // All are needed, in the order of what settles most blocks for the least work: most that compress repeat something near the
+    // front. A run counts as two repeats or more, so that it changes no answer.
+    !runs(block) && repeats(block) < REPEATS && different_bytes(block) >= FEW && collisions(block) < UNEVEN
 }
 
 /// How many byte values the first sample has.
@@ -66,6 +66,22 @@ fn collisions(block: &[u8; BLOCK]) -> u32 {
     }
     let squares: u32 = even.iter().zip(&odd).map(|(a, b)| u32::from(a + b) * u32::from(a + b)).sum();
     squares - SAMPLE as u32
+}
+
+/// Bytes at the front that are looked at for runs, and how many of them at a time.
+const RUN_FRONT: usize = 1024;
+const RUN_PIECE: usize = 256;
+
+/// Whether the front has the same eight bytes three times in a row, at multiples of eight. Of such a block, [`repeats`] are at least
+/// [`REPEATS`]: nothing comes between a string's place in its table and the look for the next.
+fn runs(block: &[u8; BLOCK]) -> bool {
+    block[..RUN_FRONT].as_chunks::<RUN_PIECE>().0.iter().any(|piece| {
+        let words = piece.as_chunks::<STRIDE>().0;
+        let word = |i: usize| u64::from_ne_bytes(words[i]);
+        // Without a branch for each, so that the compiler makes vectors of it.
+        let same = |i: usize| (word(i) ^ word(i + 1)) | (word(i + 1) ^ word(i + 2)) == 0;
+        (0..RUN_PIECE / STRIDE - 2).fold(false, |any, i| any | same(i))
+    })
 }
 
 /// How many of the four-byte strings looked at, up to some over [`REPEATS`], stand earlier in the block, at a multiple of eight bytes. Looked at are those
@@ -114,6 +130,22 @@ mod tests {
     fn random_blocks_are_seen_for_what_they_are() {
         let exits = (0..2000).filter(|seed| looks_incompressible(&random(*seed))).count();
         assert!(exits >= 1995, "{exits} of 2000");
+    }
+
+    #[test]
+    fn a_run_is_two_repeats() {
+        for seed in 0..3000 {
+            let mut block = random(seed);
+            let (at, len) = (seed as usize * 8 % 1100, 24 + seed as usize % 5 * 8);
+            let word: [u8; 8] = *block[at..].first_chunk().unwrap();
+            block[at..at + len].as_chunks_mut().0.iter_mut().for_each(|w| *w = word);
+            if runs(&block) {
+                assert!(repeats(&block) >= REPEATS, "{at}, {len}");
+            }
+        }
+        let mut block = random(1);
+        block[512..536].fill(7);
+        assert!(runs(&block) && !runs(&random(1)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Compression of single 4 KiB blocks: zstd, an early exit for what does not compress, and the zero test.
+//! Compression of single 4 KiB blocks: zstd, an early exit for what does not compress, and the zero test; and blocks of which
+//! some sectors are marked.
 //!
 //! Owns the meaning of a stored block's codec number and the zstd parameters behind it. A compressed block is one zstd
 //! frame without what the block table already knows: no magic number, content size, checksum or dictionary id.
@@ -9,11 +10,13 @@
 mod compress;
 mod decompress;
 mod estimate;
+mod marked;
 mod zero;
 
 pub use compress::{Compressor, EarlyExit, Level};
 pub use decompress::{CodecError, Decompressor};
 pub use estimate::looks_incompressible;
+pub use marked::{MAX_MARKED, Marks, SECTOR};
 pub use zero::is_zero;
 
 /// Size of a block in bytes.
@@ -26,6 +29,9 @@ pub const LEAST_SAVING: usize = BLOCK / 16;
 /// The longest output of [`Compressor::compress`] in bytes.
 pub const MAX_COMPRESSED: usize = BLOCK - LEAST_SAVING;
 
+/// Bytes of output that zstd need not watch the end of, whatever a block holds, and so is faster with: ZSTD_COMPRESSBOUND (zstd.h).
+pub const ROOM: usize = BLOCK + (BLOCK >> 8) + (((128 << 10) - BLOCK) >> 11);
+
 /// How a stored block is encoded; the number is what the block table and the records hold, in four bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -34,6 +40,8 @@ pub enum Codec {
     Raw = 0,
     /// A zstd frame as [`Compressor`] makes it, 1 to [`MAX_COMPRESSED`] bytes.
     Zstd = 1,
+    /// A block of which some sectors of 512 bytes are marked, and not all: [`Marks::pack`]. Of users' blocks only.
+    Marked = 2,
 }
 
 impl Codec {
@@ -42,6 +50,7 @@ impl Codec {
         match number {
             0 => Some(Codec::Raw),
             1 => Some(Codec::Zstd),
+            2 => Some(Codec::Marked),
             _ => None,
         }
     }
@@ -56,6 +65,7 @@ impl Codec {
         match self {
             Codec::Raw => length == BLOCK,
             Codec::Zstd => length >= 1 && length <= MAX_COMPRESSED,
+            Codec::Marked => length > SECTOR && length <= MAX_MARKED && length % SECTOR == 1,
         }
     }
 }
@@ -65,14 +75,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn room_is_what_zstd_says() {
+        assert_eq!(ROOM, zstd_safe::compress_bound(BLOCK));
+    }
+
+    #[test]
     fn numbers_are_as_stored() {
-        assert_eq!((Codec::Raw.number(), Codec::Zstd.number()), (0, 1));
+        assert_eq!((Codec::Raw.number(), Codec::Zstd.number(), Codec::Marked.number()), (0, 1, 2));
         for number in 0..=255 {
             assert!(Codec::from_number(number).is_none_or(|c| c.number() == number && number < 16));
         }
-        assert_eq!(Codec::from_number(2), None);
+        assert_eq!(Codec::from_number(3), None);
         assert!(Codec::Raw.allows(4096) && !Codec::Raw.allows(4095));
         assert!(Codec::Zstd.allows(1) && Codec::Zstd.allows(3840) && !Codec::Zstd.allows(3841));
         assert!(!Codec::Zstd.allows(0));
+        let marked = (0..=BLOCK).filter(|length| Codec::Marked.allows(*length));
+        assert!(marked.eq((1..8).map(|sectors| 1 + 512 * sectors)));
     }
 }

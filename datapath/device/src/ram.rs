@@ -15,8 +15,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// So many free pages are kept, so that a busy store does not fault its pages in over and over.
 const TRIM_KEEP: u32 = 1024;
 
-/// The memory of so many of the others is given back to the system at a time: some tens of microseconds.
-const TRIM: u32 = 64;
+/// The memory of so many of the others is given back to the system at a time, which takes about a microsecond for each.
+const TRIM: u32 = 16;
 
 /// So many pages (128 KiB) are written in place under their locks, when nobody shares them: a few microseconds.
 const IN_PLACE: u64 = 32;
@@ -24,9 +24,10 @@ const IN_PLACE: u64 = 32;
 /// So many pages are copied in one step of a large write.
 const STEP: u64 = 4;
 
-/// So many pages are looked at, and emptied where they hold data, in one step of zeroing; a chunk that was never written counts
-/// as one.
+/// So many pages are looked at in one step of zeroing, a chunk that was never written as one; and so many are emptied that held
+/// data, whose memory goes back to the system.
 const ZERO_STEP: u64 = 64;
+const FREE_STEP: u32 = 16;
 
 /// How often a store may grow beyond the size that it was made for.
 const POOLS: usize = 32;
@@ -416,7 +417,7 @@ impl Memory for RamStore {
             return self.zero_part(at, part as usize).map(|()| part);
         }
         let (first, last) = (at / page, end / page);
-        let (mut left, mut done) = (ZERO_STEP, 0);
+        let (mut left, mut done, mut freed) = (ZERO_STEP, 0, 0);
         for (page, n) in Table::runs(first, last - first) {
             let Some(chunk) = self.table.chunk(page) else {
                 (left, done) = (left - 1, done + n as u64);
@@ -426,16 +427,19 @@ impl Memory for RamStore {
                 continue;
             };
             let from = page as usize % CHUNK;
-            let n = n.min(left as usize);
-            let taken = chunk[from..from + n].iter().filter_map(|page| page.lock().take());
-            let freed = taken.count() as u32;
-            if freed > 0 {
-                self.note_freed(freed);
+            for page in &chunk[from..from + n.min(left as usize)] {
+                (left, done) = (left - 1, done + 1);
+                freed += u32::from(page.lock().take().is_some());
+                if freed == FREE_STEP {
+                    break;
+                }
             }
-            (left, done) = (left - n as u64, done + n as u64);
-            if left == 0 {
+            if left == 0 || freed == FREE_STEP {
                 break;
             }
+        }
+        if freed > 0 {
+            self.note_freed(freed);
         }
         Ok(done * page)
     }

@@ -35,8 +35,20 @@ pub(crate) const HARD_PACK_WORK: u32 = 32;
 /// The highest level whose work is [`PACK_WORK`].
 pub(crate) const EASY_LEVEL: i32 = 4;
 
+/// Buffers of a write whose blocks are put together where they lie in two: some microseconds. A large command has no more.
+pub(crate) const JOINED_PARTS: usize = 40;
+
 /// Chunks whose memory a thread keeps for the next ones: at most 256 KiB each, and as a rule half.
 pub(crate) const SPARE_CHUNKS: usize = 32;
+
+/// Stored bytes of a chunk from which a batch takes their memory; fewer are copied into its own.
+pub(crate) const MOVED_BYTES: usize = 24 << 10;
+
+/// Pieces of such memory that are kept for the chunks to come.
+pub(crate) const SPARE_PARTS: usize = 16;
+
+/// Prints whose places in the index are fetched at once: two each, which a processor can have under way.
+pub(crate) const FETCHED_PRINTS: usize = 8;
 
 /// Blocks of a chunk that are hashed and looked up together.
 pub(crate) const PRINT_BLOCKS: usize = 16;

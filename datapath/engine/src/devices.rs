@@ -6,6 +6,7 @@
 use crate::bounds::FRONT;
 use crate::state::Inner;
 use caisson_block::{BufList, IoKind};
+use caisson_codec::Codec;
 use caisson_device::{FileStore, StoreError};
 use caisson_log::Extent;
 use caisson_tables::Place;
@@ -40,6 +41,8 @@ pub(crate) struct Window {
 pub enum Cause {
     /// The device gave bytes, and they are not those that were written there.
     Content,
+    /// It is stored in a way that this version does not know: a later one wrote it. The number of the codec.
+    Codec(u8),
     /// The device gave none.
     Device {
         /// The device.
@@ -55,10 +58,20 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Content => f.write_str("does not authenticate"),
+            Cause::Codec(codec) => {
+                write!(f, "is stored with codec {codec}, which this version does not know: a later one does")
+            }
             Cause::Device { path, offset, error } => {
                 write!(f, "cannot be read from {path} at byte {offset}: {error}")
             }
         }
+    }
+}
+
+impl Cause {
+    /// Why a block that is stored with `codec`, and whose bytes are there, cannot be had.
+    pub(crate) fn of_stored(codec: u8) -> Cause {
+        if Codec::from_number(codec).is_none() { Cause::Codec(codec) } else { Cause::Content }
     }
 }
 

@@ -8,8 +8,9 @@
 //! is on the devices, or survives a power failure. A batch is acknowledged as durable only as part of such a prefix,
 //! for recovery stops at the first that is missing.
 
-use crate::bounds::{BATCH_TARGET, BATCHES_IN_FLIGHT};
-use caisson_block::BufMut;
+use crate::bounds::{BATCH_TARGET, BATCHES_IN_FLIGHT, SPARE_PARTS};
+use crate::packed::Packed;
+use caisson_block::{BufMut, fetch};
 use caisson_index::{Entry as Printed, Index, SummaryAt};
 use caisson_log::{At, BatchKind, BatchPlan, Record, Stamp};
 use caisson_tables::planted::{Bug, on};
@@ -20,12 +21,17 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use zeroize::Zeroize;
 
-/// A record's payload in its batch's arena.
+/// A record's payload.
 #[derive(Clone, Copy, Debug)]
 struct Span {
+    /// In which of the parts, or in the arena.
+    part: u32,
     from: u32,
     len: u32,
 }
+
+/// The number of the arena as a part.
+const ARENA: u32 = u32::MAX;
 
 /// What a batch carries before it is sealed.
 #[derive(Default)]
@@ -33,25 +39,42 @@ pub(crate) struct Load {
     pub(crate) records: Vec<Record>,
     spans: Vec<Span>,
     arena: Vec<u8>,
+    /// Memory that came with what is in it.
+    parts: Vec<Packed>,
+    /// Bytes of payloads in those.
+    parts_bytes: usize,
     pub(crate) changes: Vec<u8>,
 }
 
 impl Load {
     /// The payload of record `i`.
     pub(crate) fn payload(&self, i: usize) -> &[u8] {
-        let span = self.spans[i];
-        &self.arena[span.from as usize..(span.from + span.len) as usize]
+        let Span { part, from, len } = self.spans[i];
+        match self.parts.get(part as usize) {
+            Some(part) => part.get(from as usize, len as usize),
+            None => &self.arena[from as usize..(from + len) as usize],
+        }
     }
 
     /// The payload of record `i`, to change it.
     pub(crate) fn payload_mut(&mut self, i: usize) -> &mut [u8] {
-        let span = self.spans[i];
-        &mut self.arena[span.from as usize..(span.from + span.len) as usize]
+        let Span { part, from, len } = self.spans[i];
+        match self.parts.get_mut(part as usize) {
+            Some(part) => part.get_mut(from as usize, len as usize),
+            None => &mut self.arena[from as usize..(from + len) as usize],
+        }
     }
 
     pub(crate) fn push(&mut self, record: Record, payload: &[u8]) {
-        self.spans.push(Span { from: self.arena.len() as u32, len: payload.len() as u32 });
+        self.spans.push(Span { part: ARENA, from: self.arena.len() as u32, len: payload.len() as u32 });
         self.arena.extend_from_slice(payload);
+        self.records.push(record);
+    }
+
+    /// As [`Load::push`], of what came with the last part.
+    fn push_moved(&mut self, record: Record, from: usize, len: usize) {
+        self.spans.push(Span { part: self.parts.len() as u32 - 1, from: from as u32, len: len as u32 });
+        self.parts_bytes += len;
         self.records.push(record);
     }
 
@@ -79,12 +102,14 @@ impl Load {
         self.records.clear();
         self.spans.clear();
         self.arena.clear();
+        self.parts.clear();
+        self.parts_bytes = 0;
         self.changes.clear();
     }
 
     /// About how many bytes it takes on the device.
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.len() + self.records.len() * RECORD_COST + self.changes.len()
+        self.arena.len() + self.parts_bytes + self.records.len() * RECORD_COST + self.changes.len()
     }
 }
 
@@ -125,6 +150,8 @@ pub(crate) struct Log {
     flying: VecDeque<Flying>,
     /// Batches that were written, for their memory.
     spare: Vec<Load>,
+    /// Parts of such batches, the last one used on top.
+    parts: Vec<Packed>,
     /// Stored things whose place on the device cannot be read yet: batch and record.
     pending: IntMap<BlockId, (u64, u32)>,
     /// The number that the open batch will have.
@@ -172,6 +199,7 @@ impl Log {
             open: Load::default(),
             flying: VecDeque::new(),
             spare: Vec::new(),
+            parts: Vec::new(),
             pending: IntMap::default(),
             next: 1,
             written: 0,
@@ -198,6 +226,18 @@ impl Log {
     pub(crate) fn push(&mut self, id: BlockId, record: Record, payload: &[u8]) {
         self.pending.insert(id, (self.next, self.open.records.len() as u32));
         self.open.push(record, payload);
+    }
+
+    /// Takes what is in `packed` into the open batch, for [`Log::push_moved`], and gives other memory for it.
+    pub(crate) fn take(&mut self, packed: &mut Packed) {
+        let other = self.parts.pop().unwrap_or_default();
+        self.open.parts.push(std::mem::replace(packed, other));
+    }
+
+    /// As [`Log::push`], of the `len` bytes from `from` on of what was last taken.
+    pub(crate) fn push_moved(&mut self, id: BlockId, record: Record, (from, len): (usize, usize)) {
+        self.pending.insert(id, (self.next, self.open.records.len() as u32));
+        self.open.push_moved(record, from, len);
     }
 
     /// Goes on behind batch `last`, in a new opening.
@@ -312,6 +352,9 @@ impl Log {
         let at = SummaryAt { segment: place.segment, sequence: tail.sequence, offset: place.offset };
         let prints = printed(&load, &plan, place);
         if !prints.is_empty() {
+            let of = || prints.iter().map(|p| &p.print);
+            index.warm(of(), fetch);
+            index.warm_next(of(), fetch);
             index.insert(at, &prints);
         }
         self.flying.push_back(Flying {
@@ -371,6 +414,12 @@ impl Log {
             if let Ok(mut load) = Arc::try_unwrap(flying.load)
                 && self.spare.len() < BATCHES_IN_FLIGHT
             {
+                for mut part in load.parts.drain(..) {
+                    part.clear();
+                    if self.parts.len() < SPARE_PARTS {
+                        self.parts.push(part);
+                    }
+                }
                 load.clear();
                 self.spare.push(load);
             }
@@ -390,6 +439,7 @@ impl Log {
     /// Overwrites the payloads that are left in memory that waits to be used again.
     pub(crate) fn erase_spare(&mut self) {
         self.spare.iter_mut().for_each(Load::erase);
+        self.parts.iter_mut().for_each(Packed::erase);
     }
 
     /// Whether a batch is being written to a segment, or may be.

@@ -133,6 +133,7 @@ impl Inner {
         let plain = self.keyring.open(nonce, &bind(key, at), &mut sealed).ok()?;
         let (codec, family, plain) = maps::deciphered(&self.keyring, nonce, key, at.stored.codec, plain)?;
         let mut page = Box::new([0; PAGE]);
-        crate::work::unpack(codec, plain, &mut page).then_some((page, family))
+        let marks = crate::work::unpack(codec, plain, &mut page)?;
+        marks.is_none().then_some((page, family))
     }
 }

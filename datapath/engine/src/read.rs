@@ -6,6 +6,7 @@ use crate::domains::Tenant;
 use crate::state::{Damage, Inner, State};
 use crate::work::{self, Block, unpack};
 use caisson_block::{BLOCK, BlockError, BufList, BufMut, IoKind};
+use caisson_codec::Marks;
 use caisson_log::{At, Bind, RecordKind, TAG};
 use caisson_tables::planted::{Bug, on};
 use caisson_tables::{BlockId, Entry, Found, VolumeId};
@@ -44,9 +45,12 @@ struct Sources {
     /// Blocks whose payload was still in memory: which, codec, and where their bytes are in `bytes`.
     pending: Vec<(usize, u8, usize, usize)>,
     bytes: Vec<u8>,
-    /// The first block that was made unreadable.
-    marked: Option<usize>,
+    /// Blocks that are marked as a whole.
+    marked: Marked,
 }
+
+/// Blocks of a request that have marked sectors, which read as zeroes here: which, and its marks. Nearly always none.
+pub(crate) type Marked = Vec<(usize, Marks)>;
 
 impl Sources {
     /// Finds the blocks. The lock is held: nothing may move until the reads are on their way, and what moves after
@@ -56,7 +60,7 @@ impl Sources {
         for (index, found) in found.iter().enumerate() {
             match *found {
                 Found::Hole => {}
-                Found::Unreadable => self.marked = self.marked.or(Some(index)),
+                Found::Unreadable => self.marked.push((index, Marks::ALL)),
                 Found::At { id, entry } => self.stored(state, index, id, entry),
             }
         }
@@ -67,7 +71,7 @@ impl Sources {
         self.runs.clear();
         self.pending.clear();
         self.bytes.clear();
-        self.marked = None;
+        self.marked.clear();
     }
 
     fn stored(&mut self, state: &mut State, index: usize, id: BlockId, entry: Entry) {
@@ -99,7 +103,7 @@ impl Sources {
 
 /// The outcome of one attempt.
 enum Attempt {
-    Done(BufList),
+    Done(BufList, Marked),
     /// Blocks that were not to be had at the places where they were looked for.
     Suspect(Vec<Suspect>),
 }
@@ -119,7 +123,8 @@ impl Suspect {
     }
 }
 
-/// Reads `count` blocks from `first` on, which the caller has claimed.
+/// Reads `count` blocks from `first` on, which the caller has claimed; with those of them that have marked sectors, in their order,
+/// for the caller to judge: what nobody may read may still be written beside.
 ///
 /// # Errors
 /// [`BlockError::Unreadable`] with the first 4 KiB block that is lost, as its number in `lba`: the caller turns it into
@@ -130,7 +135,7 @@ pub(crate) async fn read(
     (volume, tenant): (VolumeId, &Tenant),
     first: u64,
     count: usize,
-) -> Result<BufList, BlockError> {
+) -> Result<(BufList, Marked), BlockError> {
     let mut sources = Sources::default();
     let mut found = Vec::with_capacity(count);
     let mut before: Vec<Suspect> = Vec::new();
@@ -145,11 +150,8 @@ pub(crate) async fn read(
             Ok(())
         });
         looked.await.map_err(|lost| inner.lost(lost, first))?;
-        if let Some(index) = sources.marked {
-            return Err(BlockError::Unreadable { lba: first + index as u64 });
-        }
         match attempt(inner, port, tenant.domain, &sources, count).await? {
-            Attempt::Done(list) => return Ok(list),
+            Attempt::Done(list, marked) => return Ok((list, marked)),
             Attempt::Suspect(_) if tenant.is_gone() => return Err(BlockError::KeyDestroyed),
             Attempt::Suspect(now) => {
                 // The same block at the same place twice: it was not moved, it is damaged.
@@ -215,9 +217,11 @@ async fn attempt(
         reads = port.ios(ios.ok_or(BlockError::Failed)?).await;
     }
     let mut output = Output::new(out);
+    let mut marked = sources.marked.clone();
     for &(index, codec, from, len) in &sources.pending {
         let unpacked = unpack(codec, &sources.bytes[from..from + len], output.block(index)?);
-        debug_assert!(unpacked, "what was packed here can be unpacked");
+        debug_assert!(unpacked.is_some(), "what was packed here can be unpacked");
+        marked.extend(unpacked.filter(|marks| !marks.is_none()).map(|marks| (index, marks)));
     }
     let mut suspects = Vec::new();
     let mut pace = Pace::new(port, sources.fetches.len() > READ_TURN_BLOCKS, SLICE_WORK);
@@ -234,12 +238,18 @@ async fn attempt(
         };
         let from = windows[fetch.read].skip + fetch.skip;
         let bind = bind_block(domain, id, &entry);
-        let whole = work::open(&inner.keyring, fetch.nonce, &bind, (list, from), output.block(index)?);
-        if !whole && !on(Bug::UnreadableIsZero) {
-            suspects.push(Suspect { index, id, entry, cause: Cause::Content });
+        match work::open(&inner.keyring, fetch.nonce, &bind, (list, from), output.block(index)?) {
+            Some(marks) if marks.is_none() => {}
+            Some(marks) => marked.push((index, marks)),
+            None if on(Bug::UnreadableIsZero) => {}
+            None => suspects.push(Suspect { index, id, entry, cause: Cause::of_stored(entry.stored.codec) }),
         }
     }
-    Ok(if suspects.is_empty() { Attempt::Done(output.finish()) } else { Attempt::Suspect(suspects) })
+    if !suspects.is_empty() {
+        return Ok(Attempt::Suspect(suspects));
+    }
+    marked.sort_unstable_by_key(|(index, _)| *index);
+    Ok(Attempt::Done(output.finish(), marked))
 }
 
 /// What a user block of a domain is bound to.

@@ -218,7 +218,7 @@ impl Scrub {
 fn tell(inner: &Inner, bad: &BadRecord) {
     tracing::error!("{bad}");
     let (at, what) = ((bad.segment, bad.offset), bad.what.to_string());
-    inner.damaged(Damage { block: None, at, what, cause: Cause::Content });
+    inner.damaged(Damage { block: None, at, what, cause: bad.cause() });
 }
 
 /// Looks at superblocks and root as an opening does. Gives what is wrong, in words. No checkpoint is written meanwhile.
@@ -250,7 +250,8 @@ pub(crate) async fn front(inner: &Arc<Inner>, port: &Port) -> Vec<String> {
 /// What devices failed to read since the pool was opened, as far as it is remembered, in words.
 pub(crate) fn unread(inner: &Inner) -> Vec<String> {
     let state = inner.lock();
-    let of_devices = state.faults.iter().filter(|d| d.block.is_none() && d.cause != Cause::Content);
+    let of_devices =
+        state.faults.iter().filter(|d| d.block.is_none() && matches!(d.cause, Cause::Device { .. }));
     of_devices.map(|d| format!("segment {}, byte {}: {d}", d.at.0, d.at.1)).collect()
 }
 

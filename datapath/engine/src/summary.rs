@@ -6,6 +6,7 @@ use crate::state::{Damage, Inner};
 use crate::work::{Block, unpack};
 use crate::write::Known;
 use caisson_block::{BLOCK, BlockError, BufList, IoKind};
+use caisson_codec::Marks;
 use caisson_index::{Entry as Printed, SummaryAt};
 use caisson_log::{At, PREFIX, Spot, TAG, decode_header, decode_prefix};
 use caisson_tables::{BlockId, Place};
@@ -138,7 +139,7 @@ pub(crate) async fn read_known(
     let mut from_memory = false;
     let looked = inner.with(port, |state| {
         if let Some((record, payload)) = state.log.pending(id) {
-            from_memory = unpack(record.codec, payload, &mut block);
+            from_memory = unpack(record.codec, payload, &mut block).is_some_and(Marks::is_none);
             return Ok(None);
         }
         let Known::At(at) = known else { return Ok(None) };
@@ -158,5 +159,7 @@ pub(crate) async fn read_known(
     let len = usize::from(entry.stored.length) + TAG;
     let Some(mut sealed) = bytes_at(inner, port, entry.place, len).await else { return Ok(None) };
     let opened = inner.keyring.open(nonce, &bind_block(domain, id, &entry), &mut sealed);
-    Ok(opened.ok().is_some_and(|plain| unpack(entry.stored.codec, plain, &mut block)).then_some(block))
+    // What has marked sectors is no duplicate of anything.
+    let marks = opened.ok().and_then(|plain| unpack(entry.stored.codec, plain, &mut block));
+    Ok(marks.is_some_and(Marks::is_none).then_some(block))
 }

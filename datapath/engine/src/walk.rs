@@ -5,6 +5,7 @@
 //! in it is found by way of the volumes' maps ([`crate::hunt`]). The walk of a segment ends as soon as all that was live in
 //! it has been met, so that the unwritten end of a segment is not looked through.
 
+use crate::devices::Cause;
 use crate::maps;
 use crate::pages::Lost;
 use crate::pages::POOL_DOMAIN;
@@ -42,6 +43,15 @@ pub struct BadRecord {
     pub id: u64,
     /// What it is.
     pub what: Part,
+    /// The number of its codec.
+    pub codec: u8,
+}
+
+impl BadRecord {
+    /// Why it cannot be had, if the device gave its bytes.
+    pub fn cause(&self) -> Cause {
+        if self.what == Part::Block { Cause::of_stored(self.codec) } else { Cause::Content }
+    }
 }
 
 /// What a record holds.
@@ -67,8 +77,8 @@ impl fmt::Display for Part {
 
 impl fmt::Display for BadRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BadRecord { segment, offset, id, what } = self;
-        write!(f, "segment {segment}, byte {offset}: {what} (number {id}) does not authenticate")
+        let BadRecord { segment, offset, id, what, .. } = self;
+        write!(f, "segment {segment}, byte {offset}: {what} (number {id}) {}", self.cause())
     }
 }
 
@@ -358,7 +368,7 @@ impl Walk {
             Some(PageKey::Map(_)) => Part::MapPage,
             Some(PageKey::Blocks { .. }) => Part::BlocksPage,
         };
-        found.bad(BadRecord { segment: self.segment, offset, id: record.id, what });
+        found.bad(BadRecord { segment: self.segment, offset, id: record.id, what, codec: record.codec });
     }
 
     /// What lies in gaps is missing if not all that was live was met.
@@ -383,7 +393,7 @@ fn whole(inner: &Inner, header: &Header, bytes: &[u8], index: usize) -> bool {
         Some(key) => maps::deciphered(&inner.keyring, header.at(index), key, record.codec, &mut plain),
         None => Some((record.codec, 0, &plain[..])),
     };
-    packed.is_some_and(|(codec, _, packed)| unpack(codec, packed, &mut [0; BLOCK]))
+    packed.is_some_and(|(codec, _, packed)| unpack(codec, packed, &mut [0; BLOCK]).is_some())
 }
 
 /// Bytes of a record of that stored length.

@@ -1,10 +1,11 @@
 //! The heavy part of a block's way: fingerprint, compression, unpacking. Runs on the thread of the connection, with
 //! contexts that the thread keeps.
 
-use caisson_block::{BLOCK, Buf, BufList};
-use caisson_codec::{Codec, Compressor, Decompressor, Level};
+use caisson_block::{BLOCK, Buf, BufList, fetch};
+use caisson_codec::{Codec, Compressor, Decompressor, Level, Marks};
 use caisson_log::{At, Bind, Keyring, TAG};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// A block of user data, or a page.
 pub(crate) type Block = [u8; BLOCK];
@@ -38,33 +39,49 @@ pub(crate) fn pack<R>(block: &Block, level: Option<Level>, keep: impl FnOnce(Cod
     })
 }
 
-/// The block behind stored bytes. False when they are not what their codec makes: then the content of `out` is undefined.
-pub(crate) fn unpack(codec: u8, stored: &[u8], out: &mut Block) -> bool {
-    match Codec::from_number(codec) {
-        Some(Codec::Raw) => {
-            let whole = stored.len() == BLOCK;
-            if whole {
-                out.copy_from_slice(stored);
-            }
-            whole
+/// As [`pack`], into the front of `out`, which has at least [`caisson_codec::ROOM`] bytes: how, and how many bytes.
+pub(crate) fn pack_into(block: &Block, level: Option<Level>, out: &mut [u8]) -> (Codec, usize) {
+    let packed = level.and_then(|level| {
+        WORK.with_borrow_mut(|work| {
+            work.compressor.set_level(level);
+            work.compressor.compress_into(block, out)
+        })
+    });
+    match packed {
+        Some(len) => (Codec::Zstd, len),
+        None => {
+            out[..BLOCK].copy_from_slice(block);
+            (Codec::Raw, BLOCK)
         }
-        Some(Codec::Zstd) => WORK.with_borrow_mut(|work| work.decompressor.decompress(stored, out).is_ok()),
-        None => false,
     }
 }
 
-/// The block that is stored as the sealed bytes which stand in `list` from `from` on. False when they do not authenticate, or
-/// are not what their codec makes: then the content of `out` is undefined, and nobody may see it.
+/// The block behind stored bytes, and which of its sectors are marked: they are zero in `out`. `None` when the bytes are not what
+/// their codec makes: then the content of `out` is undefined.
+pub(crate) fn unpack(codec: u8, stored: &[u8], out: &mut Block) -> Option<Marks> {
+    match Codec::from_number(codec)? {
+        Codec::Raw => {
+            out.copy_from_slice(<&Block>::try_from(stored).ok()?);
+            Some(Marks::NONE)
+        }
+        Codec::Zstd => WORK
+            .with_borrow_mut(|work| work.decompressor.decompress(stored, out).is_ok().then_some(Marks::NONE)),
+        Codec::Marked => Marks::unpack(stored, out).ok(),
+    }
+}
+
+/// The block that is stored as the sealed bytes which stand in `list` from `from` on, as [`unpack`] gives it. `None` when they do
+/// not authenticate, or are not what their codec makes: then the content of `out` is undefined, and nobody may see it.
 pub(crate) fn open(
     keyring: &Keyring,
     at: At,
     bind: &Bind,
     (list, from): (&BufList, usize),
     out: &mut Block,
-) -> bool {
+) -> Option<Marks> {
     let length = usize::from(bind.length);
     if length > BLOCK {
-        return false;
+        return None;
     }
     WORK.with_borrow_mut(|work| {
         let sealed = match single(list, from, length + TAG) {
@@ -72,19 +89,27 @@ pub(crate) fn open(
             None => {
                 let scratch = &mut work.sealed[..length + TAG];
                 if list.copy_out(from, scratch) < scratch.len() {
-                    return false;
+                    return None;
                 }
                 scratch
             }
         };
-        match Codec::from_number(bind.codec) {
-            Some(Codec::Raw) => length == BLOCK && keyring.open_into(at, bind, sealed, out).is_ok(),
-            Some(Codec::Zstd) => {
-                let plain = &mut work.plain[..length];
-                keyring.open_into(at, bind, sealed, plain).is_ok()
-                    && work.decompressor.decompress(plain, out).is_ok()
+        match Codec::from_number(bind.codec)? {
+            Codec::Raw => {
+                let whole = length == BLOCK && keyring.open_into(at, bind, sealed, out).is_ok();
+                whole.then_some(Marks::NONE)
             }
-            None => false,
+            Codec::Zstd => {
+                let plain = &mut work.plain[..length];
+                let whole = keyring.open_into(at, bind, sealed, plain).is_ok()
+                    && work.decompressor.decompress(plain, out).is_ok();
+                whole.then_some(Marks::NONE)
+            }
+            Codec::Marked => {
+                let plain = &mut work.plain[..length];
+                keyring.open_into(at, bind, sealed, plain).ok()?;
+                Marks::unpack(plain, out).ok()
+            }
         }
     })
 }
@@ -129,6 +154,11 @@ impl<'a> Blocks<'a> {
         }
         let whole = parts.get(self.part).and_then(|p| p.get(from - self.base..from - self.base + BLOCK));
         whole.and_then(|bytes| <&Block>::try_from(bytes).ok())
+    }
+
+    /// Has the processor fetch where those of these blocks begin that lie in a single buffer each.
+    pub(crate) fn fetch_fronts(&mut self, blocks: Range<usize>) {
+        blocks.filter_map(|i| self.single(i)).for_each(|block| fetch(&block[0]));
     }
 
     /// As [`Blocks::single`], to be kept.

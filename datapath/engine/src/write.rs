@@ -8,11 +8,12 @@ use crate::append::kick;
 use crate::bounds::*;
 use crate::domains::Tenant;
 use crate::gather::{self, Company, Few};
+use crate::packed::Packed;
 use crate::space::Admit;
 use crate::state::{Inner, State};
-use crate::work::{Block, Blocks, pack};
-use caisson_block::{BLOCK, BlockError, BufList};
-use caisson_codec::{Level, is_zero};
+use crate::work::{Block, Blocks};
+use caisson_block::{BLOCK, BlockError, BufList, fetch};
+use caisson_codec::{Level, Marks, is_zero};
 use caisson_fingerprint::{Fingerprint, FingerprintKey};
 use caisson_index::{Answer, Candidate, print_of};
 use caisson_log::{Record, RecordKind};
@@ -45,6 +46,8 @@ pub(crate) struct To<'a> {
     pub(crate) first: u64,
     /// Of small writes to the volume.
     pub(crate) company: &'a Company,
+    /// The blocks that have marked sectors, whose bytes do not count.
+    pub(crate) marked: &'a [(usize, Marks)],
 }
 
 /// What is to become of one block.
@@ -78,7 +81,13 @@ pub(crate) enum Known {
 struct Chunk {
     plans: Vec<Plan>,
     prints: Vec<Print>,
-    bytes: Vec<u8>,
+    /// Which blocks are zero: as bits, a number for each [`PRINT_BLOCKS`].
+    zero: Vec<u64>,
+    bytes: Packed,
+    /// What the index says of each.
+    known: Vec<Option<Known>>,
+    /// How many prints' places in the index were fetched.
+    warm: usize,
     /// What the index had learnt before the first of them was looked up.
     seen: Option<u64>,
     /// Ids that were allocated for it and not used yet.
@@ -107,7 +116,10 @@ impl Chunk {
     fn give_back(mut self) {
         self.plans.clear();
         self.prints.clear();
+        self.zero.clear();
         self.bytes.clear();
+        self.known.clear();
+        self.warm = 0;
         self.seen = None;
         self.ids.clear();
         self.slots.clear();
@@ -145,12 +157,12 @@ pub(crate) async fn write(
     data: &BufList,
     ways: Ways<'_>,
 ) -> Result<u64, BlockError> {
-    let To { volume, first, company } = to;
+    let To { volume, first, .. } = to;
     let count = data.len() / caisson_block::BLOCK;
     let mut batch = 0;
     for from in (0..count).step_by(inner.chunk) {
         let blocks = inner.chunk.min(count - from);
-        let mut chunk = Chunk::prepare(inner, port, (data, from, blocks), company, ways).await?;
+        let mut chunk = Chunk::prepare(inner, port, (data, from, blocks), to, ways).await?;
         batch = chunk.publish(inner, port, volume, first + from as u64, (data, from), ways).await?;
         chunk.give_back();
     }
@@ -163,7 +175,7 @@ impl Chunk {
         inner: &Arc<Inner>,
         port: &Port,
         (data, from, count): (&BufList, usize, usize),
-        company: &Company,
+        To { company, marked, .. }: To<'_>,
         ways: Ways<'_>,
     ) -> Result<Chunk, BlockError> {
         let keys = ways.tenant.prints().ok_or(BlockError::KeyDestroyed)?;
@@ -175,34 +187,52 @@ impl Chunk {
         // Not before its turn: then it is the memory of who ended last, and still in the processor's caches.
         let mut chunk = Chunk::take();
         chunk.prints.resize(count, [0; 16]);
+        chunk.known.resize(count, None);
         let mut met = [0; 4];
+        reader.fetch_fronts(from..from + PRINT_BLOCKS.min(count));
         for group in (0..count).step_by(PRINT_BLOCKS) {
             let blocks = PRINT_BLOCKS.min(count - group);
             if group > 0 {
                 pace.spend(blocks as u32 * PRINT_WORK).await;
             }
+            // Those of the next ones, while these are hashed.
+            reader.fetch_fronts(from + group + blocks..from + count.min(group + 2 * PRINT_BLOCKS));
             let zero = if count <= TURN_BLOCKS && ways.dedup && company.expected() {
                 chunk.print_in_company((inner, port, &keys), &mut reader, (from, count), company).await
             } else {
                 chunk.print(&keys, &mut reader, from, group..group + blocks, ways)
             };
+            chunk.zero.push(zero);
             if on(Bug::AlikePrints) {
                 chunk.prints[group..group + blocks].iter_mut().for_each(alike);
             }
-            let mut known = [const { None }; PRINT_BLOCKS];
+            chunk.warm(inner, group + blocks, ways);
+        }
+        if count > TURN_BLOCKS {
+            chunk.bytes.reserve(count);
+        }
+        for group in (0..count).step_by(PRINT_BLOCKS) {
+            let blocks = PRINT_BLOCKS.min(count - group);
+            let zero = chunk.zero[group / PRINT_BLOCKS];
             if ways.dedup {
-                chunk.look(inner, port, group, &mut known[..blocks], zero, (&mut fetches, &mut pace)).await;
+                while chunk.warm < group + blocks && count > 1 {
+                    chunk.warm(inner, group + blocks, ways);
+                }
+                chunk.look(inner, port, group..group + blocks, zero, (&mut fetches, &mut pace)).await;
             }
-            for (i, known) in known[..blocks].iter().enumerate() {
+            for i in 0..blocks {
                 let index = group + i;
-                let plan = if zero & (1 << i) != 0 {
+                let plan = if let Some((_, marks)) = marked.iter().find(|m| m.0 == from + index) {
+                    chunk.store_marked(index, reader.get(from + index), *marks)
+                } else if zero & (1 << i) != 0 {
                     Plan::Zero
-                } else if let Some(known) = *known {
+                } else if let Some(known) = chunk.known[index] {
                     Plan::Known(known)
                 } else if let Some(twin) = chunk.twin(index, &mut met, ways) {
                     Plan::Twin(twin)
                 } else {
                     pace.spend(work).await;
+                    chunk.warm(inner, count, ways);
                     chunk.store(reader.get(from + index), ways.level)
                 };
                 chunk.plans.push(plan);
@@ -287,13 +317,22 @@ impl Chunk {
         if seen { self.prints[..index].iter().position(|earlier| *earlier == print) } else { None }
     }
 
-    /// Looks for duplicates of the blocks from `group` on, and reads a bounded number of summaries for that.
+    /// Has the places fetched that the index will be looked at for the next few of the first `hashed` blocks: no more than can be under
+    /// way at once, so that there is other work beside it.
+    fn warm(&mut self, inner: &Inner, hashed: usize, ways: Ways<'_>) {
+        let few = self.warm..hashed.min(self.warm + FETCHED_PRINTS);
+        if !few.is_empty() && hashed > 1 && ways.dedup {
+            self.warm = few.end;
+            inner.lock().index.warm(&self.prints[few], fetch);
+        }
+    }
+
+    /// Looks for duplicates of the blocks of `group`, and reads a bounded number of summaries for that.
     async fn look(
         &mut self,
         inner: &Arc<Inner>,
         port: &Port,
-        group: usize,
-        known: &mut [Option<Known>],
+        group: Range<usize>,
         zero: u64,
         (fetches, pace): (&mut usize, &mut Pace<'_>),
     ) {
@@ -302,22 +341,19 @@ impl Chunk {
             {
                 let mut state = inner.lock();
                 self.seen = self.seen.or_else(|| Some(state.index.changes()));
-                if known.len() > 1 {
-                    state.index.warm(&self.prints[group..group + known.len()]);
-                }
-                for (i, slot) in known.iter_mut().enumerate() {
+                state.index.warm_next(&self.prints[group.clone()], fetch);
+                for (i, index) in group.clone().enumerate() {
+                    let (slot, print) = (&mut self.known[index], &self.prints[index]);
                     if slot.is_some() || zero & (1 << i) != 0 {
                         continue;
                     }
-                    match state.index.lookup(&self.prints[group + i]) {
+                    match state.index.lookup(print) {
                         Answer::Hit(candidate) => *slot = Some(Known::At(candidate)),
                         Answer::Pending(id) => *slot = Some(Known::Pending(id, state.log.open())),
                         Answer::Fetch(at) => wanted = wanted.or(Some(at)),
                         Answer::Miss => {}
                     }
-                    if on(Bug::CheckedEarly)
-                        && slot.is_some_and(|k| !live_now(&mut state, k, &self.prints[group + i]))
-                    {
+                    if on(Bug::CheckedEarly) && slot.is_some_and(|k| !live_now(&mut state, k, print)) {
                         *slot = None;
                     }
                 }
@@ -335,11 +371,17 @@ impl Chunk {
 
     /// Keeps a block's bytes.
     fn store(&mut self, block: &Block, level: Option<Level>) -> Plan {
-        let from = self.bytes.len();
-        pack(block, level, |codec, bytes| {
-            self.bytes.extend_from_slice(bytes);
-            Plan::New { codec: codec.number(), from, len: bytes.len() }
-        })
+        let (codec, from, len) = self.bytes.push(block, level);
+        Plan::New { codec: codec.number(), from, len }
+    }
+
+    /// Keeps a block that has marked sectors. Nobody finds it as a duplicate: only here do its bytes stand for less than themselves.
+    fn store_marked(&mut self, index: usize, block: &Block, marks: Marks) -> Plan {
+        if !on(Bug::MarkedIsShared) {
+            self.prints[index] = [0; 16];
+        }
+        let (codec, from, len) = self.bytes.push_marked(block, marks);
+        Plan::New { codec: codec.number(), from, len }
     }
 
     /// Reads what the duplicates are duplicates of, and compares. Where the bytes differ, the block is stored.
@@ -466,7 +508,7 @@ impl Chunk {
             Admit::Wait => return Ok(Published::Wait),
             Admit::Full => return Ok(Published::Full),
         }
-        let Chunk { plans, prints, bytes, seen, ids, stored, stored_bytes, slots, new, journal } = self;
+        let Chunk { plans, prints, bytes, seen, ids, stored, stored_bytes, slots, new, journal, .. } = self;
         slots.clear();
         new.clear();
         journal.clear();
@@ -503,10 +545,12 @@ impl Chunk {
             });
         }
         let ready = state.tables.ready(volume, first, slots)?;
-        for (&index, &id) in new.iter().zip(&*ids) {
-            state.tables.put(id, how(&plans[index], epoch))?;
-        }
+        state.tables.put_all(&ids[..new.len()], |n| how(&plans[new[n]], epoch))?;
         state.tables.write_ready(ready, volume, first, slots, journal);
+        let moved = bytes.is_large() && !new.is_empty();
+        if moved {
+            state.log.take(bytes);
+        }
         for (&index, &id) in new.iter().zip(&*ids) {
             let Plan::New { from, len, .. } = plans[index] else { continue };
             let (print, how) = (prints[index], how(&plans[index], epoch));
@@ -520,7 +564,10 @@ impl Chunk {
                 print,
                 from: None,
             };
-            state.log.push(id, record, &bytes[from..from + len]);
+            match moved {
+                true => state.log.push_moved(id, record, (from, len)),
+                false => state.log.push(id, record, bytes.get(from, len)),
+            }
             if print != [0; 16] {
                 state.index.pending_insert(print, id.get());
             }

@@ -6,39 +6,24 @@ mod common;
 use caisson_block::{Extent, Op, Volume};
 use caisson_device::FileStore;
 use caisson_device::sim::Rng;
-use caisson_engine::{Cipher, Create, Host, Options, Pool, PoolId, Settings};
+use caisson_engine::{Host, Options, Pool, Settings};
+use common::pools::{self, tend};
 use common::{Folder, Thread, secrets, store};
 use std::sync::Arc;
 use std::time::Duration;
 
 const SIZE: u64 = 33 << 20;
 
-fn made() -> Create {
-    Create { id: PoolId([7; 16]), cipher: Cipher::auto(), segment_size: Some(256 << 10), slots: Vec::new() }
-}
-
 fn create(thread: &mut Thread, store: Arc<FileStore>) -> Pool {
-    let stores = vec![store];
-    let pool = thread
-        .wait(|port| async move { Pool::create(&port, stores, secrets(), made(), Options::default()).await })
-        .unwrap();
+    let pool = pools::create(thread, vec![store], 256 << 10, Vec::new());
     tend(thread, &pool);
     pool
 }
 
 fn open(thread: &mut Thread, store: Arc<FileStore>) -> Pool {
-    let stores = vec![store];
-    let pool = thread
-        .wait(|port| async move { Pool::open(&port, stores, secrets(), Options::default()).await })
-        .unwrap();
+    let pool = pools::open(thread, vec![store], secrets()).unwrap();
     tend(thread, &pool);
     pool
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
 }
 
 fn volume(thread: &mut Thread, pool: &Pool, name: &'static str) -> impl Volume + use<> {
@@ -232,7 +217,10 @@ fn a_scrub_keeps_its_pace_and_can_be_stopped() {
     let stores = vec![store(&folder.file("pool"), SIZE)];
     let host = Host::start("pool").unwrap();
     let pool = host
-        .run(|port| async move { Pool::create(&port, stores, secrets(), made(), Options::default()).await })
+        .run(|port| async move {
+            Pool::create(&port, stores, secrets(), pools::made(256 << 10, Vec::new()), Options::default())
+                .await
+        })
         .unwrap();
     host.tend(&pool);
     let own = pool.clone();

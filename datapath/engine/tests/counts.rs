@@ -6,6 +6,7 @@ mod common;
 use caisson_block::{Extent, Op};
 use caisson_device::sim::Rng;
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
+use common::pools::tend;
 use common::{Folder, Thread, secrets, store};
 use std::path::Path;
 
@@ -28,12 +29,6 @@ fn create(thread: &mut Thread, path: &Path, max_refs: u32, settings: Settings) -
     tend(thread, &pool);
     let volume = pool.volume("v").unwrap();
     (pool, volume)
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
 }
 
 fn write(thread: &mut Thread, volume: &PoolVolume, lba: u64, data: Vec<u8>) {

@@ -8,6 +8,7 @@ use caisson_engine::{
     Checking, Cipher, Create, OpenError, Options, Part, Pool, PoolId, Problem, Report, ScrubStatus, Settings,
 };
 use caisson_log::BatchKind;
+use common::pools::{close, tend};
 use common::{Folder, Thread, secrets, store};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,17 +43,6 @@ fn open(thread: &mut Thread, path: &Path) -> Result<Pool, OpenError> {
     let pool = thread.wait(|port| async move { Pool::open(&port, stores, secrets(), options()).await })?;
     tend(thread, &pool);
     Ok(pool)
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
-}
-
-fn close(thread: &mut Thread, pool: Pool) {
-    thread.wait(|port| async move { pool.close(&port).await }).unwrap();
-    while thread.turn() {}
 }
 
 /// Opens the pool only to check it.

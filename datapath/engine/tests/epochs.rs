@@ -4,10 +4,9 @@ mod common;
 
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::FileStore;
-use caisson_engine::{
-    ChangeError, Cipher, Create, KeySlot, OpenError, Options, Pool, PoolId, Secrets, Settings, Superblock,
-};
+use caisson_engine::{ChangeError, KeySlot, OpenError, Pool, Secrets, Settings, Superblock};
 use common::keys::{epoch, first_slots, unlocked};
+use common::pools::{self, close, fill, holds, noise, rest, sound, tend};
 use common::{Folder, Power, Thread, store};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,25 +21,9 @@ fn stores(folder: &Folder) -> Vec<Arc<FileStore>> {
 
 /// A pool in two files, with its background at work.
 fn make(thread: &mut Thread, folder: &Folder) -> Pool {
-    let create = Create {
-        id: PoolId([7; 16]),
-        cipher: Cipher::auto(),
-        segment_size: Some(SEGMENT),
-        slots: first_slots(),
-    };
-    let (stores, secrets) = (stores(folder), unlocked(&first_slots()));
-    let pool = thread
-        .wait(|port| async move { Pool::create(&port, stores, secrets, create, Options::default()).await })
-        .unwrap();
+    let pool = pools::create(thread, stores(folder), SEGMENT, first_slots());
     tend(thread, &pool);
     pool
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut make = None;
-    pool.tend(|f| make = Some(f));
-    let make = make.unwrap();
-    thread.spawn(|port| async move { make(port).await });
 }
 
 /// The slots of the newest superblock, read without a lock.
@@ -59,8 +42,7 @@ fn slots_of(folder: &Folder) -> Vec<KeySlot> {
 }
 
 fn try_open(thread: &mut Thread, folder: &Folder, secrets: Secrets) -> Result<Pool, OpenError> {
-    let stores = stores(folder);
-    thread.wait(|port| async move { Pool::open(&port, stores, secrets, Options::default()).await })
+    pools::open(thread, stores(folder), secrets)
 }
 
 /// Opens it with what its superblocks hold.
@@ -71,49 +53,10 @@ fn open(thread: &mut Thread, folder: &Folder) -> Pool {
     pool
 }
 
-fn close(thread: &mut Thread, pool: Pool) {
-    let own = pool.clone();
-    thread.wait(|port| async move { own.close(&port).await.unwrap() });
-    while thread.turn() {}
-    pool.abandon();
-}
-
-/// Runs the background until nothing happens any more, for so many seconds.
-fn rest(thread: &mut Thread, pool: &Pool, seconds: u64) {
-    for _ in 0..seconds * 20 {
-        while thread.turn() {}
-        thread.pass(pool, Duration::from_millis(50));
-    }
-    while thread.turn() {}
-}
-
 fn volume(thread: &mut Thread, pool: &Pool, name: &str, domain: u32) -> Result<(), ChangeError> {
     let (own, name) = (pool.clone(), name.to_owned());
     let settings = Settings { domain, ..Settings::default() };
     thread.wait(|port| async move { own.create_volume(&port, &name, VOLUME, settings).await }).map(drop)
-}
-
-/// Content that does not compress, the same for the same seed.
-fn content(seed: u64) -> Vec<u8> {
-    let mut rng = caisson_device::sim::Rng::new(seed);
-    (0..4096).map(|_| rng.below(256) as u8).collect()
-}
-
-fn fill(thread: &mut Thread, pool: &Pool, name: &str, blocks: std::ops::Range<u64>, seed: u64) {
-    let v = pool.volume(name).unwrap();
-    for lba in blocks {
-        let data = content(seed + lba).into();
-        thread.run(&v, Op::Write { at: Extent { lba, blocks: 1 }, data, fua: false }).unwrap();
-    }
-    thread.run(&v, Op::Flush).unwrap();
-}
-
-fn holds(thread: &mut Thread, pool: &Pool, name: &str, blocks: std::ops::Range<u64>, seed: u64) {
-    let v = pool.volume(name).unwrap();
-    for lba in blocks {
-        let read = thread.run(&v, Op::Read { at: Extent { lba, blocks: 1 } }).unwrap();
-        assert!(read.to_vec() == content(seed + lba), "{name}, block {lba}");
-    }
 }
 
 fn rotate(thread: &mut Thread, pool: &Pool, domain: u32) -> Result<u16, ChangeError> {
@@ -143,13 +86,6 @@ fn destroy(thread: &mut Thread, pool: &Pool, domain: u32) {
 
 fn old(pool: &Pool, domain: u32) -> Vec<u16> {
     pool.domains().into_iter().find(|d| d.domain == domain).unwrap().old
-}
-
-fn sound(thread: &mut Thread, pool: &Pool) {
-    let own = pool.clone();
-    let report = thread.wait(|port| async move { own.check(&port, |_| {}).await });
-    assert!(report.is_sound(), "{report}");
-    assert!(pool.status().damage.is_empty(), "{:?}", pool.status().damage);
 }
 
 #[test]
@@ -243,7 +179,7 @@ fn domains_share_nothing_and_a_destroyed_one_is_gone() {
         assert_eq!(thread.run(&v, Op::Read { at }).unwrap_err(), BlockError::KeyDestroyed, "{name}");
     }
     let at = Extent { lba: 3, blocks: 1 };
-    let write = Op::Write { at, data: content(7).into(), fua: false };
+    let write = Op::Write { at, data: noise(7).into(), fua: false };
     assert_eq!(thread.run(&kept, write).unwrap_err(), BlockError::KeyDestroyed);
     assert!(slots_of(&folder).iter().all(|s| s.domain != acme));
     holds(&mut thread, &pool, "v", 0..60, 1000);

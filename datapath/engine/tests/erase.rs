@@ -3,11 +3,10 @@
 mod common;
 
 use caisson_block::{BlockError, EraseBy, Erasure, Extent, Op, Volume};
-use caisson_engine::{
-    ChangeError, Cipher, Create, EraseStage, KeySlot, Options, Pool, PoolId, Settings, Superblock,
-};
+use caisson_engine::{ChangeError, EraseStage, KeySlot, Pool, Settings, Superblock};
 use caisson_log::{Keyring, PREFIX, SUPERBLOCK, SUPERBLOCK_AT, Spot, choose, decode_header, decode_prefix};
 use common::keys::{epoch, first_slots, unlocked};
+use common::pools::{self, close, fill, holds, noise, read, rest, sound, tend};
 use common::{Folder, Power, Thread, store};
 use std::path::Path;
 use std::time::Duration;
@@ -18,22 +17,10 @@ const SIZE: u64 = (FRONT + 160 * SEGMENT) as u64;
 const VOLUME: u64 = 1 << 20;
 
 fn make(thread: &mut Thread, folder: &Folder) -> Pool {
-    let slots = first_slots();
-    let create =
-        Create { id: PoolId([7; 16]), cipher: Cipher::auto(), segment_size: Some(SEGMENT as u32), slots };
-    let (stores, secrets) = (vec![store(&folder.file("a"), SIZE)], unlocked(&first_slots()));
-    let pool = thread
-        .wait(|port| async move { Pool::create(&port, stores, secrets, create, Options::default()).await })
-        .unwrap();
+    let stores = vec![store(&folder.file("a"), SIZE)];
+    let pool = pools::create(thread, stores, SEGMENT as u32, first_slots());
     tend(thread, &pool);
     pool
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut make = None;
-    pool.tend(|f| make = Some(f));
-    let make = make.unwrap();
-    thread.spawn(|port| async move { make(port).await });
 }
 
 fn copies(file: &Path) -> [Vec<u8>; 2] {
@@ -48,28 +35,10 @@ fn slots_of(folder: &Folder) -> Vec<KeySlot> {
 }
 
 fn open(thread: &mut Thread, folder: &Folder) -> Pool {
-    let (stores, secrets) = (vec![store(&folder.file("a"), SIZE)], unlocked(&slots_of(folder)));
-    let pool = thread
-        .wait(|port| async move { Pool::open(&port, stores, secrets, Options::default()).await })
-        .unwrap();
+    let stores = vec![store(&folder.file("a"), SIZE)];
+    let pool = pools::open(thread, stores, unlocked(&slots_of(folder))).unwrap();
     tend(thread, &pool);
     pool
-}
-
-fn close(thread: &mut Thread, pool: Pool) {
-    let own = pool.clone();
-    thread.wait(|port| async move { own.close(&port).await.unwrap() });
-    while thread.turn() {}
-    pool.abandon();
-}
-
-/// Runs the background for so many seconds.
-fn rest(thread: &mut Thread, pool: &Pool, seconds: u64) {
-    for _ in 0..seconds * 20 {
-        while thread.turn() {}
-        thread.pass(pool, Duration::from_millis(50));
-    }
-    while thread.turn() {}
 }
 
 /// The same, with whoever has the key provider beginning the epochs that erases need.
@@ -109,41 +78,6 @@ fn erase(thread: &mut Thread, pool: &Pool, name: &str, delete: bool) -> Result<u
     })
 }
 
-/// Content that does not compress, the same for the same seed, with the seed at its front.
-fn content(seed: u64) -> Vec<u8> {
-    let mut rng = caisson_device::sim::Rng::new(seed);
-    let mut bytes: Vec<u8> = (0..4096).map(|_| rng.below(256) as u8).collect();
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    bytes
-}
-
-fn fill(thread: &mut Thread, pool: &Pool, name: &str, blocks: std::ops::Range<u64>, seed: u64) {
-    let v = pool.volume(name).unwrap();
-    for lba in blocks {
-        let data = content(seed + lba).into();
-        thread.run(&v, Op::Write { at: Extent { lba, blocks: 1 }, data, fua: false }).unwrap();
-    }
-    thread.run(&v, Op::Flush).unwrap();
-}
-
-fn read(thread: &mut Thread, pool: &Pool, name: &str, lba: u64) -> Result<Vec<u8>, BlockError> {
-    let v = pool.volume(name).unwrap();
-    thread.run(&v, Op::Read { at: Extent { lba, blocks: 1 } }).map(|list| list.to_vec())
-}
-
-fn holds(thread: &mut Thread, pool: &Pool, name: &str, blocks: std::ops::Range<u64>, seed: u64) {
-    for lba in blocks {
-        assert!(read(thread, pool, name, lba).unwrap() == content(seed + lba), "{name}, block {lba}");
-    }
-}
-
-fn sound(thread: &mut Thread, pool: &Pool) {
-    let own = pool.clone();
-    let report = thread.wait(|port| async move { own.check(&port, |_| {}).await });
-    assert!(report.is_sound(), "{report}");
-    assert!(pool.status().damage.is_empty(), "{:?}", pool.status().damage);
-}
-
 fn image(folder: &Folder) -> Vec<u8> {
     std::fs::read(folder.file("a")).unwrap()
 }
@@ -170,7 +104,7 @@ fn opens(folder: &Folder, file: &[u8], slots: &[KeySlot]) -> Vec<u64> {
             let mut out = vec![0; placed.record.length.into()];
             if header.open_record(&keyring, i, &file[at..], &mut out).is_ok()
                 && let Some(seed) = out.first_chunk().map(|b| u64::from_le_bytes(*b))
-                && out == content(seed)
+                && out == noise(seed)
             {
                 found.push(seed);
             }
@@ -297,7 +231,7 @@ fn a_host_s_erase_refuses_requests_until_the_volume_is_empty() {
     assert!(matches!(copy, Some(Err(ChangeError::Erasing) | Ok(_))), "{copy:?}");
     rest(&mut thread, &pool, 2);
     // Unmapped, and that is durable: it takes requests again, though the keys are there still.
-    let data = content(5).into();
+    let data = noise(5).into();
     thread.run(&v, Op::Write { at, data, fua: true }).unwrap();
     assert!(matches!(v.erasure(), Erasure::Running { by: EraseBy::Format, recorded: true, .. }));
     // What was written since is not erased by a crash and another opening.
@@ -308,11 +242,11 @@ fn a_host_s_erase_refuses_requests_until_the_volume_is_empty() {
     let mut thread = Thread::default();
     let pool = open(&mut thread, &folder);
     rest(&mut thread, &pool, 2);
-    assert_eq!(read(&mut thread, &pool, "v", 0).unwrap(), content(5));
+    assert_eq!(read(&mut thread, &pool, "v", 0).unwrap(), noise(5));
     served(&mut thread, &pool, 30);
     let v = pool.volume("v").unwrap();
     assert_eq!(v.erasure(), Erasure::None);
-    assert_eq!(thread.run(&v, Op::Read { at }).unwrap().to_vec(), content(5));
+    assert_eq!(thread.run(&v, Op::Read { at }).unwrap().to_vec(), noise(5));
     drop(v);
     sound(&mut thread, &pool);
     close(&mut thread, pool);

@@ -5,6 +5,7 @@ mod common;
 use caisson_block::{Extent, Op, Outcome, Volume};
 use caisson_device::{FileStore, Size};
 use caisson_engine::{ChangeError, Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
+use common::pools::{close, tend};
 use common::{Folder, Power, Thread, secrets, store};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,17 +57,6 @@ fn fill(thread: &mut Thread, pool: &Pool, from: u64) -> u64 {
     assert!(pool.fault().is_none());
     thread.run(&volume, Op::Flush).unwrap();
     full
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
-}
-
-fn close(thread: &mut Thread, pool: Pool) {
-    thread.wait(|port| async move { pool.close(&port).await }).unwrap();
-    while thread.turn() {}
 }
 
 fn grow(thread: &mut Thread, pool: &Pool) -> u64 {

@@ -6,9 +6,9 @@ mod common;
 use caisson_block::{EraseBy, Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
 use caisson_log::{Keyring, SUPERBLOCK, SUPERBLOCK_AT, Superblock};
+use common::pools::{self, checkpoint, close, noise, rest, sound, tend};
 use common::{Folder, Thread, secrets, store};
 use std::path::Path;
-use std::time::Duration;
 
 const SEGMENT: u32 = 64 << 10;
 const SIZE: u64 = (1 << 20) + 96 * SEGMENT as u64;
@@ -23,32 +23,7 @@ fn make(thread: &mut Thread, path: &Path) -> Pool {
 
 fn open(thread: &mut Thread, path: &Path, size: u64) -> Pool {
     let stores = vec![store(path, size)];
-    let opened =
-        thread.wait(|port| async move { Pool::open(&port, stores, secrets(), Options::default()).await });
-    opened.unwrap()
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut make = None;
-    pool.tend(|f| make = Some(f));
-    let make = make.unwrap();
-    thread.spawn(|port| async move { make(port).await });
-}
-
-/// Lets the background come to rest.
-fn rest(thread: &mut Thread, pool: &Pool) {
-    for _ in 0..40 {
-        while thread.turn() {}
-        thread.pass(pool, Duration::from_millis(50));
-    }
-    while thread.turn() {}
-}
-
-fn close(thread: &mut Thread, pool: Pool) {
-    let own = pool.clone();
-    thread.wait(|port| async move { own.close(&port).await.unwrap() });
-    while thread.turn() {}
-    pool.abandon();
+    pools::open(thread, stores, secrets()).unwrap()
 }
 
 fn volume(thread: &mut Thread, pool: &Pool, name: &'static str) {
@@ -67,21 +42,11 @@ fn delete(thread: &mut Thread, pool: &Pool, name: &'static str) {
     thread.wait(|port| async move { own.delete_volume(&port, name).await }).unwrap();
 }
 
-fn checkpoint(thread: &mut Thread, pool: &Pool) {
-    let own = pool.clone();
-    thread.wait(|port| async move { own.checkpoint(&port).await }).unwrap();
-}
-
-fn content(n: u64) -> Vec<u8> {
-    let mut rng = caisson_device::sim::Rng::new(n);
-    (0..4096).map(|_| rng.below(256) as u8).collect()
-}
-
 fn fill(thread: &mut Thread, pool: &Pool, name: &str, seed: u64) {
     let v = pool.volume(name).unwrap();
     for lba in 0..40 {
         let at = Extent { lba: lba * 20, blocks: 1 };
-        thread.run(&v, Op::Write { at, data: content(seed + lba).into(), fua: false }).unwrap();
+        thread.run(&v, Op::Write { at, data: noise(seed + lba).into(), fua: false }).unwrap();
     }
     thread.run(&v, Op::Flush).unwrap();
 }
@@ -90,14 +55,8 @@ fn holds(thread: &mut Thread, pool: &Pool, name: &str, seed: u64) {
     let v = pool.volume(name).unwrap();
     for lba in 0..40 {
         let read = thread.run(&v, Op::Read { at: Extent { lba: lba * 20, blocks: 1 } }).unwrap();
-        assert!(read.to_vec() == content(seed + lba), "{name}, block {lba}");
+        assert!(read.to_vec() == noise(seed + lba), "{name}, block {lba}");
     }
-}
-
-fn sound(thread: &mut Thread, pool: &Pool) {
-    let own = pool.clone();
-    let report = thread.wait(|port| async move { own.check(&port, |_| {}).await });
-    assert!(report.is_sound() && pool.status().damage.is_empty(), "{report}");
 }
 
 /// Keys there are, families whose key is to go, keys gone since the pool was opened.
@@ -140,7 +99,7 @@ fn a_key_lasts_as_long_as_its_family() {
     assert_eq!((family("s"), family("c")), (family("v"), family("v")));
     for name in ["v", "s"] {
         delete(&mut thread, &pool, name);
-        rest(&mut thread, &pool);
+        rest(&mut thread, &pool, 2);
         assert_eq!(keys(&pool), (2, vec![], 0), "{name} is gone, and c has the key");
         holds(&mut thread, &pool, "c", 300);
     }
@@ -152,7 +111,7 @@ fn a_key_lasts_as_long_as_its_family() {
     holds(&mut thread, &pool, "w", 200);
     delete(&mut thread, &pool, "c");
     assert_eq!((keys(&pool).1, pool.take_erased_map_keys()), (vec![1], vec![]), "under way");
-    rest(&mut thread, &pool);
+    rest(&mut thread, &pool, 2);
     assert_eq!((keys(&pool), pool.take_erased_map_keys()), ((1, vec![], 1), vec![1]));
     let after = vaults(&path);
     assert!(after[0] == after[1] && !before.contains(&after[0]), "another vault");
@@ -180,7 +139,7 @@ fn a_kill_in_the_middle_of_a_deletion_leaves_it_under_way() {
     let pool = open(&mut thread, &path, SIZE);
     assert_eq!(keys(&pool), (1, vec![1], 0));
     tend(&mut thread, &pool);
-    rest(&mut thread, &pool);
+    rest(&mut thread, &pool, 2);
     assert_eq!(keys(&pool), (0, vec![], 1));
     assert_eq!((pool.status().dying, pool.status().stored), (0, 0), "what it held is given back");
     sound(&mut thread, &pool);
@@ -211,7 +170,7 @@ fn an_erased_volume_begins_a_family_of_its_own() {
             .wait(|port| async move { own.erase_volume(&port, name, EraseBy::Operator, false).await })
             .unwrap();
     }
-    rest(&mut thread, &pool);
+    rest(&mut thread, &pool, 2);
     let after = ["v", "w", "s"].map(|name| family(&pool, name));
     assert!(!before.contains(&after[0]) && !before.contains(&after[1]) && after[0] != after[1]);
     assert_eq!(after[2], before[2], "a copy stays what it is");
@@ -247,7 +206,7 @@ fn a_pool_of_before_gets_keys() {
     let write = |thread: &mut Thread, pool: &Pool, name: &str| {
         let v = pool.volume(name).unwrap();
         let at = Extent { lba: 90, blocks: 1 };
-        thread.run(&v, Op::Write { at, data: content(9).into(), fua: true }).unwrap();
+        thread.run(&v, Op::Write { at, data: noise(9).into(), fua: true }).unwrap();
     };
     write(&mut thread, &pool, "v");
     checkpoint(&mut thread, &pool);
@@ -257,13 +216,13 @@ fn a_pool_of_before_gets_keys() {
     tend(&mut thread, &pool);
     let v = pool.volume("v").unwrap();
     let read = thread.run(&v, Op::Read { at: Extent { lba: 90, blocks: 1 } }).unwrap();
-    assert!(read.to_vec() == content(9));
+    assert!(read.to_vec() == noise(9));
     drop(v);
     sound(&mut thread, &pool);
     for name in ["v", "s", "w"] {
         delete(&mut thread, &pool, name);
     }
-    rest(&mut thread, &pool);
+    rest(&mut thread, &pool, 2);
     assert_eq!(keys(&pool), (0, vec![], 1));
     sound(&mut thread, &pool);
     close(&mut thread, pool);

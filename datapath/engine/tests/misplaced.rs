@@ -6,6 +6,7 @@ mod common;
 use caisson_block::{BlockError, Extent, Op};
 use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Problem, Settings};
 use caisson_log::{BatchKind, Prefix, TAG, decode_prefix};
+use common::pools::{self, close, noise, tend};
 use common::{Folder, Thread, secrets, store};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,26 +22,13 @@ const RECORD: usize = 4096 + TAG;
 
 /// What stands at a block in its `version`th life. It does not compress.
 fn content(n: u64, version: u64) -> Vec<u8> {
-    let mut x = (1 + n * 256 + version).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut word = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x
-    };
-    (0..512).flat_map(|_| word().to_le_bytes()).collect()
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
+    noise(1 + n * 256 + version)
 }
 
 /// Nothing of a pool that nobody tends is moved, unless it is asked for.
 fn open(thread: &mut Thread, path: &Path) -> Result<Pool, OpenError> {
     let stores = vec![store(path, SIZE)];
-    thread.wait(|port| async move { Pool::open(&port, stores, secrets(), Options::default()).await })
+    pools::open(thread, stores, secrets())
 }
 
 /// Writes all blocks anew: half of them by commands of one block, half by commands of two, each a batch.
@@ -54,11 +42,6 @@ fn write(thread: &mut Thread, pool: &Pool, version: u64) {
     };
     (0..BLOCKS / 2).for_each(|n| put(n, 1));
     (BLOCKS / 2..BLOCKS).step_by(2).for_each(|n| put(n, 2));
-}
-
-fn close(thread: &mut Thread, pool: Pool) {
-    thread.wait(|port| async move { pool.close(&port).await }).unwrap();
-    while thread.turn() {}
 }
 
 /// A pool that was written so often, closed; in `older` as it was before the last time.

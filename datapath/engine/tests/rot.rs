@@ -5,6 +5,7 @@ mod common;
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
 use caisson_log::BatchKind;
+use common::pools::tend;
 use common::{Folder, Thread, secrets, store};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,6 @@ use std::time::Duration;
 const SEGMENT: u32 = 64 << 10;
 const SIZE: u64 = (1 << 20) + 64 * SEGMENT as u64;
 const WRITES: u64 = 4;
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
-}
 
 fn create(thread: &mut Thread, path: &Path) -> Pool {
     let stores = vec![store(path, SIZE)];

@@ -5,6 +5,7 @@ mod common;
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::{FileStore, StoreError};
 use caisson_engine::{Cause, Cipher, Create, Options, Pool, PoolId, Problem, Settings};
+use common::pools::{self, close, noise, tend};
 use common::{Folder, Thread, secrets, store};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,23 +14,6 @@ use std::sync::Arc;
 const SEGMENT: u32 = 64 << 10;
 const SIZE: u64 = (1 << 20) + 64 * SEGMENT as u64;
 const BLOCKS: u64 = 40;
-
-fn content(n: u64) -> Vec<u8> {
-    let mut x = n + 1;
-    let mut word = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x
-    };
-    (0..512).flat_map(|_| word().to_le_bytes()).collect()
-}
-
-fn tend(thread: &mut Thread, pool: &Pool) {
-    let mut made = None;
-    pool.tend(|make| made = Some(make));
-    thread.spawn(made.unwrap());
-}
 
 /// A pool with one volume, closed.
 fn make(path: &Path) {
@@ -46,18 +30,16 @@ fn make(path: &Path) {
     let volume = pool.volume("v").unwrap();
     for lba in 0..BLOCKS {
         let at = Extent { lba, blocks: 1 };
-        thread.run(&volume, Op::Write { at, data: content(lba).into(), fua: true }).unwrap();
+        thread.run(&volume, Op::Write { at, data: noise(lba).into(), fua: true }).unwrap();
     }
     drop(volume);
-    thread.wait(|port| async move { pool.close(&port).await }).unwrap();
+    close(&mut thread, pool);
 }
 
 fn open(thread: &mut Thread, path: &Path) -> (Pool, Arc<FileStore>) {
     let own = store(path, SIZE);
     let stores = vec![Arc::clone(&own)];
-    let pool =
-        thread.wait(|port| async move { Pool::open(&port, stores, secrets(), Options::default()).await });
-    let pool = pool.unwrap();
+    let pool = pools::open(thread, stores, secrets()).unwrap();
     tend(thread, &pool);
     while thread.turn() {}
     (pool, own)
@@ -94,7 +76,7 @@ fn a_read_error_is_the_devices_and_damage_is_the_contents() {
     let lost: Vec<u64> = (0..BLOCKS)
         .filter(|&lba| match thread.run(&volume, Op::Read { at: Extent { lba, blocks: 1 } }) {
             Ok(data) => {
-                assert_eq!(data.to_vec(), content(lba), "block {lba}");
+                assert_eq!(data.to_vec(), noise(lba), "block {lba}");
                 false
             }
             Err(e) => {
@@ -130,7 +112,7 @@ fn a_read_error_is_the_devices_and_damage_is_the_contents() {
     assert!(scrub.warnings.iter().any(|w| w.contains("os error 5")), "{scrub:?}");
     assert_eq!(scrub.bad.len(), 1, "{scrub:?}");
     drop((volume, store));
-    thread.wait(|port| async move { pool.close(&port).await }).unwrap();
+    close(&mut thread, pool);
     drop(thread);
 
     // And the check, which finds both again.

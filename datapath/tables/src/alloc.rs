@@ -45,6 +45,18 @@ impl IdSet {
         }
     }
 
+    /// Takes out those of a page that `bits` says.
+    fn take_out(&mut self, page: u64, bits: [u64; 4]) {
+        let Some(mine) = self.pages.get_mut(&page) else { return };
+        for (m, b) in mine.iter_mut().zip(bits) {
+            self.len -= u64::from((b & *m).count_ones());
+            *m &= !b;
+        }
+        if *mine == [0; 4] {
+            self.pages.remove(&page);
+        }
+    }
+
     /// The members of a page, a bit each.
     fn page(&self, page: u64) -> [u64; 4] {
         self.pages.get(&page).copied().unwrap_or_default()
@@ -127,6 +139,14 @@ impl Alloc {
         self.reserved.remove(id);
         if id >= self.fresh {
             self.fresh = (id / ENTRIES + 1) * ENTRIES;
+        }
+    }
+
+    /// As [`Alloc::used`], of those of a page that `bits` says.
+    pub fn used_in(&mut self, page: u64, bits: [u64; 4]) {
+        self.reserved.take_out(page, bits);
+        if page * ENTRIES >= self.fresh {
+            self.fresh = (page + 1) * ENTRIES;
         }
     }
 

@@ -208,8 +208,9 @@ impl Tables {
         }
     }
 
-    /// Counts what is in use one up or down in the directories, as far as it matters.
-    fn count_used(&mut self, id: u64, up: bool) {
+    /// Counts what is in use in the page of an entry up or down, in the directories as far as it matters.
+    fn count_used(&mut self, id: u64, by: i32) {
+        let mut by = by;
         for level in 1..self.levels {
             let below = id >> (8 * u32::from(level));
             let index = below / ENTRIES;
@@ -217,30 +218,62 @@ impl Tables {
             let i = (below % ENTRIES) as usize;
             let mut raw = self.raw_at(slot, i);
             let before = raw.refs.get();
-            let now = if up { before + 1 } else { before.saturating_sub(1) };
+            let now = before.saturating_add_signed(by);
             raw.refs = now.into();
             set_raw_in(self.cache.page_mut(slot), i, &raw);
             if before.min(now) > 0 {
                 return;
             }
+            // Above, pages count that are not empty.
+            by = by.signum();
         }
     }
 
-    /// Makes an entry. Its page, if it is stored, is in memory.
-    pub(crate) fn create_entry(&mut self, id: BlockId, entry: &Entry) {
-        let n = id.get();
+    /// The slot of the page that an entry is to be made in, marked changed, and the entry's number in it.
+    fn entry_new(&mut self, n: u64) -> (u32, usize) {
         // Above a page that changed, all are in memory.
         let known = self.cache.slot(key(0, n / ENTRIES)).filter(|&slot| self.cache.is_changed(slot));
-        let (slot, i) = match known {
+        match known {
             Some(slot) => (slot, (n % ENTRIES) as usize),
             None => {
                 self.make_way(n);
                 self.entry_mut(n)
             }
-        };
+        }
+    }
+
+    /// Makes the entries of new blocks, all in one page, which is in memory if it is stored.
+    pub(crate) fn create_blocks(&mut self, ids: &[BlockId], stored: impl Fn(usize) -> Stored) {
+        let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return };
+        let (slot, _) = self.entry_new(first.get());
+        let page = self.cache.page_mut(slot);
+        let (mut bytes, mut bits, mut end) = (0, [0; 4], 0);
+        for (n, id) in ids.iter().enumerate() {
+            let at = (id.get() % ENTRIES) as usize;
+            assert!(!raw_in(page, at).live(), "{id:?} is free");
+            let stored = stored(n);
+            let entry = Entry { place: Place::PENDING, stored, refs: 0, map: false };
+            set_raw_in(page, at, &RawEntry::from_entry(&entry));
+            bytes += u64::from(stored.length);
+            bits[at / 64] |= 1u64 << (at % 64);
+            end = end.max(id.get() + 1);
+        }
+        debug_assert!(first.get() / ENTRIES == last.get() / ENTRIES, "they are in one page");
+        self.count_used(first.get(), ids.len() as i32);
+        self.alloc.used_in(first.get() / ENTRIES, bits);
+        self.limit = self.limit.max(end);
+        self.stats.blocks += ids.len() as u64;
+        self.stats.stored_bytes += bytes;
+        self.pending += ids.len() as u64;
+    }
+
+    /// Makes an entry. Its page, if it is stored, is in memory.
+    pub(crate) fn create_entry(&mut self, id: BlockId, entry: &Entry) {
+        let n = id.get();
+        let (slot, i) = self.entry_new(n);
         assert!(!self.raw_at(slot, i).live(), "{id:?} is free");
         set_raw_in(self.cache.page_mut(slot), i, &RawEntry::from_entry(entry));
-        self.count_used(n, true);
+        self.count_used(n, 1);
         self.alloc.used(n);
         self.limit = self.limit.max(n + 1);
         if entry.map {
@@ -280,7 +313,7 @@ impl Tables {
             self.account(raw.place(), raw.stored(), false);
         }
         self.set_raw(id, &RawEntry::FREE);
-        self.count_used(id, false);
+        self.count_used(id, -1);
         self.alloc.freed(id);
     }
 

@@ -40,6 +40,10 @@ pub enum Bug {
     LostPage,
     /// A block that does not authenticate reads as zeroes.
     UnreadableIsZero,
+    /// Sectors that are marked uncorrectable read as zeroes when another one of their block is written.
+    MarkForgotten,
+    /// A block with marked sectors is found as a duplicate, by the bytes that are left of it.
+    MarkedIsShared,
     /// The last of several changes that belong together is not journaled.
     LostChange,
     /// A checkpoint says that it covers one batch more than it does.
@@ -76,7 +80,7 @@ pub enum Bug {
 }
 
 /// All that a simulation shows, in which one thread at a time does a whole piece of work.
-pub const ALL: [Bug; 32] = [
+pub const ALL: [Bug; 34] = [
     Bug::SkippedSync,
     Bug::AckBeforeDurable,
     Bug::SuperblockFirst,
@@ -94,6 +98,8 @@ pub const ALL: [Bug; 32] = [
     Bug::UncheckedCandidate,
     Bug::LostPage,
     Bug::UnreadableIsZero,
+    Bug::MarkForgotten,
+    Bug::MarkedIsShared,
     Bug::LostChange,
     Bug::OneMoreBatch,
     Bug::ReserveUnlisted,

@@ -237,6 +237,28 @@ impl Tables {
         want.into()
     }
 
+    /// As [`Tables::put`] for each of `ids`, all or none: `stored` tells how the nth is.
+    pub fn put_all(&mut self, ids: &[BlockId], stored: impl Fn(usize) -> Stored) -> Result<(), Needs> {
+        let page = |id: &BlockId| id.get() / ENTRIES;
+        let mut want = Want::default();
+        for run in ids.chunk_by(|a, b| page(a) == page(b)) {
+            self.need_entry(run[0], &mut want);
+        }
+        if !want.is_empty() {
+            return want.into();
+        }
+        let mut n = 0;
+        for run in ids.chunk_by(|a, b| page(a) == page(b)) {
+            self.create_blocks(run, |i| {
+                let stored = stored(n + i);
+                assert!((1..=PAGE).contains(&usize::from(stored.length)) && stored.codec <= MAX_CODEC);
+                stored
+            });
+            n += run.len();
+        }
+        Ok(())
+    }
+
     /// Where a block that was put is. Nothing if it is free again. Panics if it has a place already.
     pub fn locate(&mut self, id: BlockId, place: Place) {
         let raw = self.live_raw(id.get());

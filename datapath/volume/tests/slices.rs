@@ -229,6 +229,28 @@ fn comparing_and_clearing_much_is_divided_too() {
     }
 }
 
+/// Giving memory back to the system costs more than anything else that a slice does a page.
+#[test]
+fn little_memory_is_given_back_between_two_looks_at_the_clock() {
+    let (_, volume) = volumes().swap_remove(0);
+    let all = volume.geometry().blocks;
+    let mut t = Thread::new(true);
+    for lba in (0..all).step_by(blocks(MIB) as usize) {
+        let at = Extent { lba, blocks: blocks(MIB) };
+        t.finish(&*volume, Op::Write { at, data: pieces(&[5; MIB]), fua: false }).0.unwrap();
+    }
+    let mut held = volume.allocated_bytes().unwrap();
+    assert_eq!(held, all * 4096);
+    t.submit(&*volume, 0, Op::Deallocate { ranges: vec![Extent { lba: 0, blocks: all }] });
+    while t.slice() {
+        let left = volume.allocated_bytes().unwrap();
+        assert!(held - left <= 64 << 10, "{} bytes went in one slice", held - left);
+        held = left;
+    }
+    t.outcome(0).expect("it ended").unwrap();
+    assert_eq!(held, 0);
+}
+
 /// More large writes than there is memory for, all begun: whoever finds none lets the others come to their ends.
 #[test]
 fn large_writes_that_are_begun_together_all_end() {

@@ -14,7 +14,7 @@ fn main() {
     let blocks: Vec<[u8; BLOCK]> = (0..64).map(|i| std::array::from_fn(|j| (i * 31 + j * 7) as u8)).collect();
     let refs: Vec<&[u8; BLOCK]> = blocks.iter().collect();
     println!("blocks  one by one  together  ratio");
-    for n in [1, 2, 3, 4, 6, 8, 12, 16] {
+    for n in [1, 2, 3, 4, 6, 8, 12, 14, 16, 32] {
         let (mut alone, mut many) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
             alone.push(timed(&refs, n, |group| {

@@ -116,8 +116,8 @@ impl Cache {
     }
 
     /// What a look for `print` begins with: to have it fetched, nothing else.
-    pub fn peek(&self, print: &Print) -> u64 {
-        self.prints.peek(hash_of(print))
+    pub fn place(&self, print: &Print) -> &u64 {
+        self.prints.place(hash_of(print))
     }
 
     pub fn find(&self, print: &Print) -> Option<Found> {

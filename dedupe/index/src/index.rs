@@ -117,18 +117,28 @@ impl Index {
         }
     }
 
-    /// Has the processor fetch what [`Index::lookup`] of these will look at first. Each look misses the caches three times or
-    /// so; here the misses wait for each other no more. Changes nothing but the time that takes.
-    pub fn warm<'a>(&self, prints: impl IntoIterator<Item = &'a Print>) {
-        let mut all = 0;
+    /// Has `fetch` called with what [`Index::lookup`] and [`Index::insert`] of these will look at first, to have the processor fetch it.
+    /// Each look misses the caches two or three times: fetched beforehand, together and best while there is something else to do, they
+    /// wait for none of it.
+    #[inline]
+    pub fn warm<'a>(&self, prints: impl IntoIterator<Item = &'a Print>, fetch: impl Fn(&u64)) {
         for print in prints {
-            all ^= self.cache.peek(print);
+            fetch(self.cache.place(print));
             let key = Key::of(print);
             if self.sample.covers(&key) {
-                all ^= self.sample.table().peek(&key);
+                fetch(self.sample.table().place(&key));
             }
         }
-        std::hint::black_box(all);
+    }
+
+    /// As [`Index::warm`], behind it and right before the looks: what some of them will look at next.
+    #[inline]
+    pub fn warm_next<'a>(&self, prints: impl IntoIterator<Item = &'a Print>, fetch: impl Fn(&u64)) {
+        for key in prints.into_iter().map(Key::of).filter(|key| self.sample.covers(key)) {
+            if let Some(place) = self.sample.table().second_place(&key) {
+                fetch(place);
+            }
+        }
     }
 
     /// A number that has changed when something may be found now that was not before.
@@ -285,10 +295,8 @@ impl Index {
         self.hints.failed(at);
     }
 
-    /// A batch was closed and stands at `at`: its blocks, moved ones included, are pending no more.
+    /// A batch was closed and stands at `at`: its blocks, moved ones included, are pending no more. Faster behind [`Index::warm`].
     pub fn insert(&mut self, at: SummaryAt, entries: &[Entry]) {
-        // As for lookups: all that follows looks at three places for each.
-        self.warm(entries.iter().map(|entry| &entry.print));
         for entry in entries {
             self.pending_remove(&entry.print, entry.id);
         }

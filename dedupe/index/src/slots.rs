@@ -37,8 +37,8 @@ impl Slots {
     }
 
     /// The word that a look for `hash` begins with: to have it fetched, nothing else.
-    pub fn peek(&self, hash: u32) -> u64 {
-        self.words[self.home(hash)]
+    pub fn place(&self, hash: u32) -> &u64 {
+        &self.words[self.home(hash)]
     }
 
     fn position(&self, hash: u32, is_it: &mut impl FnMut(u32) -> bool) -> Option<usize> {

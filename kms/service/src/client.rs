@@ -83,11 +83,10 @@ impl Remote {
         }
     }
 
-    fn not_from_here(&self, what: &str, root: &str) -> KeyError {
-        KeyError::Unsupported {
-            provider: self.called.clone(),
-            what: format!("{what} root key {root:?}: the key service does that for no target"),
-            remedy: "do it in the key manager behind the service, with its own means".into(),
+    fn end(&self, request: Request) -> Result<(), KeyError> {
+        match self.ask(request)? {
+            Answer::Ended => Ok(()),
+            _ => self.odd(),
         }
     }
 
@@ -133,13 +132,13 @@ impl KeyProvider for Remote {
         }
     }
 
-    /// Not by way of the target, which parses what hosts send: one that was taken over must not be able to destroy what other pools need.
+    /// Where the service was told that this user may.
     fn destroy(&mut self, root: &str) -> Result<(), KeyError> {
-        Err(self.not_from_here("destroy", root))
+        self.end(Request::Destroy(self.key.clone(), root.into()))
     }
 
-    fn revoke(&mut self, root: &str, _why: Reason) -> Result<(), KeyError> {
-        Err(self.not_from_here("take out of use", root))
+    fn revoke(&mut self, root: &str, why: Reason) -> Result<(), KeyError> {
+        self.end(Request::Revoke(self.key.clone(), root.into(), why))
     }
 
     fn status(&self) -> ProviderStatus {

@@ -11,4 +11,4 @@ mod server;
 pub mod wire;
 
 pub use client::{NAME, Remote};
-pub use server::{Asked, Open, Record, Server};
+pub use server::{Asked, Open, Record, Server, Users};

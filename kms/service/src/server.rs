@@ -2,7 +2,8 @@
 //!
 //! Owns the socket, judging who connects, the opened providers, and the bounds: connections at once, the time one may be silent, the
 //! length of what it says. It must never try a secret again that was wrong: what opens a provider is tried at the start, and after
-//! that only where the provider was away.
+//! that only where the provider was away. Nor may it end a root key for a user that was not named for that: whoever may ask parses what
+//! hosts send, and one that was taken over could then destroy what pools need.
 
 use crate::wire::{Answer, Request, frame_len};
 use caisson_keys::{KeyError, KeyProvider, KeyUri, Secret};
@@ -41,6 +42,15 @@ pub struct Asked<'a> {
 /// Where it is recorded. Where that fails nothing is done.
 pub type Record = dyn Fn(&Asked<'_>) -> Result<(), String> + Send + Sync;
 
+/// Who may ask, by the kernel's word for who it is.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    /// Those that may ask; the first owns the socket.
+    pub ask: Vec<u32>,
+    /// Those of them that may end root keys, too.
+    pub end: Vec<u32>,
+}
+
 enum Held {
     Open(Box<dyn KeyProvider>),
     Not(KeyError),
@@ -53,7 +63,7 @@ pub struct Server {
 }
 
 struct Inner {
-    allowed: Vec<u32>,
+    users: Users,
     keys: BTreeMap<String, (KeyUri, Mutex<Held>)>,
     open: Box<Open>,
     record: Box<Record>,
@@ -61,13 +71,13 @@ struct Inner {
 }
 
 impl Server {
-    /// Opens the providers of these names, and listens at `socket`, which only its owner may open; the first of `allowed` owns it.
+    /// Opens the providers of these names, and listens at `socket`, which only its owner may open.
     ///
     /// # Errors
     /// A provider's, but where it is only away; then it is opened when it is asked. The system's.
     pub fn start(
         socket: &Path,
-        allowed: Vec<u32>,
+        users: Users,
         keys: Vec<(String, KeyUri)>,
         open: Box<Open>,
         record: Box<Record>,
@@ -81,13 +91,13 @@ impl Server {
             };
             held.insert(name, (uri, Mutex::new(opened)));
         }
-        let listener = listen(socket, allowed.first().copied()).map_err(|e| KeyError::Local {
+        let listener = listen(socket, users.ask.first().copied()).map_err(|e| KeyError::Local {
             provider: "kms".into(),
             cause: format!("{} cannot be listened at: {e}", socket.display()),
             remedy: "check the path, its folder and the permissions, and that no other service has it".into(),
         })?;
         let connections = AtomicUsize::new(0);
-        Ok(Server { listener, inner: Arc::new(Inner { allowed, keys: held, open, record, connections }) })
+        Ok(Server { listener, inner: Arc::new(Inner { users, keys: held, open, record, connections }) })
     }
 
     /// Serves until the process ends.
@@ -144,7 +154,7 @@ impl Inner {
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
         let uid = socket_peercred(&stream)?.uid.as_raw();
-        if !self.allowed.contains(&uid) {
+        if !self.users.ask.contains(&uid) {
             let refused = format!("user {uid} is not allowed to ask");
             // Recorded as well as it can be: nothing is done either way.
             let _ = (self.record)(&Asked { op: "refused", pool: None, what: &refused, done: false });
@@ -178,6 +188,9 @@ impl Inner {
         };
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key().to_string();
+        if let Request::Revoke(_, root, _) | Request::Destroy(_, root) = &request {
+            self.may_end(uid, &key, root)?;
+        }
         let provider = self.opened(uri, &mut held)?;
         let what = format!("{key}, for user {uid}");
         let told = |op, pool, result: &Result<Answer, KeyError>| {
@@ -209,7 +222,49 @@ impl Inner {
                 told("unwrap", Some(context.pool), &secret)?;
                 secret
             }
+            Request::Revoke(_, root, why) => {
+                let what = format!("{what}: root key {root}, {why:?}");
+                self.ended("revoke-root", &what, || provider.revoke(&root, why))
+            }
+            Request::Destroy(_, root) => {
+                self.ended("destroy-root", &format!("{what}: root key {root}"), || provider.destroy(&root))
+            }
         }
+    }
+
+    /// Whether this user may end root keys.
+    fn may_end(&self, uid: u32, key: &str, root: &str) -> Result<(), KeyError> {
+        if self.users.end.contains(&uid) {
+            return Ok(());
+        }
+        let cause = format!("user {uid} may not end root keys");
+        let what = format!("{cause}: {key}, root key {root}");
+        let _ = (self.record)(&Asked { op: "refused", pool: None, what: &what, done: false });
+        Err(KeyError::Refused {
+            provider: "kms".into(),
+            cause,
+            remedy: format!(
+                "end it in the key manager behind the service, with its own means; or start the service with --allow-end {uid} for as long as it takes"
+            ),
+        })
+    }
+
+    /// Ends a root key, recorded before and after.
+    fn ended(
+        &self,
+        op: &'static str,
+        what: &str,
+        end: impl FnOnce() -> Result<(), KeyError>,
+    ) -> Result<Answer, KeyError> {
+        self.recorded(&Asked { op, pool: None, what: &format!("begins: {what}"), done: false })?;
+        let ended = end();
+        let said = match &ended {
+            Ok(()) => what.to_owned(),
+            Err(e) => format!("failed: {what}: {e}"),
+        };
+        // It is done or not, whatever becomes of the record.
+        let told = self.recorded(&Asked { op, pool: None, what: &said, done: ended.is_ok() });
+        ended.and(told).map(|()| Answer::Ended)
     }
 
     fn recorded(&self, asked: &Asked<'_>) -> Result<(), KeyError> {

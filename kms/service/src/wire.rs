@@ -3,7 +3,7 @@
 //! Owns the layout (kms/README.md has it) and its bounds. It does no I/O. Frames may hold secrets, so they are made and read in memory
 //! for secrets.
 
-use caisson_keys::{CONTEXT_LEN, Context, KeyError, ProviderStatus, Secret, Wrapped};
+use caisson_keys::{CONTEXT_LEN, Context, KeyError, ProviderStatus, Reason, Secret, Wrapped};
 
 /// The version of the protocol.
 pub const VERSION: u8 = 1;
@@ -33,6 +33,10 @@ pub enum Request {
     Wrap(String, Context, Secret),
     /// To unwrap one.
     Unwrap(String, Context, Wrapped),
+    /// To take this root key out of use for good.
+    Revoke(String, String, Reason),
+    /// To destroy this root key.
+    Destroy(String, String),
 }
 
 /// What is answered.
@@ -50,6 +54,8 @@ pub enum Answer {
     Wrapped(Wrapped),
     /// An unwrapped one.
     Secret(Secret),
+    /// The root key is ended.
+    Ended,
 }
 
 /// Puts a frame together in memory that was measured for it, so that no copy of a secret is left where it grew.
@@ -184,6 +190,7 @@ impl Request {
         match self {
             Request::Status(key) | Request::Roots(key) | Request::AddRoot(key) => key,
             Request::Wrap(key, ..) | Request::Unwrap(key, ..) => key,
+            Request::Revoke(key, ..) | Request::Destroy(key, ..) => key,
         }
     }
 
@@ -195,6 +202,8 @@ impl Request {
             Request::AddRoot(_) => 3,
             Request::Wrap(..) => 4,
             Request::Unwrap(..) => 5,
+            Request::Revoke(..) => 6,
+            Request::Destroy(..) => 7,
         };
         let mut w = Writer::new(kind);
         w.text(self.key());
@@ -208,6 +217,15 @@ impl Request {
                 w.plain(&context.encode());
                 w.wrapped(&wrapped);
             }
+            Request::Revoke(_, root, why) => {
+                w.text(&root);
+                w.plain(&[match why {
+                    Reason::Cessation => 0,
+                    Reason::Superseded => 1,
+                    Reason::Compromise => 2,
+                }]);
+            }
+            Request::Destroy(_, root) => w.text(&root),
         }
         w.finish()
     }
@@ -225,6 +243,17 @@ impl Request {
             3 => Request::AddRoot(key),
             4 => Request::Wrap(key, r.context()?, r.secret()?),
             5 => Request::Unwrap(key, r.context()?, r.wrapped()?),
+            6 => {
+                let root = r.text()?;
+                let why = match r.u8()? {
+                    0 => Reason::Cessation,
+                    1 => Reason::Superseded,
+                    2 => Reason::Compromise,
+                    _ => return None,
+                };
+                Request::Revoke(key, root, why)
+            }
+            7 => Request::Destroy(key, r.text()?),
             _ => return None,
         };
         r.0.is_empty().then_some(request)
@@ -269,6 +298,7 @@ impl Answer {
                 w = Writer::new(5);
                 w.secret(secret);
             }
+            Answer::Ended => w = Writer::new(6),
         }
         w.finish()
     }
@@ -297,6 +327,7 @@ impl Answer {
             3 => Answer::Root(r.text()?),
             4 => Answer::Wrapped(r.wrapped()?),
             5 => Answer::Secret(r.secret()?),
+            6 => Answer::Ended,
             _ => return None,
         };
         r.0.is_empty().then_some(answer)
@@ -377,6 +408,10 @@ mod tests {
             Request::AddRoot(key()),
             Request::Wrap(key(), context, Secret::take(&mut [5; 32])),
             Request::Unwrap(key(), context, wrapped),
+            Request::Revoke(key(), "root:1".into(), Reason::Cessation),
+            Request::Revoke(key(), "root:1".into(), Reason::Superseded),
+            Request::Revoke(key(), "root:1".into(), Reason::Compromise),
+            Request::Destroy(key(), "root:1".into()),
         ]
     }
 
@@ -417,6 +452,7 @@ mod tests {
         all.push(Answer::Root("a".into()));
         all.push(Answer::Wrapped(Wrapped { root: "a".into(), blob: vec![1; 80] }));
         all.push(Answer::Secret(Secret::take(&mut [6; 32])));
+        all.push(Answer::Ended);
         all
     }
 
@@ -449,5 +485,10 @@ mod tests {
         assert_eq!(frame.expose(), b"\x08\0\0\0\x01\x02\x04\0main");
         let frame = Answer::Secret(Secret::take(&mut [6; 3])).encode();
         assert_eq!(frame.expose(), b"\x07\0\0\0\x01\x05\x03\0\x06\x06\x06");
+        let frame = Request::Revoke("main".into(), "r:1".into(), Reason::Compromise).encode();
+        assert_eq!(frame.expose(), b"\x0e\0\0\0\x01\x06\x04\0main\x03\0r:1\x02");
+        let frame = Request::Destroy("main".into(), "r:1".into()).encode();
+        assert_eq!(frame.expose(), b"\x0d\0\0\0\x01\x07\x04\0main\x03\0r:1");
+        assert_eq!(Answer::Ended.encode().expose(), b"\x02\0\0\0\x01\x06");
     }
 }

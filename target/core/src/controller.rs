@@ -38,8 +38,11 @@ pub(crate) enum Change {
     Fault,
     /// A store has little room left.
     Spare,
-    /// A sanitize operation has ended.
-    Sanitized,
+    /// The sanitize operation that was asked for here has ended.
+    Sanitized {
+        /// With a deallocation that it was asked not to do.
+        unasked: bool,
+    },
 }
 
 /// One controller.
@@ -212,7 +215,8 @@ impl Controller {
             Change::Discovery => shared.events.raise(Event::DiscoveryChanged),
             Change::Fault => shared.events.raise(Event::Reliability),
             Change::Spare => shared.events.raise(Event::Spare),
-            Change::Sanitized => shared.events.raise(Event::Sanitized),
+            Change::Sanitized { unasked: false } => shared.events.raise(Event::Sanitized),
+            Change::Sanitized { unasked: true } => shared.events.raise(Event::SanitizedDeallocated),
         }
         for link in shared.queues.values() {
             link.ring();

@@ -26,16 +26,19 @@ pub(crate) enum Event {
     Spare = 4,
     /// I/O command specific status, Sanitize Operation Completed (type 6, 01h).
     Sanitized = 5,
+    /// The same, Sanitize Operation Completed With Unexpected Deallocation (02h).
+    SanitizedDeallocated = 6,
 }
 
 /// How many events there are.
-pub(crate) const EVENTS: [Event; 6] = [
+pub(crate) const EVENTS: [Event; 7] = [
     Event::TransientError,
     Event::Reliability,
     Event::NamespaceChanged,
     Event::DiscoveryChanged,
     Event::Spare,
     Event::Sanitized,
+    Event::SanitizedDeallocated,
 ];
 
 impl Event {
@@ -54,6 +57,7 @@ impl Event {
             Event::DiscoveryChanged => AsyncEvent::DISCOVERY_CHANGE,
             Event::Spare => AsyncEvent::SPARE,
             Event::Sanitized => AsyncEvent::SANITIZE,
+            Event::SanitizedDeallocated => AsyncEvent::SANITIZE_DEALLOCATED,
         }
     }
 
@@ -160,6 +164,13 @@ impl Events {
             self.changed.clear();
             self.overflow = false;
         }
+    }
+
+    /// What is told by page `page` is out of date: it is neither told nor waited for any more.
+    pub(crate) fn forget(&mut self, page: u8) {
+        let cleared = Event::cleared_by(page);
+        self.pending &= !cleared;
+        self.masked &= !cleared;
     }
 
     /// Something about `nsid` is different.

@@ -381,6 +381,13 @@ impl Target {
         }
     }
 
+    /// Has kept that a host has left the failure mode.
+    pub(crate) fn keep_sanitize(&self, subsystem: &Subsystem) {
+        if let Some(observer) = self.observer() {
+            observer.sanitized(&subsystem.nqn, &subsystem.sanitize_record());
+        }
+    }
+
     /// GENCTR now.
     pub fn discovery_generation(&self) -> u64 {
         lock(&self.state).generation

@@ -101,7 +101,6 @@ fn format_is_refused_field_by_field() {
         (0, f, Status::INVALID_NAMESPACE),
         (2, f, Status::INVALID_NAMESPACE),
         (1, FormatNvm { lbaf: 1, ..f }, Status::INVALID_FORMAT),
-        (1, FormatNvm { lbaf: 16, ..f }, Status::INVALID_FORMAT),
         (1, FormatNvm { pi: 1, ..f }, Status::INVALID_FORMAT),
         (1, with(3), Status::INVALID_FIELD),
         (1, with(7), Status::INVALID_FIELD),
@@ -109,7 +108,15 @@ fn format_is_refused_field_by_field() {
     ] {
         w.run(a, format(nsid, ask), Payload::None).is(want);
     }
+    // The upper bits of the format are read of hosts that take formats from the 17th on, and of nobody else.
+    let mut behavior = vec![0; 512];
+    behavior[2] = 1;
+    w.run(a, features(true, 0x16, 0, 0), capsule(behavior.clone())).ok();
+    w.run(a, format(1, FormatNvm { lbaf: 16, ..f }), Payload::None).is(Status::INVALID_FORMAT);
+    behavior[2] = 0;
+    w.run(a, features(true, 0x16, 0, 0), capsule(behavior)).ok();
     w.target.set_write_protected(NQN, 1, true).unwrap();
+    w.run(a, format(1, FormatNvm { lbaf: 16, ..f }), Payload::None).is(Status::NS_WRITE_PROTECTED);
     w.run(a, format(1, f), Payload::None).is(Status::NS_WRITE_PROTECTED);
     assert_eq!(w.disk.seen(), [""; 0]);
 }
@@ -131,6 +138,7 @@ fn without_keys_a_format_is_zeroes_over_everything() {
     w.run(q, io(opc::READ, 1, 5, 1), room(4096)).is(Status::FORMAT_IN_PROGRESS);
     w.run(a, format(1, with(ses::NONE)), Payload::None).is(Status::FORMAT_IN_PROGRESS);
     w.run(a, Sqe { opcode: adm::KEEP_ALIVE, ..Sqe::default() }, Payload::None).ok();
+    w.run(a, features(true, 0x84, 1, 1), Payload::None).is(Status::FORMAT_IN_PROGRESS);
     let abort = Sqe { opcode: adm::ABORT, cdw10: u32le((slot + 1) << 16), ..Sqe::default() };
     assert_eq!(w.run(a, abort, Payload::None).ok().dw0(), 1, "it is not aborted");
     assert!(w.reply(a, slot).is_none());
@@ -233,6 +241,9 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
     w.run(a, sanitize(Sanitize { action: sanact::EXIT_FAILURE, ..Sanitize::default() }), Payload::None).ok();
     w.target.set_write_protected(NQN, 2, true).unwrap();
     w.run(a, sanitize(crypto()), Payload::None).is(Status::NS_WRITE_PROTECTED);
+    // Whatever it asks for.
+    w.run(a, sanitize(Sanitize { action: sanact::EXIT_FAILURE, ..Sanitize::default() }), Payload::None)
+        .is(Status::NS_WRITE_PROTECTED);
     w.target.set_write_protected(NQN, 2, false).unwrap();
     let error_lba = |w: &mut World| {
         let page = w.run(a, log(1, 0, 64, false), room(64)).ok().data;
@@ -245,6 +256,8 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
     // (The changed namespace list is read, so that its event is not in the way.)
     w.run(a, log(4, 0, 4096, false), room(4096)).ok();
     let event = w.send(a, aer(), Payload::None);
+    let (b, _) = w.pair();
+    let silent = w.send(b, aer(), Payload::None);
     let late = w.send(q, io(opc::WRITE, 1, 3, 1), room(4096));
     let slot = w.send(a, sanitize(crypto()), Payload::None);
     let erased = vec!["erase Sanitize".to_string()];
@@ -263,6 +276,8 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
     assert_eq!((s.sprog.get(), s.sstat.get(), s.scdw10.get()), (5000, 2, 4));
     w.run(a, sanitize(crypto()), Payload::None).is(Status::SANITIZE_IN_PROGRESS);
     w.run(a, format(1, with(0)), Payload::None).is(Status::SANITIZE_IN_PROGRESS);
+    w.run(a, log(0xc, 0, 512, true), room(512)).is(Status::INVALID_LOG_PAGE);
+    w.run(a, features(true, 0x84, 1, 1), Payload::None).is(Status::SANITIZE_IN_PROGRESS);
     for (page, allowed) in [(1, true), (2, true), (4, true), (3, false), (5, false)] {
         let want = if allowed { Status::SUCCESS } else { Status::SANITIZE_IN_PROGRESS };
         w.run(a, log(page, 0, 512, true), room(512)).is(want);
@@ -279,6 +294,7 @@ fn sanitize_erases_all_namespaces_and_the_log_says_how_far_it_is() {
     w.pump();
     assert_eq!(w.reply(a, event).unwrap().ok().dw0(), AsyncEvent::SANITIZE.dw0());
     assert_eq!(AsyncEvent::SANITIZE.dw0(), 0x0081_0106);
+    assert!(w.reply(b, silent).is_none(), "only the controller that was asked tells it");
     let s = status(&mut w, a);
     assert_eq!((s.sprog.get(), s.sstat.get(), s.scdw10.get()), (0xffff, 0x101, 4));
     let records: Vec<u8> = saved.0.lock().unwrap().iter().map(|r| r.sos).collect();
@@ -293,16 +309,19 @@ fn a_failed_sanitize_restricts_until_another_is_done() {
         let mut w = world(true);
         let (a, q) = w.pair();
         let ask = Sanitize { ause: !restricted, ..crypto() };
+        let scdw10 = if restricted { 4 } else { 0xc };
         let slot = w.send(a, sanitize(ask), Payload::None);
         w.disk.with(|d| d.erasure = Erasure::Failed);
         w.pass(50);
-        w.reply(a, slot).unwrap().is(Status::INTERNAL_ERROR);
-        assert_eq!(status(&mut w, a).sstat.get(), 3);
+        // It had begun.
+        w.reply(a, slot).unwrap().ok();
+        assert_eq!((status(&mut w, a).sstat.get(), status(&mut w, a).scdw10.get()), (3, scdw10));
+        w.run(q, io(opc::READ, 1, 0, 1), room(4096)).is(Status::SANITIZE_FAILED);
+        w.run(a, format(1, with(0)), Payload::None).is(Status::SANITIZE_IN_PROGRESS);
+        w.run(a, log(5, 0, 512, true), room(512)).is(Status::SANITIZE_IN_PROGRESS);
         let exit = Sanitize { action: sanact::EXIT_FAILURE, ..Sanitize::default() };
         w.disk.with(|d| d.erasure = Erasure::None);
         if restricted {
-            w.run(q, io(opc::READ, 1, 0, 1), room(4096)).is(Status::SANITIZE_FAILED);
-            w.run(a, format(1, with(0)), Payload::None).is(Status::SANITIZE_FAILED);
             w.run(a, sanitize(exit), Payload::None).is(Status::SANITIZE_FAILED);
             w.run(a, sanitize(Sanitize { ause: true, ..crypto() }), Payload::None)
                 .is(Status::SANITIZE_FAILED);
@@ -313,8 +332,85 @@ fn a_failed_sanitize_restricts_until_another_is_done() {
             assert_eq!(status(&mut w, a).sstat.get(), 0x101);
         } else {
             w.run(a, sanitize(exit), Payload::None).ok();
+            assert_eq!(status(&mut w, a).sstat.get(), 3, "how the last one ended is told on");
         }
         w.run(q, io(opc::READ, 1, 0, 1), room(4096)).ok();
+    }
+}
+
+/// What could not begin has changed nothing; what has begun somewhere is an operation, and has failed.
+#[test]
+fn what_begins_in_some_volumes_only_has_failed() {
+    let mut w = world(true);
+    let other = Disk::new(4096, 64);
+    other.with(|d| d.erasable = true);
+    w.add_namespace(2, other.clone());
+    let (a, q) = w.pair();
+    w.run(a, log(4, 0, 4096, false), room(4096)).ok();
+    w.disk.with(|d| d.fail = Some(BlockError::Failed));
+    other.with(|d| d.fail = Some(BlockError::Failed));
+    w.run(a, sanitize(crypto()), Payload::None).is(Status::INTERNAL_ERROR);
+    assert_eq!((status(&mut w, a).sstat.get(), status(&mut w, a).scdw10.get()), (0, 0));
+    w.run(q, io(opc::READ, 1, 0, 1), room(4096)).ok();
+    w.disk.with(|d| d.fail = Some(BlockError::Failed));
+    let slot = w.send(a, sanitize(crypto()), Payload::None);
+    w.pass(50);
+    w.reply(a, slot).unwrap().ok();
+    assert_eq!((status(&mut w, a).sstat.get(), status(&mut w, a).scdw10.get()), (3, 4));
+}
+
+/// An event that nobody asked for yet is out of date when another operation begins; one that deallocated unasked says so.
+#[test]
+fn each_operation_tells_its_own_end() {
+    let mut w = world(true);
+    let (a, _) = w.pair();
+    let done = |w: &mut World, ask: Sanitize| {
+        let slot = w.send(a, sanitize(ask), Payload::None);
+        w.disk.with(|d| d.erasure = running(EraseBy::Sanitize, true, 1, false));
+        w.pass(50);
+        w.reply(a, slot).unwrap().ok();
+        w.disk.with(|d| d.erasure = Erasure::None);
+    };
+    done(&mut w, crypto());
+    w.target.look_around();
+    // Its event waits for a request. The next one begins.
+    done(&mut w, crypto());
+    let event = w.send(a, aer(), Payload::None);
+    assert!(w.reply(a, event).is_none(), "that was of the one before");
+    w.target.look_around();
+    w.pump();
+    assert_eq!(w.reply(a, event).unwrap().ok().dw0(), AsyncEvent::SANITIZE.dw0());
+    status(&mut w, a);
+    w.run(a, features(true, 0x17, 1, 0), Payload::None).ok();
+    let event = w.send(a, aer(), Payload::None);
+    done(&mut w, Sanitize { ndas: true, ..crypto() });
+    w.target.look_around();
+    w.pump();
+    assert_eq!(w.reply(a, event).unwrap().ok().dw0(), 0x0081_0206);
+    assert_eq!(status(&mut w, a).sstat.get(), 0x104);
+}
+
+/// A failure that a host left stays left over a restart, and one that nobody left restricts on.
+#[test]
+fn a_failure_is_as_it_was_after_a_restart() {
+    for (scdw10, left, refused) in [(0xc, true, false), (0xc, false, true), (4, false, true)] {
+        let mut w = World::new(4096);
+        let mut spec = SubsystemSpec::new("nqn.2024-01.io.caisson:again", "CAISSON0002");
+        (spec.allow_any, spec.allow_erase) = (true, true);
+        spec.sanitize = SanitizeRecord { sos: sos::FAILED, scdw10, nsids: vec![], left };
+        w.target.add_subsystem(spec).unwrap();
+        let (a, _) = w.admin("nqn.2024-01.io.caisson:again", HOST, 0);
+        assert_eq!(status(&mut w, a).sstat.get(), 3);
+        let want = if refused { Status::SANITIZE_IN_PROGRESS } else { Status::SUCCESS };
+        w.run(a, log(5, 0, 512, true), room(512)).is(want);
+        // What it began in one volume ends, and makes it no success.
+        let disk = Disk::new(4096, 64);
+        disk.with(|d| (d.erasable, d.erasure) = (true, running(EraseBy::Sanitize, true, 1, false)));
+        let spec = NamespaceSpec::new(disk.clone(), uuid::Uuid::from_u128(7));
+        w.target.add_namespace("nqn.2024-01.io.caisson:again", spec).unwrap();
+        disk.with(|d| d.erasure = Erasure::None);
+        w.target.look_around();
+        assert_eq!(status(&mut w, a).sstat.get(), 3);
     }
 }
 
@@ -323,7 +419,12 @@ fn a_sanitize_goes_on_in_the_target_s_next_life() {
     let mut w = World::new(4096);
     let mut spec = SubsystemSpec::new("nqn.2024-01.io.caisson:again", "CAISSON0002");
     (spec.allow_any, spec.allow_erase) = (true, true);
-    spec.sanitize = SanitizeRecord { sos: sos::IN_PROGRESS, scdw10: 0x204, nsids: vec![1, 2] };
+    spec.sanitize = SanitizeRecord {
+        sos: sos::IN_PROGRESS,
+        scdw10: 0x204,
+        nsids: vec![1, 2],
+        ..SanitizeRecord::default()
+    };
     w.target.add_subsystem(spec).unwrap();
     let add = |w: &World, nsid: u32, erasure| {
         let disk = Disk::new(4096, 64);

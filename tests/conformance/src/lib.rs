@@ -4,7 +4,9 @@
 //! it hold the tables. What a row expects comes from the specification, not from the target's source.
 
 pub mod bystander;
+pub mod erasable;
 pub mod pdu;
+pub mod pool;
 pub mod stage;
 pub mod subject;
 pub mod table;

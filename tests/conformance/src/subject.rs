@@ -40,6 +40,8 @@ pub const BIG: Disk = Disk { nsid: 1, block: 4096, blocks: 16384 };
 pub const SMALL: Disk = Disk { nsid: 2, block: 512, blocks: 32768 };
 /// 4 KiB blocks, and so few that an NLB can be too large for it before it is too large for MDTS.
 pub const TINY: Disk = Disk { nsid: 5, block: 4096, blocks: 16 };
+/// 512-byte blocks, 8 MiB: for a volume of a pool, which a test exports by itself ([`crate::pool::Pooled`]).
+pub const POOLED: Disk = Disk { nsid: 6, block: 512, blocks: 16384 };
 
 /// A running target.
 pub struct Subject {

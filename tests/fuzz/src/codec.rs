@@ -1,7 +1,9 @@
 //! The decompressor on any bytes, and the compressor on any block.
 
 use crate::input::Input;
-use caisson_codec::{BLOCK, Codec, Compressor, Decompressor, EarlyExit, Level, MAX_COMPRESSED};
+use caisson_codec::{
+    BLOCK, Codec, Compressor, Decompressor, EarlyExit, Level, MAX_COMPRESSED, Marks, SECTOR,
+};
 use std::cell::RefCell;
 
 thread_local! {
@@ -12,7 +14,25 @@ thread_local! {
 /// What was stored is a block or an error; a block that was compressed comes back, and a damaged one is survived; none of it
 /// reaches the next block through the context.
 pub fn codec(data: &[u8]) {
+    marked(data);
     BACK.with_borrow_mut(|back| COMPRESSOR.with_borrow_mut(|compressor| both(back, compressor, data)));
+}
+
+/// What is a block with marked sectors is written as it was read, and has nothing where it is marked; nothing else is one.
+fn marked(data: &[u8]) {
+    let mut out = [0xa5; BLOCK];
+    let Ok(marks) = Marks::unpack(data, &mut out) else {
+        assert!(out == [0xa5; BLOCK]);
+        return;
+    };
+    assert!(Codec::Marked.allows(data.len()) && !marks.is_none() && !marks.is_all());
+    let mut again = Vec::new();
+    marks.pack(&out, &mut again);
+    assert_eq!(again, data);
+    for from in (0..BLOCK).step_by(SECTOR) {
+        let hidden = !marks.within(Marks::of(from..from + 1)).is_none();
+        assert!(!hidden || caisson_codec::is_zero(&out[from..from + SECTOR]));
+    }
 }
 
 fn both(back: &mut Decompressor, compressor: &mut Compressor, data: &[u8]) {

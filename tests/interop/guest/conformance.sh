@@ -1,6 +1,6 @@
 # The conformance programs of the harness over RDMA, target and host in each, on the guest's soft-RoCE: a result for each test.
 . /share/guest/lib.sh
-soft_roce || { echo "no soft-RoCE"; exit 1; }
+soft_rdma || { echo "no device"; exit 1; }
 export CAISSON_TRANSPORT=rdma CAISSON_ADDRESS="$ADDR"
 
 mkdir -p /tmp/programs

@@ -29,7 +29,7 @@ set_aside() {
 check waits-for-rdma waits 'modprobe|no RDMA|errno'
 check serves-over-tcp over_tcp
 ip address del "$ADDR/24" dev t0
-check devices-appear soft_roce
+check devices-appear soft_rdma
 check waits-for-the-address within 10 waits 'no address'
 ip address add "$ADDR/24" dev t0
 check routes-are-back routes

@@ -150,9 +150,10 @@ bytes() { echo $(($(cat "/sys/block/$1/size") * 512)); }
 # field NAME FILE: value of a "name : value" line as nvme-cli prints them.
 field() { sed -nE "s/^$1 *: *([^ ]+).*/\1/p" "$2" | head -n 1; }
 
-# Loads what soft-RoCE takes, and makes its devices: rxe0 on eth0, or those of the suite's own function ROCE.
-soft_roce() { modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma && "${ROCE:-one_device}"; }
-one_device() { rdma link add rxe0 type rxe netdev eth0; }
+# Loads what soft-RoCE or soft-iWARP (FABRIC) takes, and makes its devices: one on eth0, or those of the suite's own function DEVICES.
+soft_rdma() { modprobe -a "$FABRIC_MODULE" ib_uverbs rdma_ucm nvme_rdma && "${DEVICES:-one_device}"; }
+one_device() { rdma link add "${FABRIC}0" type "$FABRIC" netdev eth0; }
+if [ "$FABRIC" = rxe ]; then FABRIC_MODULE=rdma_rxe; else FABRIC_MODULE=$FABRIC; fi
 
 # What asks for digests; RDMA has none.
 DIGESTS=

@@ -5,7 +5,7 @@ N=/sys/kernel/config/nvmet
 modprobe -a nvmet_tcp loop
 if [ "$TRANSPORT" = rdma ]; then
     modprobe nvmet_rdma
-    soft_roce
+    soft_rdma
 fi
 
 # Namespaces are files in memory. nvmet gives a file on tmpfs 4096-byte blocks; 512 go through a loop device.

@@ -28,8 +28,8 @@ routes() { ip route replace "$ADDR" dev h0 src $HOST table 10 && ip route replac
 
 # The host's device and the target's.
 both_devices() { rdma link add rxeh type rxe netdev h0 && rdma link add rxet type rxe netdev t0; }
-# shellcheck disable=SC2034 # for soft_roce
-ROCE=both_devices
+# shellcheck disable=SC2034 # for soft_rdma
+DEVICES=both_devices
 
 logged() { grep -q "$1" /tmp/caisson.0.log; }
 

@@ -55,33 +55,66 @@ pub fn serve(config: &Path) -> Vec<String> {
     vec!["serve".to_owned(), "--config".to_owned(), config.display().to_string()]
 }
 
-/// The configuration file of [`serve`]: listeners and the management socket; the rest comes over the socket.
-pub fn config(folder: &Path, socket: &Path, io: &str, discovery: &str) -> String {
+/// The name of the pool that [`config`] and [`config_in_guest`] declare where something is kept in one.
+const POOL: &str = "main";
+/// Its sealed key file in the target's folder. What it is opened with stands beside it, in [`PASSPHRASE`].
+pub const KEY_FILE: &str = "pool.keys";
+/// See [`KEY_FILE`].
+pub const PASSPHRASE: &str = "pool.passphrase";
+
+fn in_pool(export: &Export) -> bool {
+    matches!(export.store, Store::Pool { .. })
+}
+
+/// The pool's table, where one is needed.
+fn pool(exports: &[Export], folder: &Path) -> String {
+    if !exports.iter().any(in_pool) {
+        return String::new();
+    }
+    let at = |name: &str| folder.join(name).display().to_string();
     format!(
+        "\n[[pool]]\nname = \"{POOL}\"\nkey_file = \"{}\"\npassphrase_file = \"{}\"\nmemory = \"32M\"\n\
+         device = [{{ path = \"{}\", size = \"512M\" }}]\n",
+        at(KEY_FILE),
+        at(PASSPHRASE),
+        at("pool.img")
+    )
+}
+
+/// The configuration file of [`serve`]: listeners, the management socket, and a pool where one is needed; the rest comes over the socket.
+pub fn config(folder: &Path, socket: &Path, io: &str, discovery: &str, exports: &[Export]) -> String {
+    let base = format!(
         "data_dir = \"{}\"\n\n[management]\nsocket = \"{}\"\n\n[metrics]\naddress = \"\"\n\n\
          [[listener]]\naddress = \"tcp://{io}\"\nserves = \"both\"\n\n\
          [[listener]]\naddress = \"tcp://{discovery}\"\nserves = \"discovery\"\n",
         folder.display(),
         socket.display()
-    )
+    );
+    base + &pool(exports, folder)
 }
 
 /// The configuration file of a target inside the guest, which has all that is there at the start: volumes in memory or in files
 /// of `folder`, a subsystem each, and listeners, the last of which is for discovery only.
 pub fn config_in_guest(exports: &[Export], folder: &Path, listeners: &[String], restricted: bool) -> String {
-    let mut text =
-        String::from("[management]\nsocket = \"/tmp/caisson.sock\"\n\n[metrics]\naddress = \"\"\n");
+    let mut text = String::new();
+    if exports.iter().any(in_pool) {
+        // What is kept over restarts: the status of what hosts erase, and the record of what was done with keys.
+        text += &format!("data_dir = \"{}\"\n\n", folder.join("data").display());
+    }
+    text += "[management]\nsocket = \"/tmp/caisson.sock\"\n\n[metrics]\naddress = \"\"\n";
+    text += &pool(exports, folder);
     for (index, export) in exports.iter().enumerate() {
         let allow =
             if restricted { format!("hosts = [\"{HOST_NQN}\"]") } else { "allow_any_host = true".to_owned() };
         let backing = match export.store {
             Store::Memory => "backing = \"ram\"".to_owned(),
-            _ => format!("path = \"{}\"", folder.join(format!("v{index}-1.img")).display()),
+            Store::Pool { write_cache } => format!("pool = \"{POOL}\"\nwrite_cache = {write_cache}"),
+            Store::File => format!("path = \"{}\"", folder.join(format!("v{index}-1.img")).display()),
         };
         text += &format!(
-            "\n[[volume]]\nname = \"v{index}-1\"\nsize = {}\n{backing}\nblock_size = {}\n\n[[subsystem]]\nnqn = \"{}\"\n{allow}\n\
+            "\n[[volume]]\nname = \"v{index}-1\"\nsize = {}\n{backing}\nblock_size = {}\n\n[[subsystem]]\nnqn = \"{}\"\n{allow}\nallow_erase = {}\n\
              namespace = [{{ volume = \"v{index}-1\", nsid = 1 }}]\n",
-            export.size, export.block, export.nqn
+            export.size, export.block, export.nqn, export.allow_erase
         );
     }
     for (index, address) in listeners.iter().enumerate() {
@@ -94,12 +127,12 @@ pub fn config_in_guest(exports: &[Export], folder: &Path, listeners: &[String], 
 /// A change of a running target over its management socket, as one `caisson` command line after `--socket PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// Make a volume kept in a file.
-    CreateVolume { name: &'a str, size: u64 },
+    /// Make a volume kept in a file, or in the pool.
+    CreateVolume { name: &'a str, size: u64, store: Store },
     /// Grow or shrink a volume (which may lose what lies beyond).
     ResizeVolume { name: &'a str, size: u64 },
-    /// Make a subsystem; `open` lets any host connect.
-    CreateSubsystem { nqn: &'a str, open: bool },
+    /// Make a subsystem; `open` lets any host connect, `erase` lets hosts erase.
+    CreateSubsystem { nqn: &'a str, open: bool, erase: bool },
     /// Delete a subsystem.
     DeleteSubsystem { nqn: &'a str },
     /// Export a volume as a namespace.
@@ -116,12 +149,19 @@ impl Change<'_> {
     /// The command's words.
     pub fn words(&self) -> Vec<String> {
         let line = match self {
-            Self::CreateVolume { name, size } => {
+            Self::CreateVolume { name, size, store: Store::Pool { write_cache } } => {
+                let cache = if *write_cache { "on" } else { "off" };
+                format!("volume create {name} --size {size} --pool {POOL} --write-cache {cache}")
+            }
+            Self::CreateVolume { name, size, .. } => {
                 format!("volume create {name} --size {size} --backing file")
             }
             Self::ResizeVolume { name, size } => format!("volume resize {name} {size} --shrink"),
-            Self::CreateSubsystem { nqn, open: true } => format!("subsystem create {nqn} --allow-any-host"),
-            Self::CreateSubsystem { nqn, open: false } => format!("subsystem create {nqn}"),
+            Self::CreateSubsystem { nqn, open, erase } => {
+                let open = if *open { " --allow-any-host" } else { "" };
+                let erase = if *erase { " --allow-erase" } else { "" };
+                format!("subsystem create {nqn}{open}{erase}")
+            }
             Self::DeleteSubsystem { nqn } => format!("subsystem delete {nqn}"),
             Self::AddNamespace { nqn, volume, nsid } => {
                 format!("subsystem add-ns {nqn} {volume} --nsid {nsid}")

@@ -35,6 +35,7 @@ pub fn lay_out(scenario: &Scenario, ports: &Ports, share: &Path) -> io::Result<R
         ];
         let config = commands::config_in_guest(&scenario.exports, inside, &listeners, scenario.restricted);
         fs::write(folder.join("caisson.toml"), config)?;
+        fs::write(folder.join(commands::PASSPHRASE), "a passphrase of the test\n")?;
         processes.push((commands::serve(&inside.join("caisson.toml")), listeners.len()));
     } else {
         for (index, export) in scenario.exports.iter().enumerate() {

@@ -24,10 +24,11 @@ pub enum Over {
 }
 
 /// Every test program of `tests/conformance`.
-pub const LIST: [(&str, Over); 13] = [
+pub const LIST: [(&str, Over); 14] = [
     ("admin", Over::Both),
     ("connect", Over::Both),
     ("discovery", Over::Both),
+    ("erase", Over::Both),
     ("fused", Over::Both),
     ("hostile", Over::Tcp),
     ("io", Over::Both),

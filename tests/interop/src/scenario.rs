@@ -16,7 +16,7 @@ pub enum Store {
     Memory,
     /// A plain volume on a file.
     File,
-    /// A volume of a pool of its own, with all data services on.
+    /// A volume of a pool with all data services on: of its own, or under [`Mode::Serve`] one for all.
     Pool {
         /// Whether writes may complete before they are durable.
         write_cache: bool,
@@ -34,12 +34,15 @@ pub struct Export {
     pub block: u32,
     /// What it is kept in.
     pub store: Store,
+    /// Whether hosts may erase it.
+    pub allow_erase: bool,
 }
 
 impl Export {
     /// The `index`th export of a suite, kept in a file.
     pub fn new(index: usize, size: u64, block: u32) -> Self {
-        Self { nqn: format!("nqn.2026-01.test.caisson:interop-{index}"), size, block, store: Store::File }
+        let nqn = format!("nqn.2026-01.test.caisson:interop-{index}");
+        Self { nqn, size, block, store: Store::File, allow_erase: false }
     }
 }
 
@@ -62,6 +65,8 @@ pub enum Transport {
     /// NVMe/RDMA over soft-RoCE, the target in the guest: this machine's kernel has no RDMA. What serves changes listens on TCP
     /// beside it.
     Rdma,
+    /// The same over soft-iWARP.
+    Iwarp,
 }
 
 impl Transport {
@@ -69,8 +74,18 @@ impl Transport {
     pub fn name(self) -> &'static str {
         match self {
             Transport::Tcp => "tcp",
-            Transport::Rdma => "rdma",
+            Transport::Rdma | Transport::Iwarp => "rdma",
         }
+    }
+
+    /// What results are named by, and a test of the list.
+    pub fn label(self) -> &'static str {
+        if self == Transport::Iwarp { "iwarp" } else { self.name() }
+    }
+
+    /// The kernel's software device, as `rdma link add` calls its type.
+    fn device(self) -> &'static str {
+        if self == Transport::Iwarp { "siw" } else { "rxe" }
     }
 }
 
@@ -96,12 +111,12 @@ pub struct Scenario {
 impl Scenario {
     /// Names its files and its results.
     pub fn title(&self) -> String {
-        format!("{}-{}", self.name, self.transport.name())
+        format!("{}-{}", self.name, self.transport.label())
     }
 
     /// Whether the target runs in the guest.
     pub fn in_guest(&self) -> bool {
-        self.transport == Transport::Rdma
+        self.transport != Transport::Tcp
     }
 }
 
@@ -153,7 +168,7 @@ impl Ports {
         let io = (0..scenario.exports.len())
             .map(|index| if scenario.mode == Mode::Export { 4420 + index as u16 } else { 4420 })
             .collect();
-        // Soft-RoCE has no loopback device.
+        // Neither soft-RoCE nor soft-iWARP has a loopback device.
         let address = if scenario.in_guest() { GUEST } else { Ipv4Addr::LOCALHOST };
         Self { address: address.into(), io, discovery: 8009, tcp: GUEST_TCP }
     }
@@ -186,6 +201,7 @@ pub fn guest_environment(scenario: &Scenario, ports: &Ports, nvmet: bool) -> Str
     };
     set("TARGET", &target);
     set("TRANSPORT", &scenario.transport.name());
+    set("FABRIC", &scenario.transport.device());
     set("WHERE", &if scenario.in_guest() { "guest" } else { "machine" });
     set("TCP_PORT", &ports.tcp);
     set("ADDR", &ports.address);

@@ -24,7 +24,7 @@ fn self_test() -> bool {
 /// # Panics
 /// With every reason, when it did not pass: this is what the tests call.
 pub fn run(scenario: &Scenario) {
-    let _turn = Turn::take();
+    let _turn = Turn::take(scenario);
     println!();
     let began = Instant::now();
     let title = scenario.title();
@@ -111,28 +111,31 @@ fn try_run(scenario: &Scenario) -> Result<Results, String> {
     Ok(results)
 }
 
-/// A guest emulates its CPU on one core and the target wants another, so so many suites run at once as the machine
-/// has pairs of cores, whatever the test runner's number of threads.
-struct Turn;
+/// The cores that a suite keeps busy: a guest emulates its processors on one, and a target beside it wants another. So many suites
+/// run at once as the machine has cores for, whatever the test runner's number of threads.
+struct Turn {
+    cores: usize,
+}
 
-static RUNNING: Mutex<usize> = Mutex::new(0);
+static BUSY: Mutex<usize> = Mutex::new(0);
 static FREED: Condvar = Condvar::new();
 
 impl Turn {
-    fn take() -> Self {
-        let most = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
-        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        while *running >= most {
-            running = FREED.wait(running).unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn take(scenario: &Scenario) -> Self {
+        let most = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let cores = if scenario.in_guest() { 1 } else { 2 };
+        let mut busy = BUSY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while *busy + cores > most {
+            busy = FREED.wait(busy).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
-        *running += 1;
-        Self
+        *busy += cores;
+        Self { cores }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= 1;
-        FREED.notify_one();
+        *BUSY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= self.cores;
+        FREED.notify_all();
     }
 }

@@ -128,10 +128,7 @@ impl Target {
             let discovery = (index == 0).then(|| ports.listener(ports.discovery));
             let path = self.store(index);
             if matches!(export.store, Store::Pool { .. }) {
-                let passphrase = path.with_extension("passphrase");
-                fs::write(&passphrase, "a passphrase of the test\n").map_err(|error| error.to_string())?;
-                let private = fs::Permissions::from_mode(0o600);
-                fs::set_permissions(&passphrase, private).map_err(|error| error.to_string())?;
+                private_passphrase(&path.with_extension("passphrase"))?;
             }
             let allow = scenario.restricted.then_some(HOST_NQN);
             let words = commands::export(export, scenario.transport, &path, &io, discovery.as_deref(), allow);
@@ -143,13 +140,15 @@ impl Target {
     fn start_serving(&mut self, scenario: &Scenario, ports: &Ports) -> Result<(), String> {
         let (io, discovery) = (ports.listener(ports.io[0]), ports.listener(ports.discovery));
         let config = self.folder.join("caisson.toml");
-        fs::write(&config, commands::config(&self.folder, &self.socket, &io, &discovery))
-            .map_err(|error| error.to_string())?;
+        let text = commands::config(&self.folder, &self.socket, &io, &discovery, &scenario.exports);
+        fs::write(&config, text).map_err(|error| error.to_string())?;
+        private_passphrase(&self.folder.join(commands::PASSPHRASE))?;
         self.launch(commands::serve(&config), 2)?;
         for (index, export) in scenario.exports.iter().enumerate() {
             let name = volume(index, 1);
-            self.change(&Change::CreateVolume { name: &name, size: export.size })?;
-            self.change(&Change::CreateSubsystem { nqn: &export.nqn, open: !scenario.restricted })?;
+            self.change(&Change::CreateVolume { name: &name, size: export.size, store: export.store })?;
+            let (open, erase) = (!scenario.restricted, export.allow_erase);
+            self.change(&Change::CreateSubsystem { nqn: &export.nqn, open, erase })?;
             self.change(&Change::AddNamespace { nqn: &export.nqn, volume: &name, nsid: 1 })?;
             if scenario.restricted {
                 self.change(&Change::AllowHost { nqn: &export.nqn, host: HOST_NQN })?;
@@ -173,16 +172,28 @@ impl Target {
     /// Runs one change over the management socket.
     fn change(&self, change: &Change) -> Result<(), String> {
         let words = change.words();
+        self.caisson(&words).map(drop)
+    }
+
+    /// Moves the pool's key file out of the way, or back.
+    fn move_key(&self, from: &str, to: &str) -> Result<(), String> {
+        let at = |end: &str| self.folder.join(format!("{}{end}", commands::KEY_FILE));
+        fs::rename(at(from), at(to)).map_err(|error| error.to_string())
+    }
+
+    /// Runs one command of the program over the management socket, and gives what it says.
+    fn caisson<W: AsRef<std::ffi::OsStr> + AsRef<str>>(&self, words: &[W]) -> Result<String, String> {
         let output = Command::new(paths::caisson()?)
             .arg("--socket")
             .arg(&self.socket)
-            .args(&words)
+            .args(words)
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("caisson does not start: {error}"))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         Err(format!("caisson {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
     }
 
@@ -200,7 +211,7 @@ impl Target {
             ("add-ns", [nsid, size]) => {
                 let nsid = number(nsid)?;
                 let name = volume(index, nsid);
-                self.change(&Change::CreateVolume { name: &name, size: number(size)? })?;
+                self.change(&Change::CreateVolume { name: &name, size: number(size)?, store: Store::File })?;
                 self.change(&Change::AddNamespace { nqn: &nqn, volume: &name, nsid })?;
             }
             ("remove-ns", [nsid]) => {
@@ -212,8 +223,13 @@ impl Target {
             }
             ("allow", [host]) => self.change(&Change::AllowHost { nqn: &nqn, host })?,
             ("remove-host", [host]) => self.change(&Change::RemoveHost { nqn: &nqn, host })?,
-            ("add-subsystem", [nqn]) => self.change(&Change::CreateSubsystem { nqn, open: true })?,
+            ("add-subsystem", [nqn]) => {
+                self.change(&Change::CreateSubsystem { nqn, open: true, erase: false })?;
+            }
             ("remove-subsystem", [nqn]) => self.change(&Change::DeleteSubsystem { nqn })?,
+            ("caisson", words) => return self.caisson(words),
+            ("lose-key", []) => self.move_key("", ".away")?,
+            ("find-key", []) => self.move_key(".away", "")?,
             ("kill", []) => self.process(index)?.kill()?,
             ("restart", []) => self.process(index)?.start()?,
             _ => return Err(format!("no such request: {request}")),
@@ -235,6 +251,13 @@ impl Target {
         let _ = fs::remove_file(&self.socket);
         stopped
     }
+}
+
+fn private_passphrase(path: &Path) -> Result<(), String> {
+    let private = fs::Permissions::from_mode(0o600);
+    fs::write(path, "a passphrase of the test\n")
+        .and_then(|()| fs::set_permissions(path, private))
+        .map_err(|error| error.to_string())
 }
 
 fn volume(index: usize, nsid: u32) -> String {

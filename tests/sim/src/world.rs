@@ -272,10 +272,6 @@ impl<S: Subject> World<S> {
             BlockError::KeyDestroyed if self.model.volume(p.volume).is_some_and(|v| v.deleting.is_some()) => {
                 unsure(self);
             }
-            // A pool keeps whole 4 KiB blocks, and knows nothing smaller to be unreadable.
-            BlockError::Unsupported if p.kind == Kind::Mark && self.nature.manages => {
-                self.model.never(p.volume, &p.writes, p.id);
-            }
             BlockError::Miscompare { lba } => self.judge_miscompare(p, lba, end)?,
             e => return Err(format!("an error that cannot be: {e}")),
         }

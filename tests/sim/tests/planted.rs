@@ -59,6 +59,14 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             honest(&mut plan);
             plan.verify = Some(false);
         }
+        // It takes marks inside of stored blocks, and for the second contents that are looked for.
+        Bug::MarkForgotten | Bug::MarkedIsShared => {
+            honest(&mut plan);
+            plan.verify = Some(false);
+            for v in plan.volumes.values_mut() {
+                (v.size, v.block_size) = (v.size * u64::from(v.block_size) / 512, 512);
+            }
+        }
         // It takes rot, where the model is strict.
         Bug::DamageIsEnd => {
             honest(&mut plan);

@@ -10,7 +10,7 @@ use caisson_daemon::config::settings::Log;
 use caisson_daemon::daemon::{AUDIT_FILE, AUDIT_KEY};
 use caisson_keys::KeyError;
 use caisson_providers::{How, open};
-use caisson_service::{Asked, Open, Record, Server};
+use caisson_service::{Asked, Open, Record, Server, Users};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,13 +39,23 @@ fn record(dir: Option<&Path>) -> Result<Box<Record>, Failure> {
 
 /// Runs `kms ...`.
 pub fn run(command: KmsCommand, dumps: bool) -> Result<(), Failure> {
-    let KmsCommand::Serve { at, key, allow_uid, audit, log } = command;
+    let KmsCommand::Serve { at, key, allow_uid, allow_end, audit, log } = command;
     local::log(&log, &Log::default())?;
     guard::report(dumps);
-    let allowed = match allow_uid.is_empty() {
+    let ask = match allow_uid.is_empty() {
         true => vec![rustix::process::geteuid().as_raw()],
         false => allow_uid,
     };
+    if let Some(uid) = allow_end.iter().find(|uid| !ask.contains(uid)) {
+        return Err(Failure::Here(Refusal::invalid(
+            format!("user {uid} is to end root keys, and may not even ask"),
+            format!("add --allow-uid {uid}, or leave --allow-end {uid} out"),
+        )));
+    }
+    if !allow_end.is_empty() {
+        tracing::warn!(users = ?allow_end, "root keys can be ended by way of this service");
+    }
+    let users = Users { ask, end: allow_end };
     let names: Vec<String> = key.iter().map(|NamedKey(name, _)| name.clone()).collect();
     if let Some(twice) = names.iter().enumerate().find(|(n, name)| names[..*n].contains(name)) {
         return Err(Failure::Here(Refusal::invalid(
@@ -61,7 +71,7 @@ pub fn run(command: KmsCommand, dumps: bool) -> Result<(), Failure> {
         open(uri, How { ask, make: false }).map(|o| o.provider)
     });
     let keys = key.into_iter().map(|NamedKey(name, uri)| (name, uri)).collect();
-    let server = Server::start(&at, allowed, keys, opener, record(audit.as_deref())?).map_err(|e| of(&e))?;
+    let server = Server::start(&at, users, keys, opener, record(audit.as_deref())?).map_err(|e| of(&e))?;
     starting.store(false, Ordering::Relaxed);
     line(format!("serving keys {} at {}", names.join(", "), at.display()));
     let ended = server.run();

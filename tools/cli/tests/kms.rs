@@ -2,12 +2,14 @@
 
 mod support;
 
-use caisson_keys::Secret;
-use caisson_providers::format;
+use caisson_keys::{Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Purpose, Secret, Wrapped};
+use caisson_providers::{How, format, open};
+use caisson_service::{Server, Users};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use support::stage::Stage;
 use support::{CAISSON, Running, err, good};
@@ -168,6 +170,116 @@ fn a_service_that_is_killed_leaves_the_old_or_the_new() {
     );
 }
 
+/// The root key that wraps the pool's keys.
+fn root(c: &Scene) -> String {
+    let all: serde_json::Value = serde_json::from_str(&c.s.ask(&["key", "list", "main", "--json"])).unwrap();
+    all[0]["root"].as_str().unwrap().to_string()
+}
+
+/// This user, which the target and the service run as.
+fn me() -> String {
+    std::fs::metadata("/proc/self").unwrap().uid().to_string()
+}
+
+/// Only where the service was told so, by the name said again, and not while a pool needs the key.
+#[test]
+fn root_keys_end_by_way_of_the_service_where_it_may() {
+    let c = Scene::new("ends");
+    c.config();
+    let service = c.service(&[]);
+    let t = c.s.serve();
+    c.s.perf(&t, "write");
+    let first = root(&c);
+    assert!(c.s.ask(&["key", "rotate", "main"]).contains("new root keys"));
+    let second = root(&c);
+    assert_ne!(first, second);
+    let end = |verb: &str, root: &str| c.s.own(&["key", verb, "main", "--root", root, "--confirm", root]);
+    for verb in ["revoke", "destroy"] {
+        let user = format!("user {} may not end root keys", me());
+        c.s.fails(&end(verb, &first), 4, &[&user, "in the key manager behind", "--allow-end"]);
+    }
+    assert_eq!(c.root_keys().len(), 2, "nothing is gone");
+    drop(service);
+    // One who is to end keys must be one who may ask.
+    c.s.fails(
+        &c.args(&["--allow-end", "12345"]),
+        1,
+        &["user 12345", "may not even ask", "--allow-uid 12345"],
+    );
+    let service = c.service(&["--allow-end", &me()]);
+    let unsaid = c.s.own(&["key", "destroy", "main", "--root", &first, "--confirm", "x"]);
+    c.s.fails(&unsaid, 4, &["said again"]);
+    c.s.fails(&end("destroy", &second), 4, &["pool main needs root key", "caisson key rotate main"]);
+    // What the provider behind it cannot do is its own to say.
+    c.s.fails(&end("revoke", &first), 4, &["cannot take root key", "key destroy"]);
+    c.s.ask(&["key", "destroy", "main", "--root", &first, "--confirm", &first]);
+    assert_eq!(c.root_keys().len(), 1);
+    c.s.fails(&end("destroy", &first), 4, &["has a root key"]);
+    c.s.perf(&t, "read");
+    drop((t, service));
+    let _service = c.service(&[]);
+    let t = c.s.serve();
+    c.s.perf(&t, "read");
+    let said = c.s.ask(&["key", "audit", &c.s.dir.path("kms/audit.log"), "--verify"]);
+    assert!(said.contains("whole and signed"), "{said}");
+    let said = c.s.ask(&["key", "audit", &c.s.dir.path("kms/audit.log")]);
+    for word in ["refused", "may not end root keys", "begins: main, for user", "destroy-root", &first] {
+        assert!(said.contains(word), "{word} is not in: {said}");
+    }
+    assert!(c.s.ask(&["key", "audit"]).contains("destroy-root"), "in the target's own, too");
+}
+
+/// Killed while it destroys a root key, and away before: the pool opens each time, and asking again ends the key where it is still there.
+#[test]
+fn a_service_that_is_killed_while_it_ends_a_root_key_leaves_a_pool_that_opens() {
+    let c = Scene::new("ends-killed");
+    c.config();
+    let may = ["--allow-end", &me()];
+    let first = c.service(&may);
+    let t = c.s.serve();
+    c.s.perf(&t, "write");
+    // Away: nothing is given up for a key that cannot be ended.
+    let old = root(&c);
+    c.s.ask(&["key", "rotate", "main"]);
+    let before = c.s.ask(&["key", "list", "main"]);
+    drop(first);
+    let end = |root: &str| c.s.own(&["key", "destroy", "main", "--root", root, "--confirm", root]);
+    c.s.fails(&end(&old), 4, &["cannot be asked", "does not answer"]);
+    assert_eq!(c.s.ask(&["key", "list", "main"]), before);
+    drop(t);
+    for pause in [1, 5, 20, 80] {
+        let mut service = c.service(&may);
+        let t = c.s.serve();
+        let old = root(&c);
+        c.s.ask(&["key", "rotate", "main"]);
+        let mut asks = Command::new(CAISSON)
+            .args(end(&old))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        service.signal("KILL");
+        let done = asks.wait().unwrap().success();
+        drop(service);
+        let _again = c.service(&may);
+        let there = c.root_keys().len();
+        let o = Command::new(CAISSON).args(end(&old)).output().unwrap();
+        let ended = o.status.success();
+        assert!(ended || err(&o).contains("has a root key"), "after {pause} ms: {}", err(&o));
+        assert!(!done || !ended, "what was confirmed is done");
+        assert_eq!(c.root_keys().len(), there - usize::from(ended), "after {pause} ms");
+        drop(t);
+        let checked = c.s.ask(&["check", &c.s.dir.path("p"), "--key", &c.key()]);
+        assert!(checked.contains("the pool is whole"), "after {pause} ms: {checked}");
+    }
+    let _last = c.service(&[]);
+    let t = c.s.serve();
+    c.s.perf(&t, "read");
+    let said = c.s.ask(&["key", "audit", &c.s.dir.path("kms/audit.log"), "--verify"]);
+    assert!(said.contains("whole and signed"), "{said}");
+}
+
 #[test]
 fn nobody_else_is_answered() {
     let c = Scene::new("others");
@@ -245,6 +357,9 @@ fn hostile_bytes_end_their_own_connection() {
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         b"\x08\0\0\0\x02\x02\x04\0main".to_vec(),
         b"\x08\0\0\0\x01\x09\x04\0main".to_vec(),
+        // A reason that there is not, and more behind a root key's name.
+        b"\x0e\0\0\0\x01\x06\x04\0main\x03\0r:1\x03".to_vec(),
+        b"\x0e\0\0\0\x01\x07\x04\0main\x03\0r:1\x00".to_vec(),
         b"\x08\0\0\0\x01\x02\xff\xffmain".to_vec(),
         // A frame of the greatest length that says something short.
         [&[0, 0, 1, 0][..], b"\x01\x02\x04\0main", &vec![0; 65_528]].concat(),
@@ -273,6 +388,98 @@ fn hostile_bytes_end_their_own_connection() {
     assert_eq!(ended, 40);
     roots();
     drop(service);
+}
+
+/// A provider that takes its time over the keys of a domain: it says when it is asked for them, and waits until it is let go.
+struct Slow {
+    inner: Box<dyn KeyProvider>,
+    asked: mpsc::Sender<()>,
+    go: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl KeyProvider for Slow {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn wrap(&self, secret: &Secret, context: &Context) -> Result<Wrapped, KeyError> {
+        // The first domain's are made with the pool.
+        if context.purpose == Purpose::Epoch {
+            let _ = self.asked.send(());
+            let _ = self.go.lock().unwrap().recv_timeout(Duration::from_secs(100));
+        }
+        self.inner.wrap(secret, context)
+    }
+
+    fn unwrap(&self, wrapped: &Wrapped, context: &Context) -> Result<Secret, KeyError> {
+        self.inner.unwrap(wrapped, context)
+    }
+
+    fn roots(&self) -> Result<Vec<String>, KeyError> {
+        self.inner.roots()
+    }
+
+    fn add_root(&mut self) -> Result<String, KeyError> {
+        self.inner.add_root()
+    }
+
+    fn status(&self) -> ProviderStatus {
+        self.inner.status()
+    }
+}
+
+/// A pool that waited has its keys, and the keys of a configured volume's domain take long: management goes on, nothing of the pool is there
+/// yet, and a stop in between leaves what the next start goes on with.
+#[test]
+fn a_waiting_pools_domain_holds_up_no_management() {
+    let c = Scene::new("domain");
+    c.config();
+    let config = c.s.dir.path("c.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replacen("size = '64M'", "size = '64M'\ndomain = 'tenant-a'", 1)).unwrap();
+    let t = c.s.serve();
+    assert!(c.s.ask(&["key", "status", "main"]).contains("WAITS FOR ITS KEYS"));
+    let (tell, asked) = mpsc::channel();
+    let (go, gone) = mpsc::channel();
+    let (tell, gone) = (Mutex::new(tell), Arc::new(Mutex::new(gone)));
+    let open = move |uri: &KeyUri| -> Result<Box<dyn KeyProvider>, KeyError> {
+        let inner = open(uri, How { ask: false, make: false })?.provider;
+        Ok(Box::new(Slow { inner, asked: tell.lock().unwrap().clone(), go: Arc::clone(&gone) }))
+    };
+    let uri = format!("file:{}?passphrase-file={}", c.s.dir.path("root"), c.s.dir.path("pass"));
+    let keys = vec![("main".to_string(), uri.parse().unwrap())];
+    let users = Users { ask: vec![me().parse().unwrap()], end: vec![] };
+    let socket = c.s.dir.0.join("kms.sock");
+    let server = Server::start(&socket, users, keys, Box::new(open), Box::new(|_| Ok(()))).unwrap();
+    std::thread::spawn(move || server.run());
+    asked.recv_timeout(Duration::from_secs(100)).expect("it asks for the domain's keys");
+    // Seen and changed meanwhile.
+    let nqn = "nqn.2024-01.com.example:meanwhile";
+    c.s.ask(&["subsystem", "create", nqn, "--allow-any-host"]);
+    assert!(c.s.ask(&["subsystem", "list"]).contains(nqn));
+    c.s.ask(&["volume", "create", "v", "--backing", "ram", "--size", "1M"]);
+    assert!(c.s.ask(&["pool", "list"]).contains("WAITS"));
+    c.s.fails(
+        &c.s.own(&["volume", "create", "w", "--pool", "main", "--size", "1M"]),
+        4,
+        &["waits for its keys"],
+    );
+    // Another try does not get in the way of the one that has come so far.
+    c.s.ask(&["key", "retry", "main"]);
+    // Killed there: the pool was made and has no domain yet.
+    drop(t);
+    go.send(()).unwrap();
+    let t = std::thread::scope(|s| {
+        let starts = s.spawn(|| c.s.serve());
+        asked.recv_timeout(Duration::from_secs(100)).expect("it asks again");
+        go.send(()).unwrap();
+        starts.join().unwrap()
+    });
+    c.await_keys();
+    c.s.perf(&t, "write");
+    assert!(c.s.ask(&["volume", "show", "disk"]).contains("tenant-a"));
+    let said = c.s.ask(&["key", "audit"]);
+    assert!(said.contains("domain tenant-a, for volume disk"), "{said}");
 }
 
 /// A pool that was never there yet, and whose keys nobody can make now: said, nothing half made, and made when they can be.

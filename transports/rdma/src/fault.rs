@@ -63,6 +63,12 @@ impl Cause {
         }
     }
 
+    /// Whether that may be for the link of our own device, which fails what is on its way before it says that it is down: nothing that the
+    /// other side did or said explains it.
+    pub fn may_be_the_link(self) -> bool {
+        matches!(self, Cause::RetriesExceeded | Cause::DisconnectInTransfer | Cause::Device)
+    }
+
     /// Its place in [`Cause::ALL`].
     pub fn index(self) -> usize {
         self as usize
@@ -111,5 +117,10 @@ mod tests {
         assert_eq!(failed(RECEIVE, WcStatus::Other(2)), Cause::Length);
         assert_eq!(failed("SEND", WcStatus::RemoteOperation), Cause::RemoteOperation);
         assert_eq!(failed("RDMA READ", WcStatus::RemoteAccess), Cause::BadKey);
+        // What soft-RoCE makes of a link that fails, and devices of other minds.
+        for status in [WcStatus::Flushed, WcStatus::Retries, WcStatus::Other(2)] {
+            assert!(failed("SEND", status).may_be_the_link(), "{status:?}");
+        }
+        assert!(!Cause::BadKey.may_be_the_link() && !Cause::Length.may_be_the_link());
     }
 }

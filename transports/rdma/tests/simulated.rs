@@ -11,7 +11,7 @@ mod device;
 use caisson_block::{Buf, BufList, Completions, Pool};
 use caisson_rdma::session::Fatal;
 use caisson_rdma::session::{Config, Env};
-use caisson_rdma::{Cause, Event, Memory, Payload, Receives, Regions, Session, WcStatus};
+use caisson_rdma::{Cause, Event, Memory, Op, Payload, Receives, Regions, Session, WcStatus};
 use caisson_wire::opcode::io;
 use caisson_wire::rdma::CmStatus;
 use caisson_wire::zerocopy::IntoBytes;
@@ -29,6 +29,7 @@ const UNIT: usize = 512;
 /// One queue pair with its host's view.
 struct Pair {
     session: Session,
+    config: Config,
     /// What the host awaits: by cid, the bytes that a read must bring, and where.
     awaited: HashMap<u16, Awaited>,
     next_cid: u16,
@@ -73,8 +74,10 @@ impl World {
             let (at, len) = p.memory();
             (at.addr(), len, 100 + n as u32)
         }));
-        let pairs: Vec<Pair> = (0..3).map(|n| Pair::new(&mut rng, n)).collect();
+        let iwarp = rng.chance(2);
+        let pairs: Vec<Pair> = (0..3).map(|n| Pair::new(&mut rng, n, iwarp)).collect();
         let mut device = Device::new(3, rng.next());
+        device.overtaking = iwarp;
         device.room = pairs.iter().map(|p| p.responses).collect();
         World {
             device,
@@ -195,11 +198,27 @@ impl World {
         self.receives.fill(&self.regions, most, &mut wrs);
         wrs.into_iter().for_each(|w| self.device.post_recv(w));
         for n in 0..self.pairs.len() {
-            let session = &mut self.pairs[n].session;
-            if session.batch().is_empty() {
+            let Pair { session, config, .. } = &mut self.pairs[n];
+            let batch = session.batch();
+            if batch.is_empty() {
                 continue;
             }
-            let refused = self.device.post_send(n, session.batch());
+            for wr in &batch.wrs {
+                let write = matches!(wr.op, Op::Write { .. });
+                assert!(
+                    wr.signaled || !write || !config.iwarp,
+                    "an RDMA WRITE that nobody tells us the end of"
+                );
+                if let Op::Send { invalidate, .. } = wr.op {
+                    let may = config.inline && !(config.iwarp && invalidate.is_some());
+                    assert_eq!(
+                        batch.list(wr).is_empty(),
+                        may,
+                        "inline where the device takes it, and only there"
+                    );
+                }
+            }
+            let refused = self.device.post_send(n, batch);
             let mut env = Env { keys: &self.regions, memory: &self.memory, spare: &mut self.spare };
             session.posted(refused, if refused > 0 { 12 } else { 0 }, &mut env);
         }
@@ -386,7 +405,7 @@ impl World {
 }
 
 impl Pair {
-    fn new(rng: &mut Rng, n: usize) -> Pair {
+    fn new(rng: &mut Rng, n: usize, iwarp: bool) -> Pair {
         let depth = 2 + rng.below(14) as u16;
         let config = Config {
             depth,
@@ -396,12 +415,14 @@ impl Pair {
             send_sges: 16 + rng.below(3) as u32,
             read_sges: 1 + rng.below(4) as u32,
             inline: rng.chance(2),
+            iwarp,
             invalidate: n != 2,
         };
         let session = Session::new(config);
         let responses = usize::from(config.responses);
         Pair {
             session,
+            config,
             responses,
             awaited: HashMap::new(),
             next_cid: 0,
@@ -498,6 +519,7 @@ const SHALLOW: Config = Config {
     send_sges: 4,
     read_sges: 4,
     inline: true,
+    iwarp: false,
     invalidate: true,
 };
 

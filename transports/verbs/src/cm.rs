@@ -233,7 +233,7 @@ impl Id {
         // SAFETY: made by the call above.
         let number = unsafe { (*self.id.as_ref().qp).qp_num };
         let _cqs = [Arc::clone(sends), Arc::clone(receives)];
-        Ok(Connection { id: self, number, _cqs, _srq: Arc::clone(srq), _device: device })
+        Ok(Connection { id: Arc::new(self), number, _cqs, _srq: Arc::clone(srq), device })
     }
 
     fn f(&self) -> &'static Functions {
@@ -454,20 +454,33 @@ fn millis(d: Duration) -> libc::c_int {
     d.as_millis().clamp(1, 60_000) as libc::c_int
 }
 
-/// A connection with its queue pair. Dropped, both are destroyed: the device then reaches nothing through it any more.
+/// A connection with its queue pair. Dropped, the queue pair is destroyed: the device then reaches nothing through it any more.
+/// The other side is told of the end, too, unless a [`Farewell`] is kept.
 pub struct Connection {
-    id: Id,
+    id: Arc<Id>,
     number: u32,
     // What the queue pair hangs on, given back after it.
     _cqs: [Arc<CompletionQueue>; 2],
     _srq: Arc<ReceiveQueue>,
-    _device: Arc<Device>,
+    device: Arc<Device>,
+}
+
+/// What is left of a connection whose queue pair is gone: the connection manager's part. Dropped, the other side is told, where it was not
+/// told already: a message goes out.
+pub struct Farewell {
+    _id: Arc<Id>,
 }
 
 impl Connection {
     /// What events say of it.
     pub fn key(&self) -> usize {
         self.id.key()
+    }
+
+    /// The port of the device that it goes by, counted from 1.
+    pub fn port(&self) -> u8 {
+        // SAFETY: an identifier that is there; its port does not change once a connection is on its way.
+        unsafe { self.id.id.as_ref() }.port_num
     }
 
     /// The number of its queue pair.
@@ -517,7 +530,23 @@ impl Connection {
         checked(unsafe { (self.id.f().rdma_connect)(self.id.id.as_ptr(), &mut param) })
     }
 
-    /// Ends it: what is posted is flushed, and the host is told.
+    /// What tells the other side of the end, once the queue pair is gone.
+    pub fn farewell(&self) -> Farewell {
+        Farewell { _id: Arc::clone(&self.id) }
+    }
+
+    /// Ends it on this side: what is posted is flushed. The other side is told when the connection is dropped, or its farewell. (For iWARP,
+    /// whose connection is the queue pair's own, it is told here.)
+    pub fn flush(&self) {
+        if self.device.attributes().iwarp {
+            return self.disconnect();
+        }
+        let mut attr = ffi::ibv_qp_attr { qp_state: ffi::IBV_QPS_ERR, rest: [0; 35] };
+        // SAFETY: an identifier with a queue pair, and attributes of which only the state is looked at. Where it fails, the device is going.
+        unsafe { (self.id.f().ibv_modify_qp)(self.id.id.as_ref().qp, &mut attr, ffi::IBV_QP_STATE) };
+    }
+
+    /// Ends it: what is posted is flushed, and the other side is told.
     pub fn disconnect(&self) {
         // SAFETY: an identifier with a queue pair. Where it fails, the connection has ended already.
         unsafe { (self.id.f().rdma_disconnect)(self.id.id.as_ptr()) };

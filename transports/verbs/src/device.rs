@@ -137,14 +137,17 @@ impl Device {
         }
         // SAFETY: for these events the element is a queue pair, which cannot be destroyed before they are acknowledged.
         let number = || unsafe { (*event.element).qp_num };
+        // SAFETY: for these events the element begins with the number, and all of it is there, from one to the other.
+        let port =
+            || u8::try_from(unsafe { (&raw const event.element).cast::<libc::c_int>().read() }).unwrap_or(0);
         let told = match event.event_type {
             ffi::IBV_EVENT_QP_LAST_WQE_REACHED => DeviceEvent::LastReceive { queue_pair: number() },
             ffi::IBV_EVENT_QP_FATAL | ffi::IBV_EVENT_QP_ACCESS_ERR => {
                 DeviceEvent::QueuePairFailed { queue_pair: number() }
             }
             ffi::IBV_EVENT_DEVICE_FATAL => DeviceEvent::Fatal,
-            ffi::IBV_EVENT_PORT_ACTIVE => DeviceEvent::PortUp,
-            ffi::IBV_EVENT_PORT_ERR => DeviceEvent::PortDown,
+            ffi::IBV_EVENT_PORT_ACTIVE => DeviceEvent::PortUp { port: port() },
+            ffi::IBV_EVENT_PORT_ERR => DeviceEvent::PortDown { port: port() },
             other => DeviceEvent::Other(other),
         };
         // SAFETY: the event that was just taken, once.
@@ -258,9 +261,15 @@ pub enum DeviceEvent {
     /// The device failed.
     Fatal,
     /// A port has come up.
-    PortUp,
+    PortUp {
+        /// Its number, see [`Connection::port`](crate::Connection::port).
+        port: u8,
+    },
     /// A port has gone down.
-    PortDown,
+    PortDown {
+        /// Its number.
+        port: u8,
+    },
     /// Something else.
     Other(i32),
 }

@@ -235,6 +235,16 @@ pub struct ibv_qp_init_attr {
 
 pub const IBV_QPT_RC: c_int = 2;
 
+/// Only the state is ever set.
+#[repr(C, align(8))]
+pub struct ibv_qp_attr {
+    pub qp_state: c_int,
+    pub rest: [u32; 35],
+}
+
+pub const IBV_QPS_ERR: c_int = 6;
+pub const IBV_QP_STATE: c_int = 1;
+
 #[repr(C)]
 pub struct ibv_srq_init_attr {
     pub srq_context: *mut c_void,
@@ -243,7 +253,7 @@ pub struct ibv_srq_init_attr {
     pub srq_limit: u32,
 }
 
-/// `element` is a union; of the events that are looked at, it is a queue pair.
+/// `element` is a union; of the events that are looked at, it is a queue pair, or begins with the number of a port (`c_int`).
 #[repr(C)]
 pub struct ibv_async_event {
     pub element: *mut ibv_qp,
@@ -272,6 +282,10 @@ pub struct rdma_cm_id {
     /// `route.addr`: two unions of socket addresses.
     pub src_addr: libc::sockaddr_storage,
     pub dst_addr: libc::sockaddr_storage,
+    /// What else the route has: InfiniBand's addresses, paths and how many.
+    pub route: [u64; 7],
+    pub ps: c_int,
+    pub port_num: u8,
 }
 
 pub const RDMA_PS_TCP: c_int = 0x0106;
@@ -359,6 +373,7 @@ functions! {
         ibv_destroy_srq: fn(*mut ibv_srq) -> c_int;
         ibv_get_async_event: fn(*mut ibv_context, *mut ibv_async_event) -> c_int;
         ibv_ack_async_event: fn(*mut ibv_async_event);
+        ibv_modify_qp: fn(*mut ibv_qp, *mut ibv_qp_attr, c_int) -> c_int;
     }
     Cm {
         rdma_create_event_channel: fn() -> *mut rdma_event_channel;

@@ -236,7 +236,8 @@ fn await_event<T>(
                     return Err(Failure::Step { step, source });
                 }
                 CmKind::Refused { private } => {
-                    return Err(Failure::Refused { reason: event.status, private });
+                    let reason = reason(event.status, &private);
+                    return Err(Failure::Refused { reason, private });
                 }
                 kind => {
                     if let Some(found) = wanted(kind) {
@@ -252,6 +253,15 @@ fn await_event<T>(
         let mut fd = libc::pollfd { fd: channel.fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one descriptor that is open, and the time to wait.
         unsafe { libc::poll(&mut fd, 1, left.as_millis().clamp(1, 1000) as libc::c_int) };
+    }
+}
+
+/// Why a connection was refused, as InfiniBand's connection manager tells it; iWARP's has an error of the system instead.
+fn reason(status: i32, private: &[u8]) -> i32 {
+    match status {
+        0.. => status,
+        _ if private.is_empty() => 8,
+        _ => 28,
     }
 }
 
@@ -279,7 +289,13 @@ impl HostQueue {
         let mut queue = HostQueue::prepare(id, channel, device, shape).map_err(failed("making queues"))?;
         let step = "connecting";
         let reads = queue.device.attributes().answers.min(128);
-        queue.connection.connect(private, reads, shape.repeats).map_err(failed(step))?;
+        queue.connection.connect(private, reads, shape.repeats).map_err(|source| {
+            // iWARP connects TCP first, and may do so at once.
+            if source.kind() == io::ErrorKind::ConnectionRefused {
+                return Failure::Refused { reason: reason(-libc::ECONNREFUSED, &[]), private: Vec::new() };
+            }
+            failed(step)(source)
+        })?;
         let stands = |k| if let CmKind::Established { private } = k { Some(private) } else { None };
         queue.accepted = await_event(&queue.channel, step, until, stands)?;
         Ok(queue)

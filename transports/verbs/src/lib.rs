@@ -11,7 +11,7 @@ pub mod host;
 mod load;
 mod queue;
 
-pub use cm::{Channel, CmEvent, CmKind, Connection, Incoming, Listener, Outgoing, QueuePair};
+pub use cm::{Channel, CmEvent, CmKind, Connection, Farewell, Incoming, Listener, Outgoing, QueuePair};
 pub use device::{Attributes, Device, DeviceEvent, Reach, Region};
 pub use host::HostQueue;
 pub use load::Unavailable;

@@ -316,6 +316,8 @@ pub(crate) unsafe fn post_sends(
             Op::Send { inline, invalidate } => {
                 if let Some(key) = invalidate {
                     (out.opcode, out.invalidate_rkey) = (ffi::IBV_WR_SEND_WITH_INV, *key);
+                    // Where rdma-core's library for soft-iWARP looks for it; a SEND has no other use for it.
+                    out.rkey = *key;
                 }
                 if wr.sges == 0 {
                     // Copied by the call that posts, so the batch may go after it.

@@ -44,11 +44,12 @@ fn declared() -> Vec<(String, String, usize)> {
         ibv_recv_wr { wr_id = "wr_id", next = "next", sg_list = "sg_list", num_sge = "num_sge" } "sizeof(";
         ibv_qp_cap { max_inline_data = "max_inline_data" } "sizeof(";
         ibv_qp_init_attr { send_cq = "send_cq", srq = "srq", cap = "cap", qp_type = "qp_type", sq_sig_all = "sq_sig_all" } "sizeof(";
+        ibv_qp_attr { qp_state = "qp_state" } "sizeof(";
         ibv_srq_init_attr { max_wr = "attr.max_wr", max_sge = "attr.max_sge", srq_limit = "attr.srq_limit" } "sizeof(";
-        ibv_async_event { element = "element", event_type = "event_type" } "sizeof(";
+        ibv_async_event { element = "element.port_num", event_type = "event_type" } "sizeof(";
         rdma_event_channel { fd = "fd" } "sizeof(";
         rdma_cm_id { verbs = "verbs", channel = "channel", context = "context", qp = "qp", src_addr = "route.addr.src_storage",
-            dst_addr = "route.addr.dst_storage" };
+            dst_addr = "route.addr.dst_storage", port_num = "port_num" };
         rdma_conn_param { private_data = "private_data", private_data_len = "private_data_len",
             responder_resources = "responder_resources", initiator_depth = "initiator_depth", flow_control = "flow_control",
             retry_count = "retry_count", rnr_retry_count = "rnr_retry_count", srq = "srq", qp_num = "qp_num" } "sizeof(";
@@ -69,6 +70,8 @@ fn constants() -> Vec<(&'static str, i64)> {
         ("IBV_ACCESS_REMOTE_WRITE", IBV_ACCESS_REMOTE_WRITE.into()),
         ("IBV_ACCESS_REMOTE_READ", IBV_ACCESS_REMOTE_READ.into()),
         ("IBV_QPT_RC", IBV_QPT_RC.into()),
+        ("IBV_QPS_ERR", IBV_QPS_ERR.into()),
+        ("IBV_QP_STATE", IBV_QP_STATE.into()),
         ("IBV_TRANSPORT_IWARP", IBV_TRANSPORT_IWARP.into()),
         ("IBV_DEVICE_MEM_MGT_EXTENSIONS", IBV_DEVICE_MEM_MGT_EXTENSIONS.into()),
         ("IBV_EVENT_QP_FATAL", IBV_EVENT_QP_FATAL.into()),

@@ -170,6 +170,8 @@ pub mod aei {
     pub const RESERVATION: u8 = 0x00;
     /// I/O: sanitize operation completed.
     pub const SANITIZE: u8 = 0x01;
+    /// I/O: sanitize operation completed with unexpected deallocation.
+    pub const SANITIZE_DEALLOCATED: u8 = 0x02;
     /// Immediate: normal NVM subsystem shutdown.
     pub const SUBSYSTEM_SHUTDOWN: u8 = 0x00;
 }
@@ -190,6 +192,9 @@ impl AsyncEvent {
     /// A sanitize operation has ended: read LID 81h.
     pub const SANITIZE: AsyncEvent =
         AsyncEvent { aet: aet::IO, aei: aei::SANITIZE, lid: crate::log::lid::SANITIZE };
+    /// The same, with a deallocation that it was asked not to do.
+    pub const SANITIZE_DEALLOCATED: AsyncEvent =
+        AsyncEvent { aet: aet::IO, aei: aei::SANITIZE_DEALLOCATED, lid: crate::log::lid::SANITIZE };
     /// An internal error that lasts: read LID 01h.
     pub const PERSISTENT_ERROR: AsyncEvent =
         AsyncEvent { aet: aet::ERROR, aei: aei::ERROR_PERSISTENT, lid: crate::log::lid::ERROR };

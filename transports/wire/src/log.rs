@@ -38,6 +38,8 @@ pub mod lid {
     pub const FEATURE_EFFECTS: u8 = 0x12;
     /// NVMe-MI Commands Supported and Effects.
     pub const MI_EFFECTS: u8 = 0x13;
+    /// Boot Partition.
+    pub const BOOT_PARTITION: u8 = 0x15;
     /// Discovery.
     pub const DISCOVERY: u8 = 0x70;
     /// Reservation Notification.

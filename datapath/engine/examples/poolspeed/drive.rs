@@ -35,6 +35,8 @@ pub enum Over {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     pub seq_write: f64,
+    /// The same once more, over what is there: a file in memory takes its pages with the first writes. Not of files.
+    pub over_write: f64,
     pub rand_write: f64,
     pub rand_read: f64,
     pub seq_read: f64,
@@ -46,14 +48,14 @@ pub struct Cost {
 
 impl Cost {
     /// In the order of the fields.
-    pub fn figures(&self) -> [f64; 7] {
+    pub fn figures(&self) -> [f64; 8] {
         let c = self;
-        [c.seq_write, c.rand_write, c.rand_read, c.seq_read, c.filled, c.stored, c.log]
+        [c.seq_write, c.over_write, c.rand_write, c.rand_read, c.seq_read, c.filled, c.stored, c.log]
     }
 
-    pub fn of(figures: [f64; 7]) -> Cost {
-        let [seq_write, rand_write, rand_read, seq_read, filled, stored, log] = figures;
-        Cost { seq_write, rand_write, rand_read, seq_read, filled, stored, log }
+    pub fn of(figures: [f64; 8]) -> Cost {
+        let [seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log] = figures;
+        Cost { seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
     }
 }
 
@@ -117,7 +119,7 @@ pub fn run(folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
     cost
 }
 
-/// All four loads on a volume that is new.
+/// All loads on a volume that is new.
 fn all(
     thread: &mut Thread,
     volume: &dyn Volume,
@@ -134,7 +136,12 @@ fn all(
     let rand_write = load(thread, volume, blocks / 4, 1, rand, Some(&mut contents));
     let rand_read = load(thread, volume, blocks / 4, 1, |n| rand(n + 7), None);
     let seq_read = load(thread, volume, blocks, 32, |n| n * 32 % blocks, None);
-    Cost { seq_write, rand_write, rand_read, seq_read, filled, stored, log }
+    let over_write = match kind {
+        Kind::Made { .. } => load(thread, volume, blocks, 32, |n| n * 32 % blocks, Some(&mut contents)),
+        // They have all been written.
+        Kind::Files(_) => f64::NAN,
+    };
+    Cost { seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
 }
 
 /// Runs operations on `total` blocks, and gives the nanoseconds for each block, without making contents. A function of its own

@@ -20,7 +20,7 @@ const BATCH: usize = 256 << 10;
 /// Nanoseconds a block of 4 KiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stages {
-    /// One by one, and eight together.
+    /// One by one, and as many together as there are lanes.
     pub print: f64,
     pub prints: f64,
     /// With the look at whether it is worth while, and without.

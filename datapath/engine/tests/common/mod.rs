@@ -16,18 +16,42 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub mod keys;
+pub mod pools;
 mod power;
 pub use power::Power;
 
 /// A ring that does each operation at once, on the thread that submits it; none any more when the power is off. Reads of bytes
-/// that are unreadable end with EIO. Reads that are held are done, and nobody is told.
+/// that are unreadable end with EIO. Reads that are held are done, and nobody is told. The end of syncs may be told later.
 #[derive(Default)]
-pub struct Inline(VecDeque<(IoOp, Result<u32, i32>)>, Option<Power>, Vec<Range<u64>>, Held);
+pub struct Inline(VecDeque<Over>, Option<Power>, Vec<Range<u64>>, Held, Syncs);
+
+/// An operation that is over.
+type Over = (IoOp, Result<u32, i32>);
 
 #[derive(Default)]
 struct Held {
     on: bool,
-    reads: VecDeque<(IoOp, Result<u32, i32>)>,
+    reads: VecDeque<Over>,
+    /// Every byte that was read, where somebody counts.
+    counted: Option<Vec<Range<u64>>>,
+}
+
+/// Syncs, and what else there was.
+#[derive(Default)]
+struct Syncs {
+    /// So many turns after it was begun the end of one is told.
+    turns: u64,
+    /// The number of this turn.
+    now: u64,
+    under_way: VecDeque<(u64, Over)>,
+    did: Did,
+}
+
+/// Operations that were begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Did {
+    pub writes: u64,
+    pub syncs: u64,
 }
 
 /// Linux's number for an error of the device.
@@ -44,6 +68,21 @@ impl Ring for Inline {
         let unreadable = self.2.iter().any(|bad| bad.start.max(from) < bad.end.min(to));
         let read = matches!(op.kind, IoKind::Read);
         let result = if unreadable && read { Err(EIO) } else { execute(&mut op) };
+        if let Some(counted) = self.3.counted.as_mut().filter(|_| read) {
+            counted.push(from..to);
+        }
+        let syncs = &mut self.4;
+        match op.kind {
+            IoKind::Sync => {
+                syncs.did.syncs += 1;
+                if syncs.turns > 0 {
+                    syncs.under_way.push_back((syncs.now + syncs.turns, (op, result)));
+                    return Ok(());
+                }
+            }
+            IoKind::Write { .. } => syncs.did.writes += 1,
+            _ => {}
+        }
         let line = if read && self.3.on { &mut self.3.reads } else { &mut self.0 };
         line.push_back((op, result));
         Ok(())
@@ -120,9 +159,15 @@ impl Thread {
 
     /// One turn: everything that is ready. False when nothing was.
     pub fn turn(&mut self) -> bool {
+        let syncs = &mut self.ring.4;
+        syncs.now += 1;
+        let mut any = !syncs.under_way.is_empty();
+        while syncs.under_way.front().is_some_and(|(at, _)| *at <= syncs.now) {
+            self.ring.0.extend(syncs.under_way.pop_front().map(|(_, over)| over));
+        }
         let ended = std::mem::take(&mut self.ring.0);
         let wakes = std::mem::take(&mut *self.woken.prompt.lock().unwrap());
-        let mut any = !ended.is_empty() || !wakes.is_empty();
+        any |= !ended.is_empty() || !wakes.is_empty();
         for (op, result) in ended {
             self.cx(|cx| threaded::deliver(cx, op, result));
         }
@@ -156,8 +201,10 @@ impl Thread {
 
     /// A thread whose power is cut.
     pub fn powered(power: Power) -> Thread {
-        let ring = Inline(VecDeque::new(), Some(power), Vec::new(), Held::default());
-        Thread { ring, ..Thread::default() }
+        Thread {
+            ring: Inline(VecDeque::new(), Some(power), Vec::new(), Held::default(), Syncs::default()),
+            ..Thread::default()
+        }
     }
 
     /// Has these bytes of all files unreadable from now on.
@@ -171,9 +218,24 @@ impl Thread {
         self.ring.3.reads.len()
     }
 
+    /// From now on, what is read is kept in mind. Gives what was read since it was last asked, one range an operation.
+    pub fn count_reads(&mut self) -> Vec<Range<u64>> {
+        self.ring.3.counted.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// At the next turn, the one who has waited longest is told.
     pub fn tell_one(&mut self) {
         self.ring.0.extend(self.ring.3.reads.pop_front());
+    }
+
+    /// From now on, the end of a sync is told so many turns after it was begun.
+    pub fn slow_syncs(&mut self, turns: u64) {
+        self.ring.4.turns = turns;
+    }
+
+    /// What devices were asked for.
+    pub fn did(&self) -> Did {
+        self.ring.4.did
     }
 
     /// Lets time pass, and calls a pool's background if it is time for that.

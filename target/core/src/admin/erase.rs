@@ -8,11 +8,13 @@ use super::Admin;
 use crate::io::status;
 use crate::payload::outgoing;
 use crate::queue::Core;
+use crate::registry::erase::Sanitized;
 use crate::registry::namespace::Namespace;
 use crate::seam::{Action, Payload};
 use crate::slots::{State, Token};
 use caisson_block::{Cx, EraseBy, Erasure, Extent, Mono, Op, Outcome, Request, Tag};
 use caisson_wire::erase::{FormatNvm, Sanitize, ses};
+use caisson_wire::feature::fid;
 use caisson_wire::identify::NSID_ALL;
 use caisson_wire::log::lid;
 use caisson_wire::opcode::{FABRICS, admin as opc};
@@ -63,32 +65,29 @@ impl Erasing {
     }
 }
 
-/// Log pages that may be read while there is a sanitize operation (Base 2.1, 8.1.24.5).
-const PAGES: [u8; 5] = [lid::ERROR, lid::SMART, lid::CHANGED_NS, lid::RESERVATION, lid::SANITIZE];
+/// Log pages that may be read while there is a sanitize operation. (One of them that is not here is no page, then as ever.)
+const PAGES: [u8; 7] =
+    [lid::ERROR, lid::SMART, lid::CHANGED_NS, lid::ANA, lid::BOOT_PARTITION, lid::RESERVATION, lid::SANITIZE];
 
-/// Whether a command is allowed while there is a sanitize operation (Base 2.1, figure "Sanitize Operations – Admin Commands Allowed").
+/// Whether a command is allowed while there is a sanitize operation, and after one that failed (Base 2.1, 8.1.24.4 and figure "Sanitize
+/// Operations and Format NVM Command – Admin Commands Allowed", as Base 2.3 has it).
 fn allowed(sqe: &Sqe) -> bool {
     match sqe.opcode {
         opc::GET_LOG_PAGE => PAGES.contains(&(sqe.cdw10.get() as u8)),
+        opc::SET_FEATURES => sqe.cdw10.get() as u8 != fid::WRITE_PROTECT,
         // Judges for itself.
         opc::SANITIZE => true,
-        opc::IDENTIFY
-        | opc::ABORT
-        | opc::SET_FEATURES
-        | opc::GET_FEATURES
-        | opc::ASYNC_EVENT
-        | opc::KEEP_ALIVE
-        | FABRICS => true,
+        opc::IDENTIFY | opc::ABORT | opc::GET_FEATURES | opc::ASYNC_EVENT | opc::KEEP_ALIVE | FABRICS => true,
         _ => false,
     }
 }
 
 impl Admin {
-    /// What a sanitize operation answers to a command that it does not allow.
+    /// What a sanitize operation answers to an admin command that it does not allow: the same where it has failed (Base 2.1, 8.1.24.4).
     pub(super) fn sanitize_refuses(&self, sqe: &Sqe) -> Result<(), Status> {
-        match self.controller.subsystem.sanitize_refuses() {
-            Some(status) if !allowed(sqe) => Err(status),
-            _ => Ok(()),
+        match self.controller.subsystem.sanitize_restricts() && !allowed(sqe) {
+            true => Err(Status::SANITIZE_IN_PROGRESS),
+            false => Ok(()),
         }
     }
 
@@ -105,8 +104,10 @@ impl Admin {
         if ask.ses > ses::CRYPTO {
             return Err(Status::INVALID_FIELD.dnr());
         }
-        // There is one format, and no metadata that protection information could stand in.
-        if ask.lbaf != 0 || ask.pi != 0 {
+        // There is one format, and no metadata that protection information could stand in. Its upper bits count for hosts that say so
+        // (Base 2.1, figure "Format NVM – Command Dword 10", LBAFU).
+        let format = if self.takes_more_formats() { ask.lbaf } else { ask.lbaf & 0xf };
+        if format != 0 || ask.pi != 0 {
             return Err(Status::INVALID_FORMAT.dnr());
         }
         if namespace.protected() {
@@ -186,8 +187,8 @@ impl Admin {
         if let Err(status) = outgoing(payload) {
             return Err((token, status));
         }
-        match self.controller.subsystem.sanitize(sqe.cdw10.get(), Sanitize::of(sqe)) {
-            Ok(true) => {
+        match self.controller.subsystem.sanitize(&self.controller, sqe.cdw10.get(), Sanitize::of(sqe)) {
+            Ok(Sanitized::Begun) => {
                 tracing::warn!(
                     subsystem = %self.controller.subsystem.nqn,
                     host = %self.controller.host,
@@ -197,7 +198,11 @@ impl Admin {
                 self.erasing.look = Some(cx.now.plus_ms(LOOKS_MS));
                 core.slots.park(token, State::Erase);
             }
-            Ok(false) => core.answer(token, Status::SUCCESS, out),
+            Ok(Sanitized::Left) => {
+                core.target.keep_sanitize(&self.controller.subsystem);
+                core.answer(token, Status::SUCCESS, out);
+            }
+            Ok(Sanitized::Nothing) => core.answer(token, Status::SUCCESS, out),
             Err(status) => return Err((token, status)),
         }
         Ok(())
@@ -209,10 +214,11 @@ impl Admin {
             return;
         }
         core.target.look_at_sanitize(&self.controller.subsystem);
-        if let Some(done) = self.controller.subsystem.sanitize_recorded() {
+        // What has begun completes well, and how it ends is its status page's to tell (Base 2.1, 8.1.24.1).
+        if self.controller.subsystem.sanitize_recorded() {
             for slot in std::mem::take(&mut self.erasing.sanitizes) {
                 if let Some((token, _)) = core.slots.take(slot) {
-                    core.answer(token, done.err().unwrap_or(Status::SUCCESS), out);
+                    core.answer(token, Status::SUCCESS, out);
                 }
             }
         }

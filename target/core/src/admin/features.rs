@@ -120,7 +120,8 @@ impl Features {
     /// The events that the host wants to be told of. Errors are always told (Base 2.1, 5.1.25.1.5).
     pub(super) fn enabled_events(&self) -> u8 {
         // Nor is there a bit for the end of a sanitize operation.
-        let mut bits = Event::TransientError.bit() | Event::Sanitized.bit();
+        let mut bits =
+            Event::TransientError.bit() | Event::Sanitized.bit() | Event::SanitizedDeallocated.bit();
         let mut when = |on: bool, event: Event| bits |= if on { event.bit() } else { 0 };
         when(self.async_event & u32::from(caisson_wire::log::critical::RELIABILITY) != 0, Event::Reliability);
         when(self.async_event & u32::from(caisson_wire::log::critical::SPARE) != 0, Event::Spare);
@@ -133,6 +134,11 @@ impl Features {
 const INVALID: Status = Status::INVALID_FIELD.dnr();
 
 impl Admin {
+    /// Whether the host takes formats from the 17th on (LBAFEE).
+    pub(super) fn takes_more_formats(&self) -> bool {
+        self.features.behavior.lbafee == 1
+    }
+
     /// A feature that there is here; Sanitize Config where hosts may erase.
     pub(super) fn feature(&self, fid: u8) -> Option<&'static Feature> {
         find(self.kind(), fid).filter(|f| f.fid != fid::SANITIZE || self.controller.subsystem.may_erase())
@@ -304,6 +310,9 @@ impl Admin {
                     _ => return Err(INVALID),
                 };
                 let subsystem = &self.controller.subsystem;
+                if subsystem.table().get(nsid).is_some_and(|n| n.formatting()) {
+                    return Err(Status::FORMAT_IN_PROGRESS);
+                }
                 let changed = subsystem.touch_namespace(nsid, |n| n.set_protected(on));
                 if changed.map_err(|_| Status::INVALID_NAMESPACE.dnr())?
                     && let Some(observer) = core.target.observer()

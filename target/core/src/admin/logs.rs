@@ -133,8 +133,10 @@ impl Admin {
             None => 0,
         };
         let mut page = Vec::with_capacity(ERROR_ENTRIES * 64);
-        // While there is a sanitize operation, the LBA field is 0 (Base 2.1, figure "Sanitize Operations – Admin Commands Allowed").
-        let hidden = self.controller.subsystem.sanitize_refuses().is_some();
+        // While there is a sanitize operation or a Format, the LBA field is 0 (Base 2.1, figure "Sanitize Operations and Format NVM
+        // Command – Admin Commands Allowed").
+        let subsystem = &self.controller.subsystem;
+        let hidden = subsystem.sanitize_restricts() || subsystem.table().iter().any(|n| n.formatting());
         for mut entry in lock(&self.controller.shared).errors.entries(trtype) {
             if hidden {
                 entry.lba = Default::default();

@@ -6,7 +6,7 @@
 
 use super::namespace::Namespace;
 use super::subsystem::Subsystem;
-use crate::controller::Change;
+use crate::controller::{Change, Controller};
 use crate::sync::lock;
 use caisson_block::{EraseBy, Erasure};
 use caisson_wire::Status;
@@ -25,6 +25,8 @@ pub struct SanitizeRecord {
     pub scdw10: u32,
     /// The namespaces that it has to see erased; none when it is over.
     pub nsids: Vec<u32>,
+    /// It failed, and a host has left that with Exit Failure Mode.
+    pub left: bool,
 }
 
 /// A namespace's Format.
@@ -108,7 +110,20 @@ impl Namespace {
 /// What a sanitize operation refuses of commands.
 const NOTHING: u8 = 0;
 const IN_PROGRESS: u8 = 1;
+/// Restricted Failure: only another restricted one ends that (Base 2.1, 8.1.24.3).
 const FAILED: u8 = 2;
+/// Unrestricted Failure: Exit Failure Mode ends it, too.
+const FAILED_FREE: u8 = 3;
+
+/// What a host's Sanitize came to.
+pub(crate) enum Sanitized {
+    /// It has begun.
+    Begun,
+    /// A failure was left.
+    Left,
+    /// There was nothing to do.
+    Nothing,
+}
 
 /// The sanitize operation of a subsystem.
 #[derive(Default)]
@@ -130,13 +145,17 @@ struct Inner {
     progress: u16,
     /// Each of its volumes has it recorded: it goes on whatever happens.
     recorded: bool,
+    /// It could not begin in one of its volumes.
+    broken: bool,
+    /// The controller whose command it was: the only one that tells its end (Base 2.1, 8.1.24.1).
+    asked: Weak<Controller>,
 }
 
 impl Sanitize {
     pub(crate) fn new(allowed: bool, record: SanitizeRecord) -> Sanitize {
         let refuses = match record.sos {
             sos::IN_PROGRESS => IN_PROGRESS,
-            sos::FAILED if !ause(record.scdw10) => FAILED,
+            sos::FAILED if !record.left => failure(record.scdw10),
             _ => NOTHING,
         };
         let inner = Inner { record, recorded: refuses == IN_PROGRESS, ..Inner::default() };
@@ -148,9 +167,14 @@ impl Sanitize {
     }
 }
 
-/// AUSE of a CDW10.
-fn ause(cdw10: u32) -> bool {
-    cdw10 & 1 << 3 != 0
+/// What the failure of an operation refuses, by AUSE of its CDW10.
+fn failure(cdw10: u32) -> u8 {
+    if cdw10 & 1 << 3 != 0 { FAILED_FREE } else { FAILED }
+}
+
+/// NDAS of a CDW10.
+fn ndas(cdw10: u32) -> bool {
+    cdw10 & 1 << 9 != 0
 }
 
 impl Subsystem {
@@ -163,7 +187,7 @@ impl Subsystem {
         self.sanitize.allowed.store(on, Ordering::Relaxed);
     }
 
-    /// What a sanitize operation answers to what it does not allow.
+    /// What a sanitize operation answers to an I/O command (Base 2.1, 8.1.24.4).
     #[inline]
     pub(crate) fn sanitize_refuses(&self) -> Option<Status> {
         match self.sanitize.refuses.load(Ordering::Relaxed) {
@@ -171,6 +195,11 @@ impl Subsystem {
             IN_PROGRESS => Some(Status::SANITIZE_IN_PROGRESS),
             _ => Some(Status::SANITIZE_FAILED.dnr()),
         }
+    }
+
+    /// Whether only some admin commands are allowed: it goes on, or has failed and nobody has left that.
+    pub(crate) fn sanitize_restricts(&self) -> bool {
+        self.sanitize.refuses.load(Ordering::Relaxed) != NOTHING
     }
 
     /// Whether Crypto Erase can be had: there is something, and keys can be erased of all of it.
@@ -187,71 +216,86 @@ impl Subsystem {
         lock(&self.sanitize.inner).config = value & NODRM;
     }
 
-    /// Begins the sanitize operation that a host asks for, or leaves the failure mode. True where one has begun.
+    /// Begins the sanitize operation that a host asks for on `controller`, or leaves the failure mode.
     ///
     /// # Errors
-    /// The status to answer with, with nothing changed.
-    pub(crate) fn sanitize(&self, cdw10: u32, ask: Ask) -> Result<bool, Status> {
-        let written = self.data_written();
+    /// The status to answer with, with nothing changed and nothing begun.
+    pub(crate) fn sanitize(
+        &self,
+        controller: &Arc<Controller>,
+        cdw10: u32,
+        ask: Ask,
+    ) -> Result<Sanitized, Status> {
         let mut inner = lock(&self.sanitize.inner);
         let now = self.sanitize.refuses.load(Ordering::Relaxed);
         if now == IN_PROGRESS {
             return Err(Status::SANITIZE_IN_PROGRESS);
         }
-        match ask.action {
-            // Only an unrestricted failure can be left so (Base 2.1, 5.1.22).
-            sanact::EXIT_FAILURE if now == FAILED => return Err(Status::SANITIZE_FAILED.dnr()),
-            sanact::EXIT_FAILURE => return Ok(false),
-            sanact::CRYPTO_ERASE if self.can_sanitize() && !ask.emvs => {}
-            _ => return Err(Status::INVALID_FIELD.dnr()),
+        let exit = ask.action == sanact::EXIT_FAILURE;
+        if !exit && (ask.action != sanact::CRYPTO_ERASE || !self.can_sanitize() || ask.emvs) {
+            return Err(Status::INVALID_FIELD.dnr());
         }
-        // After a restricted failure only another restricted one is taken.
-        if now == FAILED && ask.ause {
+        // After a restricted failure only another restricted operation is taken.
+        if now == FAILED && (exit || ask.ause) {
             return Err(Status::SANITIZE_FAILED.dnr());
         }
-        if ask.ndas && inner.config & NODRM == 0 {
+        if !exit && ask.ndas && inner.config & NODRM == 0 {
             return Err(Status::INVALID_FIELD.dnr());
         }
         let table = self.table();
         if table.iter().any(|n| n.protected()) {
             return Err(Status::NS_WRITE_PROTECTED.dnr());
         }
+        if exit {
+            let left = now == FAILED_FREE;
+            inner.record.left |= left;
+            self.sanitize.refuses.store(NOTHING, Ordering::Release);
+            return Ok(if left { Sanitized::Left } else { Sanitized::Nothing });
+        }
         if table.iter().any(|n| n.formatting()) {
             return Err(Status::FORMAT_IN_PROGRESS);
         }
         self.sanitize.refuses.store(IN_PROGRESS, Ordering::Release);
-        let nsids = table.iter().map(|n| n.nsid).collect();
-        inner.record = SanitizeRecord { sos: sos::IN_PROGRESS, scdw10: cdw10, nsids };
-        (inner.progress, inner.recorded, inner.written) = (0, false, None);
-        let begun = table.iter().map(|n| n.volume.erase(EraseBy::Sanitize)).filter(Result::is_err).count();
-        if begun > 0 {
-            self.end_sanitize(&mut inner, false, written);
-            drop(inner);
-            self.tell(Change::Sanitized, |_| true);
+        let (begun, refused): (Vec<_>, Vec<_>) =
+            table.iter().partition(|n| n.volume.erase(EraseBy::Sanitize).is_ok());
+        // Whatever has begun somewhere is a sanitize operation, and its failure is told by its status.
+        if begun.is_empty() {
+            self.sanitize.refuses.store(now, Ordering::Release);
             return Err(Status::INTERNAL_ERROR.dnr());
         }
-        Ok(true)
+        let nsids = table.iter().map(|n| n.nsid).collect();
+        inner.record = SanitizeRecord { sos: sos::IN_PROGRESS, scdw10: cdw10, nsids, left: false };
+        (inner.progress, inner.recorded, inner.written) = (0, false, None);
+        (inner.broken, inner.asked) = (!refused.is_empty(), Arc::downgrade(controller));
+        drop(inner);
+        self.forget_sanitized();
+        Ok(Sanitized::Begun)
     }
 
-    /// Whether the sanitize operation that began is durable in all of its volumes, or has failed.
-    pub(crate) fn sanitize_recorded(&self) -> Option<Result<(), Status>> {
+    /// Whether the sanitize operation that began is durable in all of its volumes, or is over.
+    pub(crate) fn sanitize_recorded(&self) -> bool {
         let inner = lock(&self.sanitize.inner);
-        match inner.record.sos {
-            sos::FAILED => Some(Err(Status::INTERNAL_ERROR.dnr())),
-            _ if inner.recorded => Some(Ok(())),
-            _ => None,
-        }
+        inner.recorded || inner.record.sos != sos::IN_PROGRESS
     }
 
-    /// A namespace that is added: a sanitize operation that its volume remembers goes on.
+    /// The operation as it is to be kept.
+    pub(crate) fn sanitize_record(&self) -> SanitizeRecord {
+        lock(&self.sanitize.inner).record.clone()
+    }
+
+    /// A namespace that is added: a sanitize operation that its volume remembers goes on. One that had failed stays so: what this volume
+    /// comes to says nothing of the others.
     pub(crate) fn resume_sanitize(&self, namespace: &Namespace) {
         if !matches!(namespace.volume.erasure(), Erasure::Running { by: EraseBy::Sanitize, .. }) {
             return;
         }
         let mut inner = lock(&self.sanitize.inner);
+        if inner.record.sos == sos::FAILED {
+            return;
+        }
         if inner.record.sos != sos::IN_PROGRESS {
             let scdw10 = u32::from(sanact::CRYPTO_ERASE);
-            inner.record = SanitizeRecord { sos: sos::IN_PROGRESS, scdw10, nsids: Vec::new() };
+            inner.record = SanitizeRecord { sos: sos::IN_PROGRESS, scdw10, ..SanitizeRecord::default() };
             inner.recorded = true;
             self.sanitize.refuses.store(IN_PROGRESS, Ordering::Release);
         }
@@ -277,7 +321,7 @@ impl Subsystem {
             return None;
         }
         let table = self.table();
-        let mut failed = false;
+        let mut failed = inner.broken;
         let (mut recorded, mut left, mut progress) = (true, false, u64::from(u16::MAX));
         for nsid in &inner.record.nsids {
             // One whose pool waits for its keys is there later.
@@ -300,24 +344,25 @@ impl Subsystem {
             self.end_sanitize(&mut inner, !failed, written);
         }
         let record = (newly || over).then(|| inner.record.clone());
+        let tells = if over { std::mem::take(&mut inner.asked).upgrade() } else { None };
+        let unasked = inner.record.sos == sos::COMPLETED_DEALLOCATED;
         drop(inner);
-        if over {
-            self.tell(Change::Sanitized, |_| true);
+        if let Some(controller) = tells {
+            controller.changed(Change::Sanitized { unasked });
         }
         record
     }
 
     fn end_sanitize(&self, inner: &mut Inner, well: bool, written: u64) {
         let scdw10 = inner.record.scdw10;
-        let unasked = scdw10 & 1 << 9 != 0;
-        let sos = match (well, unasked) {
+        let sos = match (well, ndas(scdw10)) {
             (true, false) => sos::COMPLETED,
             (true, true) => sos::COMPLETED_DEALLOCATED,
             (false, _) => sos::FAILED,
         };
-        inner.record = SanitizeRecord { sos, scdw10, nsids: Vec::new() };
-        inner.written = well.then_some(written);
-        let refuses = if well || ause(scdw10) { NOTHING } else { FAILED };
+        inner.record = SanitizeRecord { sos, scdw10, ..SanitizeRecord::default() };
+        (inner.written, inner.broken) = (well.then_some(written), false);
+        let refuses = if well { NOTHING } else { failure(scdw10) };
         self.sanitize.refuses.store(refuses, Ordering::Release);
     }
 

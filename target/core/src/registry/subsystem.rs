@@ -340,6 +340,13 @@ impl Subsystem {
         }
     }
 
+    /// A sanitize operation begins: what was still to be told of the one before is not told any more (Base 2.1, 8.1.24.4).
+    pub(crate) fn forget_sanitized(&self) {
+        for controller in lock(&self.inner).controllers.values() {
+            lock(&controller.shared).events.forget(caisson_wire::log::lid::SANITIZE);
+        }
+    }
+
     /// What all hosts did on all its namespaces, those that are gone included.
     pub(crate) fn totals(&self) -> Totals {
         let mut sum = lock(&self.inner).retired.clone();

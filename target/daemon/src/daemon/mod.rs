@@ -471,6 +471,7 @@ impl Daemon {
             status: record.sos,
             command: record.scdw10,
             namespaces: record.nsids.clone(),
+            left: record.left,
         });
         if let Err(error) = inner.state.commit(&[(key, Some(Item::Subsystem(s)))]) {
             tracing::error!(%error, nqn, "the status of a sanitize operation will be lost at the next start");

@@ -2,13 +2,14 @@
 //!
 //! Owns what is held back with such a pool (its volumes, and their namespaces), when it is tried again, and saying so. Nothing of
 //! it is exported until all of it is: a host sees no disk rather than half of one. Only what may pass by itself is tried again by
-//! itself; what takes a person waits for one, for a token counts every wrong try.
+//! itself; what takes a person waits for one, for a token counts every wrong try. It must never ask a key manager while it holds the
+//! configuration: the pool's own keys are had before, and the keys of domains while the pool is held apart.
 
 use super::change::{self, Turn};
-use super::world::World;
-use super::{Daemon, Did};
+use super::world::{Apart, World};
+use super::{Audit, Daemon, Did};
 use crate::model::{self, Item, Objects};
-use crate::pools::open;
+use crate::pools::{LogPool, domains, open};
 use crate::refusal::{Cause, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub(super) struct Waiting {
     tries: u32,
     /// When it is tried next; never by itself where it takes a person.
     next: Option<Instant>,
+    /// It has its keys, and is held apart while its domains are made.
+    apart: bool,
 }
 
 /// A pool that waits, as it is shown.
@@ -41,7 +44,7 @@ pub struct Waits {
 
 impl Waiting {
     fn new(pool: model::Pool, turn: Turn, why: Refusal) -> Waiting {
-        let mut waiting = Waiting { pool, turns: vec![turn], why, tries: 1, next: None };
+        let mut waiting = Waiting { pool, turns: vec![turn], why, tries: 1, next: None, apart: false };
         waiting.put_off();
         waiting
     }
@@ -136,7 +139,7 @@ impl Daemon {
     /// Tries the pools again for which it is time. Takes as long as their key managers do.
     pub fn retry_due(&self) {
         let now = Instant::now();
-        let due = |w: &Waiting| w.next.is_some_and(|at| at <= now);
+        let due = |w: &Waiting| !w.apart && w.next.is_some_and(|at| at <= now);
         let names: Vec<String> = {
             let inner = self.lock();
             inner.world.waiting.iter().filter(|(_, w)| due(w)).map(|(name, _)| name.clone()).collect()
@@ -155,55 +158,134 @@ impl Daemon {
         let found = {
             let inner = self.lock();
             let there = inner.world.made_before.contains(&model::key::pool(name));
-            inner.world.waiting.get(name).map(|w| (w.pool.clone(), Arc::clone(&inner.world.engine), there))
+            let waiting = inner.world.waiting.get(name).filter(|w| !w.apart);
+            waiting.map(|w| (w.pool.clone(), Arc::clone(&inner.world.engine), there))
         };
         let Some((pool, engine, there)) = found else { return Ok(Did::Nothing) };
         // Without the lock: management goes on while a key manager is slow.
         let had = open::awaited(engine.as_ref(), &pool, there);
-        let mut inner = self.lock();
-        let world = &mut inner.world;
-        if world.ended {
-            return Ok(Did::Nothing);
-        }
-        let Some(mut waiting) = world.waiting.remove(name) else { return Ok(Did::Nothing) };
-        let opened = had.and_then(|had| world.open_waiting(&waiting.turns, had));
-        match opened {
-            Ok(()) => {
-                tracing::info!("pool {name} has its keys, after {} tries", waiting.tries + 1);
-                Ok(Did::Changed)
+        let had = had.and_then(|had| self.lock().world.begin_waiting(name, had));
+        let opened = match had {
+            Ok(None) => return Ok(Did::Nothing),
+            Ok(Some(apart)) => {
+                // Without the lock, as above. Nobody else has the pool meanwhile.
+                let made = apart.domains.iter().try_for_each(|(domain, volume)| {
+                    have_domain(&self.audit, &apart.pool, &apart.log, domain, volume)
+                });
+                self.lock().world.end_waiting(name, apart, made)
             }
-            Err(e) => {
-                waiting.tries = waiting.tries.saturating_add(1);
-                waiting.why = e.clone();
-                waiting.put_off();
-                world.waiting.insert(name.into(), waiting);
-                Err(e)
-            }
-        }
+            Err(e) => self.lock().world.put_off(name, e),
+        };
+        opened.map(|()| Did::Changed)
     }
 }
 
-impl World {
-    fn open_waiting(&mut self, turns: &[Turn], had: Option<open::Keys>) -> Result<(), Refusal> {
-        let objects: Objects = turns.iter().filter_map(|t| Some((t.key.clone(), t.to.clone()?))).collect();
-        self.wanted = model::Lookup::volumes(&objects)
-            .filter_map(|v| Some((v.pool()?.to_string(), v.name.clone())))
-            .collect();
-        self.had = had;
-        self.starting = true;
-        let turned = change::turn_all(self, turns);
-        self.starting = false;
-        self.had = None;
-        self.wanted.clear();
-        match turned {
-            Ok(()) => {
-                self.settle();
-                Ok(())
-            }
-            Err((_, e)) => {
-                self.abandon();
-                Err(e)
-            }
-        }
+/// Makes the domain that a configured volume is to be in, where its pool has none of that name. Asks the pool's key providers.
+///
+/// # Errors
+/// Theirs, with nothing made; it cannot be recorded.
+pub(super) fn have_domain(
+    audit: &Audit,
+    pool: &model::Pool,
+    log: &LogPool,
+    domain: &str,
+    volume: &str,
+) -> Result<(), Refusal> {
+    let (name, handle) = (&pool.name, log.handle.as_ref());
+    if domains::named(name, handle, domain).is_ok() {
+        return Ok(());
     }
+    let what = format!("domain {domain}, for volume {volume}");
+    audit.begins("create-domain", name, &what)?;
+    let made = domains::create(pool, handle, domain);
+    audit.ended("create-domain", name, &what, &made);
+    made?;
+    tracing::info!("domain {domain} of pool {name} was made, for volume {volume}");
+    Ok(())
+}
+
+impl World {
+    /// Opens a waiting pool with its keys, and holds it apart: nothing that rests on it is there yet. None where there is nothing to do, or
+    /// another try has come as far.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    fn begin_waiting(&mut self, name: &str, had: Option<open::Keys>) -> Result<Option<Apart>, Refusal> {
+        let Some(waiting) = self.waiting.get_mut(name).filter(|w| !w.apart) else { return Ok(None) };
+        if self.ended {
+            return Ok(None);
+        }
+        let (pool, turns) = (waiting.pool.clone(), waiting.turns.clone());
+        let volumes = volumes(&turns);
+        self.had = had;
+        let opened = self.while_starting(&volumes, |world| change::turn_all(world, &turns[..1]));
+        self.had = None;
+        if let Err(e) = opened {
+            self.abandon();
+            return Err(e);
+        }
+        let apart = self.hold_apart(&pool, &volumes);
+        if let Some(waiting) = self.waiting.get_mut(name) {
+            waiting.apart = apart.is_some();
+        }
+        Ok(apart)
+    }
+
+    /// Takes a pool that was held apart in, and all that rests on it, where its domains could be made.
+    fn end_waiting(&mut self, name: &str, apart: Apart, made: Result<(), Refusal>) -> Result<(), Refusal> {
+        let Some(waiting) = self.waiting.get_mut(name).filter(|_| !self.ended) else {
+            apart.close();
+            return Ok(());
+        };
+        waiting.apart = false;
+        let (turns, tries) = (waiting.turns.clone(), waiting.tries + 1);
+        if let Err(e) = made {
+            apart.close();
+            return self.put_off(name, e);
+        }
+        self.take_in(apart);
+        let turned = self.while_starting(&volumes(&turns), |world| change::turn_all(world, &turns[1..]));
+        if let Err(e) = turned {
+            change::turn_back(self, &turns[..1]);
+            self.abandon();
+            return self.put_off(name, e);
+        }
+        self.settle();
+        self.waiting.remove(name);
+        tracing::info!("pool {name} has its keys, after {tries} tries");
+        Ok(())
+    }
+
+    /// A try has failed: when to make the next.
+    ///
+    /// # Errors
+    /// Why it failed.
+    fn put_off(&mut self, name: &str, why: Refusal) -> Result<(), Refusal> {
+        if let Some(waiting) = self.waiting.get_mut(name).filter(|w| !w.apart) {
+            waiting.tries = waiting.tries.saturating_add(1);
+            waiting.why = why.clone();
+            waiting.put_off();
+        }
+        Err(why)
+    }
+
+    /// Turns something as at the start, when these volumes are what is configured.
+    fn while_starting(
+        &mut self,
+        volumes: &[model::Volume],
+        turn: impl FnOnce(&mut World) -> Result<(), (String, Refusal)>,
+    ) -> Result<(), Refusal> {
+        self.wanted = volumes.iter().filter_map(|v| Some((v.pool()?.to_string(), v.name.clone()))).collect();
+        self.starting = true;
+        let turned = turn(self);
+        self.starting = false;
+        self.wanted.clear();
+        turned.map_err(|(_, e)| e)
+    }
+}
+
+/// The volumes that are made or opened in `turns`.
+fn volumes(turns: &[Turn]) -> Vec<model::Volume> {
+    let objects: Objects = turns.iter().filter_map(|t| Some((t.key.clone(), t.to.clone()?))).collect();
+    model::Lookup::volumes(&objects).cloned().collect()
 }

@@ -7,12 +7,12 @@
 use super::audit::Audit;
 use super::plane::DataPlane;
 use super::store::{Store, fit, open_alone};
-use super::waiting::Waiting;
+use super::waiting::{Waiting, have_domain};
 use crate::model::text::DISCOVERY_NQN;
 use crate::model::text::{Address, Scheme};
 use crate::model::{self, Device, Item, Listener, Namespace, Pool, Serves, Subsystem, Volume};
 use crate::pools::open::{Keys, Want, lengthen, remove};
-use crate::pools::{Engine, LogPool, Made, domains};
+use crate::pools::{Engine, LogPool, Made};
 use crate::refusal::{Cause, Refusal};
 use crate::state::History;
 use caisson_core::{Exports, ManageError, NamespaceSpec, PortId, PortSpec, SubsystemSpec, Target, Transport};
@@ -35,6 +35,25 @@ pub(super) struct Open {
     pub(super) opened: Opened,
     /// The pool in which its file was made by a change that is not kept yet (see [`Store::make`]).
     fresh: Option<String>,
+}
+
+/// A pool that is open and in nobody's reach, while keys are made for it.
+pub(super) struct Apart {
+    /// As it is configured.
+    pub(super) pool: Pool,
+    pub(super) log: LogPool,
+    /// Domains that it may lack, each with a volume that is to be in it.
+    pub(super) domains: Vec<(String, String)>,
+    /// Where it was made just now: the files that were made for it.
+    fresh: Option<Vec<PathBuf>>,
+}
+
+impl Apart {
+    /// Gives it up, and takes away what was made for it.
+    pub(super) fn close(self) {
+        close_pool(&self.pool.name, &self.log);
+        remove(&self.fresh.unwrap_or_default());
+    }
 }
 
 /// The running target.
@@ -259,16 +278,7 @@ impl World {
         else {
             return Ok(());
         };
-        if domains::named(pool, log.handle.as_ref(), domain).is_ok() {
-            return Ok(());
-        }
-        let what = format!("domain {domain}, for volume {}", v.name);
-        self.audit.begins("create-domain", pool, &what)?;
-        let made = domains::create(model, log.handle.as_ref(), domain);
-        self.audit.ended("create-domain", pool, &what, &made);
-        made?;
-        tracing::info!("domain {domain} of pool {pool} was made, for volume {}", v.name);
-        Ok(())
+        have_domain(&self.audit, model, log, domain, &v.name)
     }
 
     /// Takes a volume away: for good with [`World::settle`].
@@ -383,6 +393,28 @@ impl World {
         Ok(())
     }
 
+    /// Takes a pool that was opened just now out of reach, until [`World::take_in`].
+    pub(super) fn hold_apart(&mut self, pool: &Pool, volumes: &[Volume]) -> Option<Apart> {
+        let Some(Store::Log(log)) = self.pools.remove(&pool.name) else { return None };
+        self.opened.remove(&pool.name);
+        let fresh = self.fresh_pools.remove(&pool.name);
+        // One that is there has its domain, and one that was made by an earlier run is lost.
+        let new = |v: &&Volume| !log.has(&v.name) && !self.made_before.contains(&model::key::volume(&v.name));
+        let domains =
+            volumes.iter().filter(new).filter_map(|v| Some((v.domain.clone()?, v.name.clone()))).collect();
+        Some(Apart { pool: pool.clone(), log, domains, fresh })
+    }
+
+    /// Puts it where the change that opens it would have.
+    pub(super) fn take_in(&mut self, apart: Apart) {
+        let name = apart.pool.name.clone();
+        if let Some(files) = apart.fresh {
+            self.fresh_pools.insert(name.clone(), files);
+        }
+        self.opened.insert(name.clone(), apart.pool);
+        self.pools.insert(name, Store::Log(apart.log));
+    }
+
     /// Takes a pool away, which holds no configured volume any more: for good with [`World::settle`]. Its data stays.
     fn leave_pool(&mut self, p: &Pool) -> Result<(), Refusal> {
         match self.pools.remove(&p.name) {
@@ -446,6 +478,7 @@ impl World {
                 sos: last.status,
                 scdw10: last.command,
                 nsids: last.namespaces.clone(),
+                left: last.left,
             };
         }
         spec.history = caisson_core::History {

@@ -111,6 +111,9 @@ pub struct LastSanitize {
     /// The namespaces that are still to be seen erased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<u32>,
+    /// It failed, and a host has left the failure mode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
 }
 
 /// A volume as a host sees it in a subsystem.

@@ -2,8 +2,9 @@
 //!
 //! Work of tens of microseconds (hashing, compressing, sealing, publishing and unpacking for large commands) is not done
 //! where it comes up, but in pieces that wait here. The thread does some after it has looked at its sockets and devices
-//! and seen to what came: at most [`PIECE_NS`] and one piece more between two looks. Where there is more to do than time,
-//! what is prompt and what is heavy have about half of it each. Owns the line; it does not know what the work is.
+//! and seen to what came: at most [`PIECE_NS`] and one piece more between two looks, or [`ALONE_NS`] where one connection is alone,
+//! whose bytes then come in larger pieces. Where there is more to do than time, what is prompt and what is heavy have about
+//! half of it each. Owns the line; it does not know what the work is.
 
 use caisson_block::{Heavy, Mono, Parked};
 use std::collections::VecDeque;
@@ -11,6 +12,9 @@ use std::sync::Arc;
 
 /// Time that the pieces between two looks take together, in nanoseconds; the last of them may take longer.
 pub(crate) const PIECE_NS: u64 = 15_000;
+
+/// The same where nobody else is about to be held up: whoever comes after a silence waits for that once.
+pub(crate) const ALONE_NS: u64 = 60_000;
 
 /// Time that one piece may take, where it can be divided further; what cannot is over it by one block.
 pub(crate) const SLICE_NS: u64 = 20_000;

@@ -132,6 +132,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Vec<Arc<ThreadStats>>,
     /// Connections a thread has or is about to have.
     load: Vec<AtomicUsize>,
+    /// RDMA connections of which no thread has anything any more, whose hosts are still to be told.
+    pub(crate) parting: AtomicUsize,
     /// The thread that speaks to RDMA devices, once there was an RDMA listener.
     pub(crate) rdma: OnceLock<Control>,
 }
@@ -144,6 +146,7 @@ impl Shared {
             mailboxes,
             threads: (0..n).map(|_| Arc::default()).collect(),
             load: (0..n).map(|_| AtomicUsize::new(0)).collect(),
+            parting: AtomicUsize::new(0),
             rdma: OnceLock::new(),
             rdma_stats: RdmaStats::default(),
         }
@@ -152,7 +155,8 @@ impl Shared {
     /// Counts a new connection to the thread that has the fewest (`home` where it is no worse), or refuses it.
     pub(crate) fn place(&self, home: usize) -> Option<usize> {
         let loads: Vec<usize> = self.load.iter().map(|l| l.load(Ordering::Relaxed)).collect();
-        if loads.iter().sum::<usize>() >= self.limits.connections {
+        let parting = self.parting.load(Ordering::Relaxed);
+        if loads.iter().sum::<usize>() + parting >= self.limits.connections {
             return None;
         }
         let least = loads.iter().copied().min()?;

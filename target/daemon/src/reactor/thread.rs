@@ -9,7 +9,7 @@
 
 use super::conn::{Conn, Phase, SWEEP_MS};
 use super::driver::{Driver, Event, RX_BUF, STEP, Wait};
-use super::heavy::{Line, PIECE_NS};
+use super::heavy::{ALONE_NS, Line, PIECE_NS};
 use super::mailbox::{Mailbox, Message, Nudge};
 use super::rdma;
 use super::shared::{Shared, ThreadStats, clock};
@@ -51,10 +51,11 @@ pub(crate) struct Reactor<D> {
     sweep_at: Mono,
     stopping: Option<Mono>,
     rdma: rdma::Thread,
+    /// Taken out of the mailbox and not seen to yet; between turns for the most part only kept for its capacity.
+    messages: Vec<Message>,
     // Kept between turns for their capacity.
     events: Vec<Event>,
     told: Vec<Event>,
-    messages: Vec<Message>,
     batch: Vec<(Tag, Outcome)>,
     actions: Vec<Action>,
 }
@@ -187,7 +188,7 @@ impl<D: Driver> Reactor<D> {
     /// Whether something is still to be done here. A pool's batch may be sealed in pieces of heavy work after its writes were
     /// answered: whoever closes the pool waits for it, and for ever if it were dropped.
     fn owes(&self) -> bool {
-        self.busy() || !self.heavy.is_empty() || self.mailbox.waiting()
+        self.busy() || !self.heavy.is_empty() || !self.messages.is_empty() || self.mailbox.waiting()
     }
 
     /// Decides how to wait, spinning first where that pays.
@@ -196,7 +197,10 @@ impl<D: Driver> Reactor<D> {
             self.rdma.part(&mut |fd| self.driver.unwatch(fd));
             return Wait::Poll;
         }
-        let more = !self.heavy.is_empty() || self.driver.copies() || self.traffic.waits();
+        let more = !self.heavy.is_empty()
+            || !self.messages.is_empty()
+            || self.driver.copies()
+            || self.traffic.waits();
         if more || self.driver.ready() || self.rdma.ready() || self.mailbox.waiting() || !self.done.is_empty()
         {
             return Wait::Poll;
@@ -306,22 +310,34 @@ impl<D: Driver> Reactor<D> {
         if over && !self.heavy.due(begun, true) {
             return;
         }
-        let step = if self.traffic.company() { STEP } else { RX_BUF };
+        let (step, most) = if self.traffic.company() { (STEP, PIECE_NS) } else { (RX_BUF, ALONE_NS) };
         let mut ended = begun;
         // Copies first: batches that others wait for are among them.
         if let Some(Event::Device { op, result }) = self.driver.copy(step) {
             Arc::clone(&op.owner).done(&mut cx!(self), op, result);
             ended = clock();
         }
-        while ended.since(begun) < PIECE_NS
+        while ended.since(begun) < most
             && let Some((who, token)) = self.heavy.pop()
         {
             self.mailbox.take_leave();
             who.woken(&mut cx!(self), token);
+            self.line_up();
             ended = clock();
         }
         // What is completed by it is seen to after the next look, which comes at once.
         self.heavy.did(begun, ended);
+    }
+
+    /// Puts the heavy work that was asked for meanwhile into its line, so that what has begun goes on before something else
+    /// begins. The other messages wait for the next turn.
+    fn line_up(&mut self) {
+        self.mailbox.take(&mut self.messages);
+        for message in self.messages.extract_if(.., |m| matches!(m, Message::WakeLater { .. })) {
+            if let Message::WakeLater { who, token, heavy } = message {
+                self.heavy.push((who, token), heavy);
+            }
+        }
     }
 
     /// Picks the thread with the fewest connections for a new one, or sheds it.

@@ -54,7 +54,8 @@ impl<S: Subject> World<S> {
                 let size = (1 + self.rng.below(size * 2)).next_multiple_of(per);
                 Action::Resize { name, size: size.min(2048) }
             }
-            62..68 if !read_only => {
+            // One that failed on a broken device stays under way, and who has to be alone would wait for it for ever.
+            62..68 if !read_only && !self.model.snapshots_under_way(name) => {
                 let chosen = Settings::some(&mut self.rng);
                 Action::Set { name, settings: self.plan.settings(chosen) }
             }

@@ -307,6 +307,10 @@ goes on serving while it is away, and finds it again when it is back. Key files 
         /// A user that may ask, by number; may be given several times. Without it, the user that runs this
         #[arg(long, value_name = "UID")]
         allow_uid: Vec<u32>,
+        /// A user among those that may ask who may end root keys, too (`caisson key revoke|destroy POOL --root`), by number; may be given
+        /// several times. Without it nobody may: a target that was taken over could destroy what pools need
+        #[arg(long, value_name = "UID")]
+        allow_end: Vec<u32>,
         /// The folder of its audit log, audit.log, and of the key that signs it
         #[arg(long, value_name = "DIR")]
         audit: Option<PathBuf>,

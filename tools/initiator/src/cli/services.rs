@@ -1,24 +1,27 @@
 //! `caisson bench --services`: what the data services cost, end to end, beside a plain file that is driven in turn.
 //!
-//! Starts the targets itself, with the program that it is part of: one with a plain file, kept for the whole run, and for
-//! each row one with a fresh pool. Owns the folder that they lie in, and removes it.
+//! Starts the targets itself, with the program that it is part of: for each row one with a fresh plain file and one with a fresh
+//! pool, so that what is written for the first time is compared with what is, and what is overwritten with what is: a file in
+//! memory takes its pages with the first, which costs as much as the copy. Owns the folder that they lie in, and removes it.
 
 use super::bench::BenchArgs;
 use super::perf::measure;
 use super::target::{Exported, Folder, NQN, Target, export};
 use super::{connect_io, print_json};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::net::Address;
 use crate::perf::{Content, Pattern, Until, Workload};
 use crate::units;
 use serde::Serialize;
-use std::path::Path;
 use std::time::Duration;
 
 /// Driven before each measurement, and not measured.
 const RAMP: Duration = Duration::from_millis(150);
 
-/// What is measured of each volume, in this order: name, order of blocks, bytes and depth.
+/// What is measured first: everything is written once.
+const NEW: &str = "128k new";
+
+/// What is measured of each volume after that, in this order: name, order of blocks, bytes and depth. Writes overwrite.
 const WORKLOADS: [(&str, Pattern, u32, u32); 4] = [
     ("128k write", Pattern::Write, 128 << 10, 8),
     ("128k read", Pattern::Read, 128 << 10, 8),
@@ -89,6 +92,22 @@ struct Cell {
     plain_runs: Vec<Sample>,
 }
 
+impl Cell {
+    fn new(workload: &'static str, pool_runs: Vec<Sample>, plain_runs: Vec<Sample>) -> Cell {
+        let (pool, plain) = (median(&pool_runs), median(&plain_runs));
+        let cpu = |s: Sample| s.serving_us + s.beside_us;
+        Cell {
+            workload,
+            ratio: pool.iops / plain.iops.max(1e-9),
+            cpu_ratio: cpu(pool) / cpu(plain).max(1e-9),
+            pool,
+            plain,
+            pool_runs,
+            plain_runs,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Line {
     name: String,
@@ -106,19 +125,19 @@ struct Subject {
 }
 
 impl Subject {
+    /// A target with a new store, written once; and how that went.
     fn start(
         args: &BenchArgs,
         folder: &Folder,
         store: &str,
         more: &[String],
         content: Content,
-    ) -> Result<Subject> {
+    ) -> Result<(Subject, Sample)> {
         let Exported { target, address, .. } = export(args, folder, store, args.size, true, more)?;
         let mut subject = Subject { target, address, content, runs: 0 };
-        // Written once, so that nothing that is read was never written.
         let (_, pattern, block, depth) = WORKLOADS[0];
-        subject.drive(args, pattern, block, depth, Until::Bytes(args.size))?;
-        Ok(subject)
+        let sample = subject.count(args, pattern, block, depth, Until::Bytes(args.size))?;
+        Ok((subject, sample))
     }
 
     fn drive(
@@ -147,8 +166,19 @@ impl Subject {
 
     fn sample(&mut self, args: &BenchArgs, pattern: Pattern, block: u32, depth: u32) -> Result<Sample> {
         self.drive(args, pattern, block, depth, Until::Time(RAMP))?;
+        self.count(args, pattern, block, depth, Until::Time(args.time))
+    }
+
+    fn count(
+        &mut self,
+        args: &BenchArgs,
+        pattern: Pattern,
+        block: u32,
+        depth: u32,
+        until: Until,
+    ) -> Result<Sample> {
         let before = self.target.spent();
-        let report = self.drive(args, pattern, block, depth, Until::Time(args.time))?;
+        let report = self.drive(args, pattern, block, depth, until)?;
         let spent = self.target.spent().since(before);
         let each = |ns: u64| ns as f64 / 1e3 / report.total.ops.max(1) as f64;
         let l = report.total.latency_us;
@@ -183,20 +213,18 @@ fn median(samples: &[Sample]) -> Sample {
 /// When a target cannot be started or fails a command.
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     let folder = Folder::new(&args.folder)?;
-    let file = folder.file("plain").display().to_string();
-    let mut plain = Subject::start(args, &folder, &file, &[], Content { duplicates: 0, ratio: 1 })?;
-    plain.target.pause();
     let wanted = |row: &Row| args.only.as_ref().is_none_or(|t| row.name().contains(t.as_str()));
     if !args.json {
-        let heads: String = WORKLOADS.iter().map(|w| format!("   {:>26}", w.0)).collect();
+        let names = || std::iter::once(NEW).chain(WORKLOADS.iter().map(|w| w.0));
+        let heads: String = names().map(|name| format!("   {name:>26}")).collect();
         println!("{:<12}{heads}", "");
         let heads: String =
-            WORKLOADS.iter().map(|_| format!("   {:>9} {:>6} {:>9}", "IOPS", "ratio", "CPU")).collect();
+            names().map(|_| format!("   {:>9} {:>6} {:>9}", "IOPS", "ratio", "CPU")).collect();
         println!("{:<12}{heads}", "");
     }
     let mut lines = Vec::new();
     for row in rows().into_iter().filter(wanted) {
-        let line = compare(args, &folder, &mut plain, row)?;
+        let line = compare(args, &folder, row)?;
         if !args.json {
             print(&line, lines.is_empty());
         }
@@ -208,26 +236,22 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn compare(args: &BenchArgs, folder: &Folder, plain: &mut Subject, row: Row) -> Result<Line> {
-    let on = |on: bool, yes: &str, no: &str| if on { yes.to_owned() } else { no.to_owned() };
-    let path = folder.file("pool");
-    let store = format!("pool:{}", path.display());
-    let key = folder.file("key");
-    let more = [
-        "--pool-size".into(),
-        (args.size * 4 + (1 << 30)).to_string(),
-        "--key-file".into(),
-        key.display().to_string(),
-        "--passphrase-file".into(),
-        folder.file("passphrase").display().to_string(),
-        "--dedup".into(),
-        on(row.dedup, "on", "off"),
-        "--compression".into(),
-        on(row.compression, "zstd:1", "off"),
-    ];
-    let mut pool = Subject::start(args, folder, &store, &more, row.content)?;
-    let mut cells = Vec::new();
+fn compare(args: &BenchArgs, folder: &Folder, row: Row) -> Result<Line> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut pair = None;
+    for _ in 0..args.repeats {
+        // What was there goes, with its files, before what takes its place comes.
+        drop(pair.take());
+        let (plain, sample) = fresh(args, folder, None, row.content)?;
+        theirs.push(sample);
+        plain.target.pause();
+        let (pool, sample) = fresh(args, folder, Some(row), row.content)?;
+        ours.push(sample);
+        pair = Some((pool, plain));
+    }
+    let mut cells = vec![Cell::new(NEW, ours, theirs)];
     for (workload, pattern, block, depth) in WORKLOADS {
+        let Some((pool, plain)) = &mut pair else { break };
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..args.repeats {
             ours.push(pool.sample(args, pattern, block, depth)?);
@@ -238,26 +262,32 @@ fn compare(args: &BenchArgs, folder: &Folder, plain: &mut Subject, row: Row) -> 
             pool.target.resume();
             theirs.push(sample?);
         }
-        let (pool, plain) = (median(&ours), median(&theirs));
-        let cpu = |s: Sample| s.serving_us + s.beside_us;
-        cells.push(Cell {
-            workload,
-            ratio: pool.iops / plain.iops.max(1e-9),
-            cpu_ratio: cpu(pool) / cpu(plain).max(1e-9),
-            pool,
-            plain,
-            pool_runs: ours,
-            plain_runs: theirs,
-        });
+        cells.push(Cell::new(workload, ours, theirs));
     }
-    drop(pool);
-    // The next row has its own.
-    let remove = |path: &Path| {
-        std::fs::remove_file(path).map_err(|source| Error::File { path: path.display().to_string(), source })
-    };
-    remove(&path)?;
-    remove(&key)?;
     Ok(Line { name: row.name(), row, cells })
+}
+
+/// A target with a new plain file, or with a pool of `row`, that was written once; and how that went.
+fn fresh(args: &BenchArgs, folder: &Folder, row: Option<Row>, content: Content) -> Result<(Subject, Sample)> {
+    // Of the row before. Not there the first time.
+    let names: &[&str] = if row.is_some() { &["pool", "key"] } else { &["plain"] };
+    names.iter().for_each(|name| drop(std::fs::remove_file(folder.file(name))));
+    let path = |name: &str| folder.file(name).display().to_string();
+    let Some(row) = row else { return Subject::start(args, folder, &path("plain"), &[], content) };
+    let on = |on: bool, yes: &str| if on { yes.to_owned() } else { "off".to_owned() };
+    let more = [
+        "--pool-size".into(),
+        (args.size * 4 + (1 << 30)).to_string(),
+        "--key-file".into(),
+        path("key"),
+        "--passphrase-file".into(),
+        path("passphrase"),
+        "--dedup".into(),
+        on(row.dedup, "on"),
+        "--compression".into(),
+        on(row.compression, "zstd:1"),
+    ];
+    Subject::start(args, folder, &format!("pool:{}", path("pool")), &more, content)
 }
 
 /// Prints a row, and before the first one the plain file's.

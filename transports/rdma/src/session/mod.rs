@@ -9,7 +9,8 @@
 //!
 //! Completions: the requests of one send queue complete in the order in which they were posted, so a completion of one says
 //! that all before it are done. RDMA READs and the last request of each batch are signaled; the responses of a batch that lie
-//! before it are not, and cost no completion.
+//! before it are not, and cost no completion. On iWARP, that holds of SENDs and RDMA WRITEs among themselves, and an RDMA READ tells of
+//! itself alone ([`Config::iwarp`]).
 
 mod sends;
 mod slots;
@@ -18,7 +19,7 @@ mod table;
 use crate::memory::{Keys, Memory};
 use crate::place::{Payload, Remote, place};
 use crate::receive::Capsule;
-use crate::work::{Batch, WcStatus};
+use crate::work::{Batch, Op, WcStatus};
 use caisson_block::{BufList, Completions};
 use caisson_wire::{Cqe, Sqe};
 use sends::{Held, SendQueue};
@@ -41,6 +42,10 @@ pub struct Config {
     pub read_sges: u32,
     /// Whether the device sends 16 bytes inline.
     pub inline: bool,
+    /// Whether the device is iWARP. Then a SEND with invalidate is not inline, which soft-iWARP refuses; each RDMA WRITE is signaled,
+    /// since a completion says there that TCP has the data, and soft-iWARP sends what is not signaled from our memory even later, when
+    /// it may hold other data; and RDMA READs may complete behind what was posted after them.
+    pub iwarp: bool,
     /// Whether the device can send with invalidate. Where it cannot, hosts do it themselves.
     pub invalidate: bool,
 }
@@ -243,6 +248,12 @@ impl Session {
         if let Some(last) = self.batch.wrs.last_mut() {
             last.signaled = true;
         }
+        if self.config.iwarp
+            && let Some(send) = self.batch.wrs.iter_mut().rfind(|wr| !matches!(wr.op, Op::Read { .. }))
+        {
+            // The RDMA READ that ends the batch will not tell of it.
+            send.signaled = true;
+        }
         &self.batch
     }
 
@@ -257,13 +268,12 @@ impl Session {
 
     /// The request `id` is over, and with it all that were posted before it.
     pub fn completed(&mut self, id: u64, status: WcStatus, env: &mut Env<'_>, out: &mut Vec<Event>) {
-        let Some(done) = self.sends.covered(id) else {
+        if !self.sends.knows(id) {
             self.fail(Fatal::Stray);
             return;
-        };
-        for left in (0..done).rev() {
-            let Some(held) = self.sends.retire() else { break };
-            let ok = left > 0 || status == WcStatus::Success;
+        }
+        while let Some((held, itself)) = self.sends.over(id, !self.config.iwarp) {
+            let ok = !itself || status == WcStatus::Success;
             if !ok && status != WcStatus::Flushed {
                 self.fail(Fatal::Failed { what: held.what(), status });
             } else if !ok && !self.closed {
@@ -280,7 +290,7 @@ impl Session {
     /// The device has let go of `held`.
     fn let_go(&mut self, held: Held, ok: bool, env: &mut Env<'_>, out: &mut Vec<Event>) {
         match held {
-            Held::Write => {}
+            Held::Write | Held::Over => {}
             Held::Send { data, bytes } => {
                 self.unsent -= bytes;
                 env.spare.recycle(data);

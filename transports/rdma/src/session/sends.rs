@@ -1,6 +1,6 @@
 //! The send queue: what was posted in which order, and what each request lets the device reach.
 //!
-//! An entry holds the buffers of its request. They leave it only when the request is over ([`SendQueue::retire`]) or was
+//! An entry holds the buffers of its request. They leave it only when the request is over ([`SendQueue::over`]) or was
 //! never given to the device ([`SendQueue::take_back`]).
 
 use super::{Config, Env};
@@ -21,6 +21,8 @@ pub enum Held {
     /// SEND: the data of the RDMA WRITEs before it, and behind it the response where that is not inline;
     /// and how many bytes of data that is.
     Send { data: BufList, bytes: usize },
+    /// Nothing any more: it is over, and an older RDMA READ is not.
+    Over,
 }
 
 impl Held {
@@ -30,6 +32,7 @@ impl Held {
             Held::Read { .. } => "RDMA READ",
             Held::Write => "RDMA WRITE",
             Held::Send { .. } => "SEND",
+            Held::Over => "a request that is over",
         }
     }
 }
@@ -54,23 +57,30 @@ impl SendQueue {
         self.entries.len()
     }
 
-    /// How many entries the completion of `id` covers; none for one that an earlier completion covered already, `None` for
-    /// one that is not posted.
-    pub fn covered(&self, id: u64) -> Option<usize> {
-        if id < self.head {
-            return Some(0);
-        }
-        let at = usize::try_from(id - self.head).ok()?;
-        (at < self.entries.len()).then_some(at + 1)
+    /// Whether `id` is, or was, a request of this queue.
+    pub fn knows(&self, id: u64) -> bool {
+        id < self.head + self.entries.len() as u64
     }
 
-    /// The oldest request is over.
-    pub fn retire(&mut self) -> Option<Held> {
-        let held = self.entries.pop_front()?;
-        self.head += 1;
+    /// The next request that the completion of `id` says is over, oldest first, and whether it is `id` itself, which comes last;
+    /// `None` once there are no more. Where the device does not keep them `in_order`, RDMA READs and the others say nothing of one
+    /// another.
+    pub fn over(&mut self, id: u64, in_order: bool) -> Option<(Held, bool)> {
+        let at = usize::try_from(id.checked_sub(self.head)?).ok()?;
+        let next = match self.entries.get(at)? {
+            Held::Over => return None,
+            _ if in_order => 0,
+            Held::Read { .. } => at,
+            _ => self.entries.iter().position(|held| !matches!(held, Held::Read { .. } | Held::Over))?,
+        };
+        let held = std::mem::replace(&mut self.entries[next], Held::Over);
+        while matches!(self.entries.front(), Some(Held::Over)) {
+            self.entries.pop_front();
+            self.head += 1;
+        }
         self.sends -= u32::from(matches!(held, Held::Send { .. }));
         self.reads -= u32::from(matches!(held, Held::Read { .. }));
-        Some(held)
+        Some((held, next == at))
     }
 
     /// The newest `n` requests were never given to the device.
@@ -85,7 +95,7 @@ impl SendQueue {
                     self.sends -= 1;
                     spare.recycle(data);
                 }
-                Some(Held::Write) | None => {}
+                Some(Held::Write | Held::Over) | None => {}
             }
         }
     }
@@ -167,7 +177,8 @@ impl SendQueue {
         }
         let mut inline = [0; 16];
         inline.copy_from_slice(cqe.as_bytes());
-        let response = if config.inline {
+        let invalidate = (remote.invalidate && config.invalidate).then_some(remote.key);
+        let response = if config.inline && !(config.iwarp && invalidate.is_some()) {
             None
         } else {
             let Some(mut buf) = env.memory.small.alloc() else { return false };
@@ -180,12 +191,11 @@ impl SendQueue {
             let first = batch.sges.len();
             batch.sges.extend(parts.iter().map(|p| sge(p, env.keys)));
             let op = Op::Write { address, key: remote.key };
-            self.push(Held::Write, op, first, false, batch);
+            self.push(Held::Write, op, first, config.iwarp, batch);
             address += parts.iter().map(|p| p.len() as u64).sum::<u64>();
         }
         let first = batch.sges.len();
         batch.sges.extend(response.iter().map(|p| sge(p, env.keys)));
-        let invalidate = (remote.invalidate && config.invalidate).then_some(remote.key);
         let op = Op::Send { inline, invalidate };
         let bytes = data.len();
         response.into_iter().for_each(|r| data.push(r));

@@ -70,6 +70,8 @@ struct Region {
 pub struct Device {
     rng: Rng,
     pub faulty: bool,
+    /// RDMA READs may complete behind what was posted after them, as with iWARP.
+    pub overtaking: bool,
     /// Hosts may name memory that is not theirs.
     pub hostile: bool,
     /// Receives of each host: responses that may be on their way to it.
@@ -110,6 +112,7 @@ impl Device {
         Device {
             rng: Rng(seed),
             faulty: false,
+            overtaking: false,
             hostile: false,
             room: vec![usize::MAX; pairs],
             qps: (0..pairs).map(|_| Qp::default()).collect(),
@@ -219,7 +222,11 @@ impl Device {
     }
 
     fn execute(&mut self, pair: usize) {
-        let Some(p) = self.qps[pair].posted.pop_front() else { return };
+        let posted = &mut self.qps[pair].posted;
+        // RDMA READs stay in order among themselves.
+        let other = posted.iter().position(|p| !matches!(p.wr.op, Op::Read { .. }));
+        let overtakes = self.overtaking && self.rng.chance(2);
+        let Some(p) = posted.remove(other.filter(|_| overtakes).unwrap_or(0)) else { return };
         let id = p.wr.id;
         if self.qps[pair].failed {
             self.done.push(Wc { pair, what: What::Send { id }, status: WcStatus::Flushed });

@@ -9,13 +9,16 @@ use super::super::shared::Shared;
 use super::devices::InUse;
 use super::listeners::Listeners;
 use super::nodes::Nodes;
+use super::partings::{End, Partings};
 use super::port::Port;
 use super::{Adopted, Buried, Message};
 use caisson_block::offered;
 use caisson_rdma::Cause;
 use caisson_rdma::cm::{self, Accepted};
 use caisson_rdma::session::Config;
-use caisson_verbs::{Channel, CmEvent, CmKind, Connection, DeviceEvent, Incoming, Listener, QueuePair};
+use caisson_verbs::{
+    Channel, CmEvent, CmKind, Connection, DeviceEvent, Farewell, Incoming, Listener, QueuePair,
+};
 use caisson_wire::rdma::CmStatus;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use std::collections::HashMap;
@@ -92,6 +95,7 @@ impl Control {
             devices: Vec::new(),
             known: HashMap::new(),
             graves: Vec::new(),
+            partings: Partings::default(),
         };
         let thread = std::thread::Builder::new().name("caisson-rdma".into()).spawn(move || worker.run())?;
         Ok(Control { desk, thread: Mutex::new(Some(thread)) })
@@ -177,6 +181,9 @@ struct Place {
     device: usize,
     number: u32,
     send_wrs: u32,
+    depth: u32,
+    /// The host has ended it.
+    ended: bool,
 }
 
 struct Worker {
@@ -194,6 +201,8 @@ struct Worker {
     known: HashMap<usize, Place>,
     /// To be destroyed once all events at hand are read.
     graves: Vec<Buried>,
+    /// Those whose hosts are still to be told.
+    partings: Partings<Farewell>,
 }
 
 impl Worker {
@@ -209,12 +218,16 @@ impl Worker {
                 break;
             }
             self.graves.clear();
+            self.partings.end(Instant::now());
+            self.shared.parting.store(self.partings.len(), Ordering::Relaxed);
             self.retry();
         }
         self.listeners.clear();
         self.graves.clear();
         self.commands();
         self.graves.clear();
+        // The kernel would end them with the process, whatever the link does.
+        self.partings.clear();
     }
 
     /// The channel of the connection manager, which is made when it is first needed.
@@ -260,7 +273,8 @@ impl Worker {
         fds.extend(
             of_devices.map(|d| PollFd::from_borrowed_fd(borrowed(d.device.event_fd()), PollFlags::IN)),
         );
-        let timeout = self.retry.and_then(|(at, _)| {
+        let due = [self.retry.map(|(at, _)| at), self.partings.next()].into_iter().flatten().min();
+        let timeout = due.and_then(|at| {
             Timespec::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1)).ok()
         });
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -298,12 +312,7 @@ impl Worker {
                     let _ = answer.send(());
                 }
                 Command::Unlisten { address } => self.listeners.remove(address),
-                Command::Bury(buried) => {
-                    if let Some(place) = self.known.remove(&buried.connection.key()) {
-                        self.give_room(&place);
-                    }
-                    self.graves.push(*buried);
-                }
+                Command::Bury(buried) => self.bury(*buried),
                 Command::PortDropped(port) => self.port_dropped(port),
                 Command::Sync => self.devices.iter_mut().for_each(InUse::sync),
                 Command::Shutdown => go_on = false,
@@ -312,10 +321,31 @@ impl Worker {
         go_on
     }
 
+    /// Has a connection destroyed, and its host told when that can be.
+    fn bury(&mut self, buried: Buried) {
+        let connection = &buried.connection;
+        if let Some(place) = self.known.remove(&connection.key()) {
+            self.give_room(&place);
+            let device = self.devices.iter().find(|d| d.device.key() == place.device && d.leaving.is_none());
+            // What is left of one on a device that goes would hold it.
+            if device.is_some() {
+                let at = (place.device, connection.port());
+                let end = match (place.ended, buried.abrupt) {
+                    (true, _) => End::Theirs,
+                    (false, true) => End::Failure,
+                    (false, false) => End::Ours,
+                };
+                self.partings.add(connection.key(), at, connection.farewell(), end, Instant::now());
+            }
+        }
+        self.graves.push(buried);
+    }
+
     fn give_room(&mut self, place: &Place) {
         let device = self.devices.iter_mut().find(|d| d.device.key() == place.device);
         if let Some(part) = device.and_then(|d| d.parts[place.thread].as_mut()) {
             part.room += place.send_wrs;
+            part.receives_left += place.depth;
         }
     }
 
@@ -349,7 +379,13 @@ impl Worker {
                 tracing::debug!(status, "an RDMA connection did not come about");
                 "it did not come about"
             }
-            CmKind::Disconnected => "the host disconnected",
+            CmKind::Disconnected => {
+                self.partings.heard(id, Instant::now());
+                if let Some(place) = self.known.get_mut(&id) {
+                    place.ended = true;
+                }
+                "the host disconnected"
+            }
             CmKind::DeviceRemoved => return self.removed(id),
         };
         if let Some(place) = self.known.get(&id) {
@@ -364,7 +400,8 @@ impl Worker {
             return;
         }
         let anchored = self.devices.iter().find(|d| d.device.anchor() == id).map(|d| d.device.key());
-        if let Some(key) = anchored.or_else(|| self.known.get(&id).map(|p| p.device)) {
+        let known = || self.known.get(&id).map(|p| p.device);
+        if let Some(key) = anchored.or_else(known).or_else(|| self.partings.device(id)) {
             self.take_away(key);
         }
     }
@@ -409,6 +446,7 @@ impl Worker {
 
     /// A device goes: the threads drop their parts, and then it is closed.
     fn retire(&mut self, key: usize) {
+        self.partings.gone(key);
         let Some(device) = self.devices.iter_mut().find(|d| d.device.key() == key && d.leaving.is_none())
         else {
             return;
@@ -446,10 +484,14 @@ impl Worker {
                             self.tell(place.thread, Message::Lost { connection, why, cause });
                         }
                     }
-                    DeviceEvent::PortDown => {
-                        tracing::warn!(device = name, "a port of an RDMA device is down");
+                    DeviceEvent::PortDown { port } => {
+                        self.partings.port((key, port), false, Instant::now());
+                        tracing::warn!(device = name, port, "a port of an RDMA device is down");
                     }
-                    DeviceEvent::PortUp => tracing::info!(device = name, "a port of an RDMA device is up"),
+                    DeviceEvent::PortUp { port } => {
+                        self.partings.port((key, port), true, Instant::now());
+                        tracing::info!(device = name, port, "a port of an RDMA device is up");
+                    }
                     DeviceEvent::Fatal => {
                         tracing::warn!(device = name, "an RDMA device has failed, or goes");
                         self.retire(key);
@@ -557,6 +599,10 @@ impl Worker {
         let Some(send_wrs) = part.sends_for((u32::from(accepted.depth) * 2 + 64).min(a.queue_wrs)) else {
             return Err((io::Error::other("the thread's completion queue is spoken for"), Some(incoming)));
         };
+        let depth = u32::from(accepted.depth);
+        if depth > part.receives_left {
+            return Err((io::Error::other("the thread's receives are spoken for"), Some(incoming)));
+        }
         let mut sges = SEND_SGES.min(a.sges).max(1);
         // Some devices promise each limit by itself and not all of them together.
         let (connection, inline) = loop {
@@ -568,6 +614,7 @@ impl Worker {
             }
         };
         part.room -= send_wrs;
+        part.receives_left -= depth;
         let config = Config {
             depth: accepted.depth,
             responses: accepted.responses,
@@ -575,10 +622,14 @@ impl Worker {
             send_sges: sges,
             read_sges: sges.min(a.read_sges).max(1),
             inline,
+            iwarp: a.iwarp,
             invalidate: a.invalidate,
         };
         let id = connection.key();
-        self.known.insert(id, Place { thread, device: key, number: connection.number(), send_wrs });
+        self.known.insert(
+            id,
+            Place { thread, device: key, number: connection.number(), send_wrs, depth, ended: false },
+        );
         let adopted = Adopted {
             connection: Arc::clone(&connection),
             device: key,

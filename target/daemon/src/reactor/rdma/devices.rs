@@ -3,13 +3,17 @@
 use super::port::{Port, Table};
 use caisson_block::{Buf, Pages, Pin, Pool, offered};
 use caisson_rdma::{Memory, Receives, Regions};
-use caisson_verbs::{CompletionQueue, Device, Reach, ReceiveQueue, Region};
+use caisson_verbs::{CompletionQueue, Device, Reach, ReceiveQueue, Region, Scratch};
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
 /// Receives of one thread, over all of a device's connections. More capsules at once wait at their hosts.
 const RECEIVES: u32 = 1024;
+/// The same with iWARP, where a message that finds no receive is not repeated but ends its connection: hosts are let have no more on
+/// their way, but for some that are about to be posted again.
+const IWARP_RECEIVES: u32 = 4096;
+const ABOUT_TO_BE_POSTED: u32 = 256;
 /// Entries of one thread's completion queue for sends: what the send queues of its connections may complete at once.
 const COMPLETIONS: u32 = 32 * 1024;
 /// The part of what is left of it that one connection may have, and what it has at least: with less, its requests wait for one another,
@@ -18,7 +22,7 @@ const SHARE: u32 = 32;
 const LEAST_SENDS: u32 = 32;
 /// Transfer buffers of one thread: 4, 8 and 20 MiB.
 const TRANSFERS: [u32; 3] = [1024, 512, 160];
-/// Buffers for responses of one thread, where the device sends nothing inline.
+/// Buffers for responses of one thread, where the device does not send them inline.
 const RESPONSES: u32 = 4096;
 /// The most bytes of the process's pools that are registered with a device, and so locked in memory. Data of pools beyond it
 /// is copied.
@@ -31,6 +35,8 @@ pub(super) struct ThreadPart {
     pub(super) srq: Arc<ReceiveQueue>,
     /// Completions that may still be promised.
     pub(super) room: u32,
+    /// Commands that hosts may still be let have on their way.
+    pub(super) receives_left: u32,
     /// Its buffers' registrations.
     regions: Vec<Region>,
     /// Kept while they are registered.
@@ -157,7 +163,10 @@ impl InUse {
     /// The system's: memory, its lock limit, or the device's limits.
     pub(super) fn part(&mut self, at: usize, in_capsule: usize) -> io::Result<Box<Port>> {
         let a = self.device.attributes();
-        let receives = Receives::new(RECEIVES.min(a.receives).max(1), in_capsule)?;
+        let receives = if a.iwarp { IWARP_RECEIVES } else { RECEIVES };
+        let receives = Receives::new(receives.min(a.receives).max(1), in_capsule)?;
+        let receives_left =
+            if a.iwarp { receives.len().saturating_sub(ABOUT_TO_BE_POSTED) } else { u32::MAX };
         let memory = Memory::new(TRANSFERS, RESPONSES)?;
         let pools: Vec<Pool> = memory.pools().chain(receives.pools()).cloned().collect();
         let regions = pools.iter().map(|p| register(&self.device, p)).collect::<io::Result<Vec<_>>>()?;
@@ -165,7 +174,7 @@ impl InUse {
         let sends = CompletionQueue::new(&self.device, entries)?;
         let received = CompletionQueue::new(&self.device, receives.len())?;
         let srq = ReceiveQueue::new(&self.device, receives.len())?;
-        let port = Port::new(
+        let mut port = Port::new(
             self.device.key(),
             [Arc::clone(&sends), Arc::clone(&received)],
             Arc::clone(&srq),
@@ -173,8 +182,12 @@ impl InUse {
             memory,
             Arc::clone(&self.table),
         );
-        self.parts[at] = Some(ThreadPart { sends, receives: received, srq, room: entries, regions, pools });
+        self.parts[at] =
+            Some(ThreadPart { sends, receives: received, srq, room: entries, receives_left, regions, pools });
         self.publish();
+        // Before anybody is accepted, whose first message may come before the thread has woken up.
+        port.renew();
+        port.fill(&mut Scratch::default());
         let [huge, transparent, usual] = self.pages();
         tracing::info!(
             device = self.device.attributes().name,

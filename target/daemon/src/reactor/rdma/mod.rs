@@ -9,13 +9,15 @@
 //! thread, once, up to a bound; what lies elsewhere is copied on its way. Nothing is registered on the way of a command.
 //!
 //! End of a connection: the queue pair is flushed; once everything has come home (or its time is up) the connection goes to
-//! the control thread, which destroys the queue pair and only then lets go of what it could still reach.
+//! the control thread, which destroys the queue pair and only then lets go of what it could still reach. The host is told by the
+//! control thread, at once or when the link can carry it ([`partings`]).
 
 mod conn;
 pub(crate) mod control;
 mod devices;
 mod listeners;
 mod nodes;
+mod partings;
 pub(crate) mod port;
 mod thread;
 
@@ -73,6 +75,8 @@ pub(crate) struct Adopted {
 
 /// A connection on its way to its end. The fields are dropped in order: the queue pair before what it could reach.
 pub(crate) struct Buried {
+    /// It ended for a reason that may be the link's ([`Cause::may_be_the_link`]).
+    pub(crate) abrupt: bool,
     pub(crate) connection: Arc<Connection>,
     pub(crate) _session: Session,
 }

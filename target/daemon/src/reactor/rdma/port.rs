@@ -189,6 +189,15 @@ impl Port {
         }
     }
 
+    /// The same until no more can be posted.
+    pub(crate) fn fill(&mut self, scratch: &mut Scratch) {
+        let mut before = u32::MAX;
+        while before != self.receives.posted() {
+            before = self.receives.posted();
+            self.refill(scratch);
+        }
+    }
+
     /// Arms the completion queues that matter and has their channels watched. `false` when something is there to be looked at instead.
     pub(crate) fn sleep(&mut self, now: Mono, watch: Watch<'_>) -> bool {
         if self.failed || self.retired {

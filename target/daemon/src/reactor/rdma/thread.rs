@@ -151,14 +151,10 @@ impl Thread {
     /// Something from the control thread.
     pub(crate) fn message(&mut self, message: Message, t: &mut Turn<'_>) {
         match message {
-            Message::Port(mut port) => {
-                port.renew();
-                port.refill(&mut self.scratch);
-                match self.ports.iter().position(Option::is_none) {
-                    Some(at) => self.ports[at] = Some(port),
-                    None => self.ports.push(Some(port)),
-                }
-            }
+            Message::Port(port) => match self.ports.iter().position(Option::is_none) {
+                Some(at) => self.ports[at] = Some(port),
+                None => self.ports.push(Some(port)),
+            },
             Message::Adopt(adopted) => self.adopt(*adopted, t),
             Message::Lost { connection, why, cause } => {
                 if let Some(&at) = self.by_id.get(&connection) {
@@ -215,7 +211,7 @@ impl Thread {
         let found = self.ports.iter().position(|p| p.as_ref().is_some_and(|p| p.device == a.device));
         let session = Session::new(a.config);
         let Some(port) = found.filter(|_| !self.stopping) else {
-            self.bury(Buried { connection: a.connection, _session: session });
+            self.bury(Buried { abrupt: false, connection: a.connection, _session: session });
             self.shared.forget(self.index);
             return;
         };
@@ -513,7 +509,7 @@ impl Thread {
             session.close(t.done);
         }
         if let Some(connection) = &conn.connection {
-            connection.disconnect();
+            connection.flush();
         }
         self.touch(at);
         self.set_timer(at, t.now);
@@ -529,7 +525,8 @@ impl Thread {
         }
         self.by_id.remove(&id);
         if let (Some(connection), Some(session)) = (conn.connection.take(), conn.session.take()) {
-            self.bury(Buried { connection, _session: session });
+            let abrupt = session.fatal().is_some_and(|f| f.cause().may_be_the_link());
+            self.bury(Buried { abrupt, connection, _session: session });
         }
         self.account(at);
         self.maybe_free(at);

@@ -1,0 +1,155 @@
+//! When writes become durable: one alone at once, many together. No clock: time stands still, and what is counted is turns of the
+//! thread and operations of the device.
+
+mod common;
+
+use caisson_block::{Extent, Op};
+use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
+use common::{Did, Folder, Thread, secrets, store};
+
+/// Turns that pass from the first command of a lone durable write to its end, when the device takes none: to the turn that closes
+/// its batch, to the one that is told that this is written, to the one that is told that it is durable, and to the one that goes on.
+const ALONE: u64 = 4;
+
+/// A pool on a thread whose background has come to rest, with a volume that has a write cache, or none.
+fn pool(folder: &Folder, write_cache: bool) -> (Thread, Pool, PoolVolume) {
+    let mut thread = Thread::default();
+    let stores = vec![store(&folder.file(&format!("pool{write_cache}")), 64 << 20)];
+    let create =
+        Create { id: PoolId([7; 16]), cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
+    let settings = Settings { write_cache, ..Settings::default() };
+    let pool = thread.wait(|port| async move {
+        let pool = Pool::create(&port, stores, secrets(), create, Options::default()).await.unwrap();
+        pool.create_volume(&port, "v", 16 << 20, settings).await.unwrap();
+        pool
+    });
+    pool.tend(|make| thread.spawn(make));
+    while thread.turn() {}
+    let volume = pool.volume("v").unwrap();
+    (thread, pool, volume)
+}
+
+/// A block like no other.
+fn content(n: u64) -> Vec<u8> {
+    let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    };
+    (0..512).flat_map(|_| next()).collect()
+}
+
+fn write(n: u64, fua: bool) -> Op {
+    Op::Write { at: Extent { lba: n % 4096, blocks: 1 }, data: content(n).into(), fua }
+}
+
+/// Runs one operation; how many turns that took. Nothing but what the operation itself has begun goes on meanwhile, so a turn in
+/// which nothing happens would be one that waits for a clock.
+fn turns(thread: &mut Thread, volume: &PoolVolume, op: Op) -> u64 {
+    thread.submit(volume, 0, op);
+    let mut turns = 0;
+    loop {
+        if let Some((_, outcome)) = thread.completions().next() {
+            outcome.unwrap();
+            return turns;
+        }
+        assert!(thread.turn(), "it waits for something that does not come by itself");
+        turns += 1;
+    }
+}
+
+#[test]
+fn a_lone_durable_write_waits_for_nobody() {
+    let folder = Folder::new("commit-alone");
+    for (write_cache, fua) in [(true, true), (false, false)] {
+        let (mut thread, pool, volume) = pool(&folder, write_cache);
+        for n in 0..20 {
+            let before = thread.did();
+            let took = turns(&mut thread, &volume, write(n, fua));
+            // The first one looks whether others are about, for one turn, and spares the next ones that.
+            assert!(took <= ALONE + u64::from(n == 0), "write {n} took {took} turns");
+            let did = thread.did();
+            assert_eq!(
+                did,
+                Did { writes: before.writes + 1, syncs: before.syncs + 1 },
+                "one batch, made durable once"
+            );
+            while thread.turn() {}
+            assert_eq!(thread.did(), did, "and nothing is left to be done behind it");
+        }
+        // And as long as the device takes, no longer.
+        thread.slow_syncs(100);
+        let took = turns(&mut thread, &volume, write(20, fua));
+        assert!((100..=100 + ALONE).contains(&took), "{took} turns");
+        drop(volume);
+        pool.abandon();
+    }
+}
+
+#[test]
+fn with_a_write_cache_a_lone_write_waits_for_no_device() {
+    let folder = Folder::new("commit-cached");
+    let (mut thread, pool, volume) = pool(&folder, true);
+    turns(&mut thread, &volume, write(0, false));
+    while thread.turn() {}
+    let before = thread.did().syncs;
+    for n in 1..20 {
+        assert_eq!(
+            turns(&mut thread, &volume, write(n, false)),
+            0,
+            "write {n} is answered where it is submitted"
+        );
+        while thread.turn() {}
+    }
+    assert_eq!(thread.did().syncs, before, "nobody asked for it to be durable");
+    drop(volume);
+    pool.abandon();
+}
+
+/// So many writers, each of whom waits for its write before the next one: none waits for more than the commit that is under way and its
+/// own, and so they share.
+#[test]
+fn durable_writes_under_load_share_commits() {
+    const WRITERS: u64 = 32;
+    const ROUNDS: u64 = 32;
+    const SYNC: u64 = 10;
+    let folder = Folder::new("commit-load");
+    for (write_cache, fua) in [(true, true), (false, false)] {
+        let (mut thread, pool, volume) = pool(&folder, write_cache);
+        thread.slow_syncs(SYNC);
+        let before = thread.did();
+        // One comes a turn at first, so that they are not in step by the test's doing.
+        let (mut begun, mut ended, mut now, mut longest) = (0, 0, 0, 0);
+        let mut since = vec![0; WRITERS as usize];
+        while ended < WRITERS * ROUNDS {
+            let over: Vec<u32> =
+                thread.completions().map(|(tag, outcome)| outcome.map(|_| tag.slot).unwrap()).collect();
+            for slot in over {
+                ended += 1;
+                longest = longest.max(now - since[slot as usize]);
+                if begun < WRITERS * ROUNDS {
+                    since[slot as usize] = now;
+                    thread.submit(&volume, slot, write(begun, fua));
+                    begun += 1;
+                }
+            }
+            if now < WRITERS {
+                since[now as usize] = now;
+                thread.submit(&volume, now as u32, write(begun, fua));
+                begun += 1;
+            }
+            assert!(thread.turn() || ended == WRITERS * ROUNDS, "nothing happens any more");
+            now += 1;
+        }
+        let did = thread.did();
+        let (writes, syncs) = (did.writes - before.writes, did.syncs - before.syncs);
+        // Two sets of writers at most: one's commit is under way while the other's writes come.
+        assert!(syncs <= 2 * ROUNDS + WRITERS / SYNC + 2, "{syncs} syncs for {} writes", WRITERS * ROUNDS);
+        assert!(longest <= 2 * SYNC + 2 * ALONE, "one waited for {longest} turns");
+        println!("{syncs} syncs, {writes} batches, longest {longest}");
+        drop(volume);
+        pool.abandon();
+    }
+}
