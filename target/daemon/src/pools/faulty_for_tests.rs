@@ -2,7 +2,7 @@
 //! file that fails; a process that is killed there.
 //!
 //! Owns counting the steps ([`Plan`]), what stands between the pools and their providers ([`open`]), and a provider that keeps its root
-//! keys in a file ([`Vault`]), so that nothing of it is in the process that is killed.
+//! keys in a file ([`Vault`]), so that nothing of it is in the process that is killed. And that locks and starts of processes do not meet.
 
 use caisson_block::{IoKind, IoOp};
 use caisson_device::execute;
@@ -10,7 +10,7 @@ use caisson_keys::{Context, KeyError, KeyProvider, KeyUri, ProviderStatus, Reaso
 use caisson_providers::{How, Opened, os_random};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What happens at the chosen step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,20 @@ pub enum Fault {
     Device,
     /// From there on the state's files fail.
     Unkept,
+}
+
+/// A process that a test starts has all open files of this one, and with them their locks, from its fork until it executes another program: what
+/// was closed meanwhile is still locked. So none begins while something is locked, and nothing is locked while one begins.
+static STARTS: RwLock<()> = RwLock::new(());
+
+/// Held while a process is started.
+pub fn starts() -> RwLockWriteGuard<'static, ()> {
+    STARTS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held while the lock of a folder or a device is taken.
+pub fn locks() -> RwLockReadGuard<'static, ()> {
+    STARTS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A kind of step.

@@ -243,6 +243,8 @@ fn stores(devices: &[Device]) -> Result<Vec<Arc<FileStore>>, Refusal> {
             )
         })
     };
+    #[cfg(test)]
+    let _locks = super::faulty_for_tests::locks();
     devices.iter().map(open).collect()
 }
 

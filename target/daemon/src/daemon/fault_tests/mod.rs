@@ -14,13 +14,16 @@ use super::tests::{Dir, FakePlane};
 use super::*;
 use crate::manage::{ask, keys, pools, verbs};
 use crate::pools::engine_over;
-use crate::pools::faulty_for_tests::{Does, Fault, Plan, Step, Vault, put};
+use crate::pools::faulty_for_tests::{Does, Fault, Plan, Step, Vault, put, starts};
 use caisson_block::{Extent, Op};
 use caisson_device::sim::Rng;
 use caisson_providers::Share;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::io;
-use std::process::Command;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -138,22 +141,13 @@ impl Stage {
 
     fn try_start(&self) -> Result<(), StartError> {
         assert!(self.daemon.borrow().is_none(), "it runs");
-        let end = Instant::now() + Duration::from_secs(10);
-        let daemon = loop {
-            let plan = Arc::clone(&self.plan);
-            let start = Start {
-                files: Arc::new(Kept(Arc::clone(&self.plan))),
-                engine: engine_over(Arc::new(move |op: &mut _| plan.device(op))),
-                ..Start::new(self.dir.settings(), Objects::new(), Mono(1))
-            };
-            match Daemon::start(start, |_, _| Ok(Arc::new(FakePlane::default()))) {
-                // A process that another test starts has all files of this one, locks included, until it begins.
-                Err(StartError::Refused(r)) if r.cause == Cause::Busy && Instant::now() < end => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                other => break other?,
-            }
+        let plan = Arc::clone(&self.plan);
+        let start = Start {
+            files: Arc::new(Kept(Arc::clone(&self.plan))),
+            engine: engine_over(Arc::new(move |op: &mut _| plan.device(op))),
+            ..Start::new(self.dir.settings(), Objects::new(), Mono(1))
         };
+        let daemon = Daemon::start(start, |_, _| Ok(Arc::new(FakePlane::default())))?;
         *self.daemon.borrow_mut() = Some(daemon);
         Ok(())
     }
@@ -259,10 +253,7 @@ impl Stage {
     /// Copies all files, as they are now, to where [`Stage::killed`] finds them.
     fn image(&self) -> impl FnMut() + Send + 'static {
         let (from, to) = (self.dir.0.clone(), self.dir.0.with_extension("killed"));
-        move || {
-            let done = Command::new("cp").arg("-a").args([&from, &to]).status().unwrap();
-            assert!(done.success());
-        }
+        move || copy(&from, &to).unwrap()
     }
 
     /// All files are as they were at the kill.
@@ -271,6 +262,42 @@ impl Stage {
         std::fs::remove_dir_all(&self.dir.0).unwrap();
         std::fs::rename(image, &self.dir.0).unwrap();
     }
+}
+
+/// Copies a folder, and leaves the holes of files: what was never written is not read. No process is started for it, as others
+/// would have to wait for that ([`starts`]).
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            copy_file(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (File::open(from)?, File::create(to)?);
+    let len = from.metadata()?.len();
+    to.set_len(len)?;
+    let mut at = 0;
+    while at < len {
+        // Behind the last data there is none.
+        let first = match seek(&from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            first => first?,
+        };
+        let end = seek(&from, SeekFrom::Hole(first))?.min(len);
+        let mut data = vec![0; (end - first) as usize];
+        from.read_exact_at(&mut data, first)?;
+        to.write_all_at(&data, first)?;
+        at = end;
+    }
+    Ok(())
 }
 
 impl Drop for Stage {

@@ -4,6 +4,7 @@
 use super::cases::{complete, or_gone};
 use super::*;
 use caisson_keys::KeySlot;
+use std::process::{Command, Output, Stdio};
 
 #[path = "../../../../../kms/kmip/tests/support/mod.rs"]
 #[allow(unreachable_pub, reason = "it is the support of other tests")]
@@ -18,10 +19,12 @@ fn by_turns(breaks: impl Fn() + Clone + Send + 'static) -> Box<dyn FnMut() + Sen
     Box::new(move || {
         let breaks = breaks.clone();
         if TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            let _starts = starts();
             return breaks();
         }
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(4));
+            let _starts = starts();
             breaks();
         });
     })
@@ -65,9 +68,16 @@ thread_local! {
     static KMIP: RefCell<Option<Kmip>> = const { RefCell::new(None) };
 }
 
+/// Ends the server of this thread's cases.
+fn over() {
+    let _starts = starts();
+    KMIP.take();
+}
+
 fn kmip(s: &Stage) {
     KMIP.with_borrow_mut(|site| {
         let (site, server, port) = site.get_or_insert_with(|| {
+            let _starts = starts();
             let (site, port) = (pykmip::Site::new("faults"), pykmip::free_port());
             let server = site.server_at(port, "server", None);
             (site, Arc::new(Mutex::new(Some(server))), port)
@@ -82,6 +92,7 @@ fn kmip(s: &Stage) {
         std::thread::sleep(Duration::from_millis(20));
         KMIP.with_borrow(|site| {
             let (site, server, port) = site.as_ref().unwrap();
+            let _starts = starts();
             let mut server = server.lock().unwrap();
             if server.is_none() {
                 *server = Some(site.server_at(*port, "server", None));
@@ -93,7 +104,7 @@ fn kmip(s: &Stage) {
 #[test]
 fn a_kmip_server_is_killed_while_a_root_is_rotated() {
     Case { name: "kmip-rotate", before: kmip, does: rotate, is: rotated, faults: &[Fault::Broken] }.run();
-    KMIP.take();
+    over();
 }
 
 #[test]
@@ -115,7 +126,7 @@ fn a_kmip_server_is_killed_while_a_root_is_destroyed() {
         faults: &[Fault::Broken],
     };
     case.run();
-    KMIP.take();
+    over();
 }
 
 #[test]
@@ -123,7 +134,10 @@ fn a_tpm_is_killed_while_a_root_is_rotated() {
     let case = Case {
         name: "tpm-rotate",
         before: |s| {
-            let machine = Arc::new(Mutex::new(swtpm::Machine::new(&s.path("tpm"))));
+            let machine = {
+                let _starts = starts();
+                Arc::new(Mutex::new(swtpm::Machine::new(&s.path("tpm"))))
+            };
             std::fs::write(s.path("pass"), "correct horse\n").unwrap();
             let (file, pass) = (s.path("key"), s.path("pass"));
             let tcti = machine.lock().unwrap().tcti();
@@ -133,6 +147,7 @@ fn a_tpm_is_killed_while_a_root_is_rotated() {
             *s.breaks.borrow_mut() = Some(by_turns(move || dies.lock().unwrap().off()));
             *s.heal.borrow_mut() = Some(Box::new(move || {
                 std::thread::sleep(Duration::from_millis(20));
+                let _starts = starts();
                 machine.lock().unwrap().restart();
             }));
         },
@@ -191,6 +206,15 @@ fn put_back(dir: &Path) {
     assert_eq!(rotated(&s), Is::New);
 }
 
+/// Runs it to its end; others wait until it has begun.
+fn output(command: &mut Command) -> Output {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let starts = starts();
+    let child = command.spawn().expect("it runs (tools/setup test installs softhsm2)");
+    drop(starts);
+    child.wait_with_output().unwrap()
+}
+
 fn once(at: usize) -> bool {
     let dir = Dir::new("faults-token");
     let tokens = dir.0.join("tokens");
@@ -199,11 +223,11 @@ fn once(at: usize) -> bool {
     let conf = dir.0.join("softhsm2.conf");
     std::fs::write(&conf, format!("directories.tokendir = {}\nlog.level = ERROR\n", tokens.display()))
         .unwrap();
-    let made = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", "Caisson", "--so-pin", "13579", "--pin", "8642-pin"])
-        .env("SOFTHSM2_CONF", &conf)
-        .output()
-        .expect("softhsm2-util runs (tools/setup test installs softhsm2)");
+    let made = output(
+        Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", "Caisson", "--so-pin", "13579", "--pin", "8642-pin"])
+            .env("SOFTHSM2_CONF", &conf),
+    );
     assert!(made.status.success(), "{made:?}");
     let run = |phase: Option<usize>| {
         let test = "daemon::fault_tests::real::a_token_is_pulled_out_while_a_root_is_rotated";
@@ -211,7 +235,7 @@ fn once(at: usize) -> bool {
         command.args(["--exact", test, "--nocapture"]).env("SOFTHSM2_CONF", &conf);
         command.env("CAISSON_FAULTS_DIR", &dir.0);
         command.envs(phase.map(|at| ("CAISSON_FAULTS_AT", at.to_string())));
-        let run = command.output().unwrap();
+        let run = output(&mut command);
         let said = [run.stdout, run.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
         (run.status.code(), said)
     };
