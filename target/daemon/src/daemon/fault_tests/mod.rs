@@ -268,6 +268,7 @@ impl Stage {
 /// would have to wait for that ([`starts`]).
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::create_dir(to)?;
+    std::fs::set_permissions(to, from.metadata()?.permissions())?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
@@ -283,6 +284,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (File::open(from)?, File::create(to)?);
     let len = from.metadata()?.len();
+    to.set_permissions(from.metadata()?.permissions())?;
     to.set_len(len)?;
     let mut at = 0;
     while at < len {
