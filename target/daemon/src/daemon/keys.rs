@@ -13,8 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// How often it looks; tests wait for what it does.
-const LOOKS: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
+/// How often it looks.
+const LOOKS: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+thread_local! {
+    /// How often it looks at a daemon that is started on this thread: a test may wait for what it does.
+    pub(super) static LOOKS_HERE: std::cell::Cell<Duration> = const { std::cell::Cell::new(LOOKS) };
+}
 
 /// How often it looks for epochs that are used up, and how long it leaves that alone when a key provider refused.
 const USED_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
@@ -154,11 +160,14 @@ impl Watch {
 /// Starts the thread, which ends with the daemon.
 pub(super) fn watch(daemon: &Arc<Daemon>) {
     let daemon: Weak<Daemon> = Arc::downgrade(daemon);
+    let looks = LOOKS;
+    #[cfg(test)]
+    let looks = LOOKS_HERE.get().min(looks);
     let run = move || {
         let (known, refused) = (BTreeMap::new(), BTreeMap::new());
         let mut watch = Watch { known, refused, used_up: Instant::now() + USED_UP.0 };
         loop {
-            std::thread::sleep(LOOKS);
+            std::thread::sleep(looks);
             let Some(daemon) = daemon.upgrade() else { return };
             watch.look(&daemon);
         }
