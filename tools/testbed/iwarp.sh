@@ -6,8 +6,9 @@ ensure_compiler() {
     command -v make >/dev/null && command -v gcc >/dev/null && command -v xz >/dev/null && return
     note "installing gcc, make and xz-utils"
     local log; log=$(mktemp)
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install gcc make xz-utils libc6-dev >"$log" 2>&1 </dev/null ||
-        { tail -5 "$log" >&2; rm -f "$log"; die "could not install gcc and make"; }
+    { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install gcc make xz-utils
+    } >"$log" 2>&1 </dev/null || { tail -5 "$log" >&2; rm -f "$log"; die "could not install gcc, make and xz-utils"; }
     rm -f "$log"
 }
 

@@ -538,3 +538,16 @@ impl std::fmt::Debug for HostQueue {
         write!(f, "HostQueue({:?}, {} on their way)", self.shape, self.held.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_iwarp_read_as_infinibands() {
+        assert_eq!(reason(28, &[]), 28);
+        assert_eq!(reason(0, &[1]), 0);
+        assert_eq!(reason(-libc::ECONNREFUSED, &[]), 8);
+        assert_eq!(reason(-libc::ECONNREFUSED, &[0, 0, 4, 0]), 28);
+    }
+}
