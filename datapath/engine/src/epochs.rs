@@ -337,12 +337,16 @@ pub(crate) async fn retire(
     if old.is_empty() {
         return Ok(());
     }
-    let written = with_slots(inner, port, slots).await;
-    inner.lock().domains.erases.ended(written.is_ok());
-    written?;
+    if let Err(error) = with_slots(inner, port, slots).await {
+        inner.lock().domains.erases.ended(false);
+        return Err(error);
+    }
     old.iter().for_each(|&epoch| inner.keyring.forget_secret(domain, epoch));
-    if let Some(d) = inner.lock().domains.get_mut(domain) {
+    let mut state = inner.lock();
+    if let Some(d) = state.domains.get_mut(domain) {
         d.old.retain(|epoch| !old.contains(epoch));
     }
+    // Told last: whoever hears of it finds the keys gone from here, too.
+    state.domains.erases.ended(true);
     Ok(())
 }

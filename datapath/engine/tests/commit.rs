@@ -5,6 +5,7 @@ mod common;
 
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
+use common::pools::noise;
 use common::{Did, Folder, Thread, secrets, store};
 
 /// Turns that pass from the first command of a lone durable write to its end, when the device takes none: to the turn that closes
@@ -29,20 +30,8 @@ fn pool(folder: &Folder, write_cache: bool) -> (Thread, Pool, PoolVolume) {
     (thread, pool, volume)
 }
 
-/// A block like no other.
-fn content(n: u64) -> Vec<u8> {
-    let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    };
-    (0..512).flat_map(|_| next()).collect()
-}
-
 fn write(n: u64, fua: bool) -> Op {
-    Op::Write { at: Extent { lba: n % 4096, blocks: 1 }, data: content(n).into(), fua }
+    Op::Write { at: Extent { lba: n % 4096, blocks: 1 }, data: noise(n).into(), fua }
 }
 
 /// Runs one operation; how many turns that took. Nothing but what the operation itself has begun goes on meanwhile, so a turn in

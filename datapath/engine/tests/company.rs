@@ -5,20 +5,14 @@ mod common;
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Secrets, Settings};
 use caisson_fingerprint::FingerprintKey;
+use common::pools::noise;
 use common::{Folder, Thread, secrets, store};
 
 const BLOCKS: u64 = 64;
 
 /// Of three neighbours one is zero, and one is the same as another.
 fn content(n: u64) -> Vec<u8> {
-    let mut x = (n / 3 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    };
-    if n % 3 == 1 { vec![0; 4096] } else { (0..512).flat_map(|_| next()).collect() }
+    if n % 3 == 1 { vec![0; 4096] } else { noise(n / 3) }
 }
 
 fn contents(from: u64, blocks: u64) -> Vec<u8> {

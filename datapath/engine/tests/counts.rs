@@ -4,9 +4,8 @@
 mod common;
 
 use caisson_block::{Extent, Op};
-use caisson_device::sim::Rng;
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
-use common::pools::tend;
+use common::pools::{noise, tend};
 use common::{Folder, Thread, secrets, store};
 use std::path::Path;
 
@@ -57,12 +56,6 @@ fn is_sound(thread: &mut Thread, pool: &Pool) {
     let own = pool.clone();
     let report = thread.wait(|port| async move { own.check(&port, |_| {}).await });
     assert!(report.is_sound(), "{report}");
-}
-
-/// A block of noise with this number.
-fn noise(n: u64) -> Vec<u8> {
-    let mut rng = Rng::new(n);
-    (0..512).flat_map(|_| (rng.below(u64::MAX) ^ n).to_le_bytes()).collect()
 }
 
 /// A block that is one word over and over.

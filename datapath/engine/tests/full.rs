@@ -4,6 +4,7 @@ mod common;
 
 use caisson_block::{BlockError, Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
+use common::pools::noise;
 use common::{Folder, Thread, secrets, store};
 
 /// Blocks of one write while a pool is filled.
@@ -12,20 +13,8 @@ const MANY: u64 = 64;
 const SEGMENTS: u64 = 64;
 const SEGMENT: u32 = 256 << 10;
 
-/// Unique content that does not compress.
-fn content(n: u64) -> Vec<u8> {
-    let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    };
-    (0..512).flat_map(|_| next()).collect()
-}
-
 fn write(lba: u64, n: u64) -> Op {
-    Op::Write { at: Extent { lba, blocks: 1 }, data: content(n).into(), fua: false }
+    Op::Write { at: Extent { lba, blocks: 1 }, data: noise(n).into(), fua: false }
 }
 
 #[test]
@@ -77,7 +66,7 @@ fn full_and_used_on() {
     }
     for (lba, &n) in held.iter().enumerate() {
         let at = Extent { lba: lba as u64, blocks: 1 };
-        assert!(thread.run(&v, Op::Read { at }).unwrap().to_vec() == content(n), "block {lba}");
+        assert!(thread.run(&v, Op::Read { at }).unwrap().to_vec() == noise(n), "block {lba}");
     }
 
     // Deallocated space can be written again, and so can a deleted volume's.
@@ -133,7 +122,7 @@ fn most_of_a_pool_holds_data() {
         let v = pool.volume("v").unwrap();
         let mut blocks = 0;
         let many = |lba: u64| {
-            let data: Vec<u8> = (lba..lba + MANY).flat_map(content).collect();
+            let data: Vec<u8> = (lba..lba + MANY).flat_map(noise).collect();
             Op::Write { at: Extent { lba, blocks: MANY }, data: data.into(), fua: false }
         };
         let refused = loop {

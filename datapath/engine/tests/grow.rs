@@ -5,7 +5,7 @@ mod common;
 use caisson_block::{Extent, Op, Outcome, Volume};
 use caisson_device::{FileStore, Size};
 use caisson_engine::{ChangeError, Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
-use common::pools::{close, tend};
+use common::pools::{close, noise, tend};
 use common::{Folder, Power, Thread, secrets, store};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,21 +31,16 @@ fn open(thread: &mut Thread, stores: Vec<Arc<FileStore>>) -> Result<Pool, OpenEr
     thread.wait(|port| async move { Pool::open(&port, stores, secrets(), Options::default()).await })
 }
 
-fn content(n: u64) -> Vec<u8> {
-    let mut rng = caisson_device::sim::Rng::new(n);
-    (0..512).flat_map(|_| (rng.below(u64::MAX) ^ (n << 48)).to_le_bytes()).collect()
-}
-
 fn write(thread: &mut Thread, volume: &dyn Volume, n: u64) -> Outcome {
     let at = Extent { lba: n, blocks: 1 };
-    thread.run(volume, Op::Write { at, data: content(n).into(), fua: n.is_multiple_of(16) })
+    thread.run(volume, Op::Write { at, data: noise(n).into(), fua: n.is_multiple_of(16) })
 }
 
 fn check(thread: &mut Thread, pool: &Pool, blocks: u64) {
     let volume = pool.volume("v").unwrap();
     for n in 0..blocks {
         let read = thread.run(&volume, Op::Read { at: Extent { lba: n, blocks: 1 } }).unwrap();
-        assert!(read.to_vec() == content(n), "block {n}");
+        assert!(read.to_vec() == noise(n), "block {n}");
     }
 }
 

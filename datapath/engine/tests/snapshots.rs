@@ -4,6 +4,7 @@ mod common;
 
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
+use common::pools::noise;
 use common::{Folder, Thread, secrets, store};
 use std::time::Instant;
 
@@ -11,24 +12,12 @@ const SNAPSHOTS: u64 = 2000;
 const BLOCKS: u64 = 256;
 const SIZE: u64 = 128 << 20;
 
-/// Unique content that does not compress.
-fn content(n: u64) -> Vec<u8> {
-    let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    };
-    (0..512).flat_map(|_| next()).collect()
-}
-
 fn at(lba: u64) -> Extent {
     Extent { lba, blocks: 1 }
 }
 
 fn write(thread: &mut Thread, volume: &PoolVolume, block: u64, n: u64) {
-    thread.run(volume, Op::Write { at: at(block), data: content(n).into(), fua: false }).unwrap();
+    thread.run(volume, Op::Write { at: at(block), data: noise(n).into(), fua: false }).unwrap();
 }
 
 /// Which block the write before snapshot `n` goes to.
@@ -43,7 +32,7 @@ fn held(n: u64, block: u64) -> u64 {
 
 /// Reads every block of every snapshot.
 fn read_all(thread: &mut Thread, pool: &Pool) {
-    let contents: Vec<Vec<u8>> = (0..BLOCKS + SNAPSHOTS).map(content).collect();
+    let contents: Vec<Vec<u8>> = (0..BLOCKS + SNAPSHOTS).map(noise).collect();
     let mut holds: Vec<u64> = (0..BLOCKS).collect();
     for n in 0..SNAPSHOTS {
         holds[target(n) as usize] = BLOCKS + n;
@@ -129,9 +118,9 @@ fn clones(thread: &mut Thread, pool: &Pool) {
         let clone = pool.volume(&format!("c{n}")).unwrap();
         let snapshot = pool.volume(&format!("s{n}")).unwrap();
         write(thread, &clone, 7, 1_000_000 + n);
-        assert!(read(thread, &clone, 7) == content(1_000_000 + n), "clone {n}");
-        assert!(read(thread, &snapshot, 7) == content(held(n, 7)), "what clone {n} is of");
-        assert!(read(thread, &clone, 8) == content(held(n, 8)), "the rest of clone {n}");
+        assert!(read(thread, &clone, 7) == noise(1_000_000 + n), "clone {n}");
+        assert!(read(thread, &snapshot, 7) == noise(held(n, 7)), "what clone {n} is of");
+        assert!(read(thread, &clone, 8) == noise(held(n, 8)), "the rest of clone {n}");
     }
 }
 
@@ -148,7 +137,7 @@ fn delete_all(thread: &mut Thread, pool: &Pool, volume: &PoolVolume) -> std::tim
         thread.wait(|port| async move { own.delete_volume(&port, &name).await }).unwrap();
         let block = x >> 20 & (BLOCKS - 1);
         let begun = Instant::now();
-        assert!(read(thread, volume, block) == content(held(SNAPSHOTS - 1, block)));
+        assert!(read(thread, volume, block) == noise(held(SNAPSHOTS - 1, block)));
         longest = longest.max(begun.elapsed());
     }
     longest

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::in_guest;
 use crate::paths;
 use crate::results::Results;
-use crate::scenario::{Mode, Ports, Scenario, guest_environment};
+use crate::scenario::{Mode, Ports, Scenario, Transport, guest_environment};
 use crate::target::Target;
 use crate::vm::{Share, Vm, image};
 
@@ -56,7 +56,7 @@ pub fn run(scenario: &Scenario) {
 
 fn try_run(scenario: &Scenario) -> Result<Results, String> {
     let text = |error: std::io::Error| error.to_string();
-    let image = image()?;
+    let image = image(scenario.transport == Transport::Iwarp)?;
     let folder = paths::suite_folder(&scenario.title()).map_err(text)?;
     let guest = scenario.in_guest();
     let (ports, mut target) = if self_test() && scenario.mode != Mode::Programs {

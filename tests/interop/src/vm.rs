@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crate::paths;
 
-/// The image to boot, prepared when it is not there yet (`tools/testbed/prepare` says how).
+/// The image to boot, with soft-iWARP or without, prepared when it is not there yet (`tools/testbed/prepare` says how).
 ///
 /// # Errors
 /// What `prepare` had to say.
-pub fn image() -> Result<PathBuf, String> {
+pub fn image(iwarp: bool) -> Result<PathBuf, String> {
     let output = Command::new(paths::script("prepare"))
+        .args(iwarp.then_some("--iwarp"))
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("tools/testbed/prepare does not start: {error}"))?;

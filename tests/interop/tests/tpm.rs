@@ -22,7 +22,7 @@ fn keys_over_the_kernels_device() {
         // The suites' proof of themselves has nothing to do with keys.
         return;
     }
-    let image = image().unwrap_or_else(|why| panic!("{why}"));
+    let image = image(false).unwrap_or_else(|why| panic!("{why}"));
     let folder = paths::suite_folder("tpm").unwrap();
     let (state, shared) = (folder.join("state"), folder.join("share"));
     std::fs::create_dir_all(&state).unwrap();

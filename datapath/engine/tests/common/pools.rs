@@ -3,7 +3,6 @@
 use super::{Thread, secrets};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::FileStore;
-use caisson_device::sim::Rng;
 use caisson_engine::{Cipher, Create, KeySlot, OpenError, Options, Pool, PoolId, Secrets};
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,8 +62,14 @@ pub fn sound(thread: &mut Thread, pool: &Pool) {
 
 /// A block that does not compress, the same for the same seed, which stands at its front.
 pub fn noise(seed: u64) -> Vec<u8> {
-    let mut rng = Rng::new(seed);
-    let mut bytes: Vec<u8> = (0..4096).map(|_| rng.below(256) as u8).collect();
+    let mut x = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = (0..512).flat_map(|_| next()).collect();
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes
 }
