@@ -6,8 +6,6 @@
 
 mod audit;
 mod change;
-#[cfg(test)]
-mod fault_tests;
 mod keys;
 mod plane;
 #[cfg(test)]

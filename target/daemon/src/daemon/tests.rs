@@ -1,5 +1,7 @@
 //! The target as a whole, over the real registry, real volumes and real files; only the data plane is a fake one.
 
+mod faults;
+
 use super::*;
 use crate::manage::client::{Client, ClientError};
 use crate::manage::{ask, http, verbs, view};

@@ -6,12 +6,12 @@
 //! [`real`]. A kill is a copy of all files, made at that step while nobody takes another one, which is put in their place afterwards.
 
 mod cases;
-#[path = "../../../../../datapath/engine/tests/common/mod.rs"]
+#[path = "../../../../../../datapath/engine/tests/common/mod.rs"]
 mod common;
 mod real;
 
-use super::tests::{Dir, FakePlane};
-use super::*;
+use super::super::*;
+use super::{Dir, FakePlane};
 use crate::manage::{ask, keys, pools, verbs};
 use crate::pools::engine_over;
 use crate::pools::faulty_for_tests::{Does, Fault, Plan, Step, Vault, put, starts};

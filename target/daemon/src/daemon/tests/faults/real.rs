@@ -6,10 +6,10 @@ use super::*;
 use caisson_keys::KeySlot;
 use std::process::{Command, Output, Stdio};
 
-#[path = "../../../../../kms/kmip/tests/support/mod.rs"]
+#[path = "../../../../../../kms/kmip/tests/support/mod.rs"]
 #[allow(unreachable_pub, reason = "it is the support of other tests")]
 mod pykmip;
-#[path = "../../../../../kms/tpm/tests/support/mod.rs"]
+#[path = "../../../../../../kms/tpm/tests/support/mod.rs"]
 #[allow(unreachable_pub, reason = "it is the support of other tests")]
 mod swtpm;
 
@@ -234,7 +234,7 @@ fn once(at: usize) -> bool {
     );
     assert!(made.status.success(), "{made:?}");
     let run = |phase: Option<usize>| {
-        let test = "daemon::fault_tests::real::a_token_is_pulled_out_while_a_root_is_rotated";
+        let test = "daemon::tests::faults::real::a_token_is_pulled_out_while_a_root_is_rotated";
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--nocapture"]).env("SOFTHSM2_CONF", &conf);
         command.env("CAISSON_FAULTS_DIR", &dir.0);
