@@ -25,6 +25,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// The pool's volume in the domain that every pool has, and that of a tenant's.
@@ -92,6 +93,8 @@ struct Stage {
     heal: RefCell<Option<Box<dyn FnMut()>>>,
     /// Breaks what is to be broken before or during a call.
     breaks: RefCell<Option<Box<dyn FnMut() + Send>>>,
+    /// The thread that does so during a call.
+    breaking: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Stage {
@@ -113,6 +116,7 @@ impl Stage {
             devices: Cell::new(1),
             heal: RefCell::default(),
             breaks: RefCell::default(),
+            breaking: Arc::default(),
         };
         for name in ["a", "b", "c"] {
             put(&stage.uri(name), &stage.plan, Some(stage.vault(name)));
@@ -391,6 +395,9 @@ impl Case {
         }
         let mut did = (self.does)(&s);
         let fired = s.plan.disarm();
+        if let Some(breaking) = s.breaking.lock().unwrap().take() {
+            breaking.join().unwrap();
+        }
         s.heal.borrow_mut().iter_mut().for_each(|heal| heal());
         let judged = |when: &str| {
             eprintln!("{what}: {when}");

@@ -13,20 +13,26 @@ mod pykmip;
 #[allow(unreachable_pub, reason = "it is the support of other tests")]
 mod swtpm;
 
-/// Does `breaks` before every second call, and during the others.
-fn by_turns(breaks: impl Fn() + Clone + Send + 'static) -> Box<dyn FnMut() + Send> {
-    static TURN: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// How many runs this thread's case has had.
+    static TURN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Does `breaks` before the call in every second run, and during it in the others; then `s.breaking` ends with it.
+fn by_turns(s: &Stage, breaks: impl Fn() + Clone + Send + 'static) -> Box<dyn FnMut() + Send> {
+    let (turn, breaking) = (TURN.replace(TURN.get() + 1), Arc::clone(&s.breaking));
     Box::new(move || {
         let breaks = breaks.clone();
-        if TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+        if turn.is_multiple_of(2) {
             let _starts = starts();
             return breaks();
         }
-        std::thread::spawn(move || {
+        let during = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(4));
             let _starts = starts();
             breaks();
         });
+        *breaking.lock().unwrap() = Some(during);
     })
 }
 
@@ -85,11 +91,9 @@ fn kmip(s: &Stage) {
         let object = s.dir.0.file_name().unwrap().to_string_lossy().into_owned();
         with_pool(s, &site.uri(&[*port], &object, "client").to_string());
         let dies = Arc::clone(server);
-        *s.breaks.borrow_mut() = Some(by_turns(move || drop(dies.lock().unwrap().take())));
+        *s.breaks.borrow_mut() = Some(by_turns(s, move || drop(dies.lock().unwrap().take())));
     });
     *s.heal.borrow_mut() = Some(Box::new(|| {
-        // What kills it during a call has had its time.
-        std::thread::sleep(Duration::from_millis(20));
         KMIP.with_borrow(|site| {
             let (site, server, port) = site.as_ref().unwrap();
             let _starts = starts();
@@ -144,9 +148,8 @@ fn a_tpm_is_killed_while_a_root_is_rotated() {
             let (file, pass) = (file.display(), pass.display());
             with_pool(s, &format!("tpm2:pcrs=sha256+7?file={file}&tcti={tcti}&passphrase-file={pass}"));
             let dies = Arc::clone(&machine);
-            *s.breaks.borrow_mut() = Some(by_turns(move || dies.lock().unwrap().off()));
+            *s.breaks.borrow_mut() = Some(by_turns(s, move || dies.lock().unwrap().off()));
             *s.heal.borrow_mut() = Some(Box::new(move || {
-                std::thread::sleep(Duration::from_millis(20));
                 let _starts = starts();
                 machine.lock().unwrap().restart();
             }));
