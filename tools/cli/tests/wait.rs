@@ -1,10 +1,11 @@
-//! `--wait`, while what it waits for cannot come: the target is killed, the pool is taken away, or is not open again. It ends, says so,
-//! and never takes that for done.
+//! `--wait`, while what it waits for cannot come: the target is killed, the pool fails, is taken away, or is not open again. It ends, says
+//! so, and never takes that for done.
 
 mod support;
 
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
+use support::refuse::{WRITES, refusing};
 use support::{CAISSON, Dir, Running, good};
 
 const NQN: &str = "nqn.2024-01.com.example:wait";
@@ -156,4 +157,27 @@ fn the_pool_is_taken_away() {
     let waits = s.waiting(ERASE);
     s.ask(&["pool", "remove", "main"]);
     ends(waits, 4, &["there is no pool main"]);
+}
+
+#[test]
+fn the_pool_fails() {
+    let mut s = Scene::new("failed", false);
+    // Behind what a new pool begins with, the device takes no write.
+    let mut t = refusing(WRITES, 64 << 20..1 << 40, || s.serve());
+    let mut waits = s.waiting(ERASE);
+    let at = &t.listening()[0];
+    let write = ["perf", at, "--nqn", NQN, "--pattern", "write", "--block-size", "64k", "--quiet"];
+    let end = Instant::now() + Duration::from_secs(120);
+    while waits.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < end, "the pool does not fail: {}", s.ask(&["pool", "status", "main"]));
+        // Until what it writes comes there: then it is refused, and so is what comes later.
+        let _ = support::caisson(&[&write[..], &["--size", "64M", "--bytes", "64M"]].concat());
+    }
+    ends(waits, 1, &["the pool has failed", UNKNOWN, GOES_ON]);
+    // As it says, once the device is as it was.
+    t.signal("KILL");
+    s.answers(true);
+    let _t = s.serve();
+    s.done();
+    assert!(s.ask(&["key", "status", "main"]).contains("default: epoch 2"));
 }
