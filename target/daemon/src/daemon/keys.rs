@@ -102,6 +102,8 @@ impl Watch {
             self.note(daemon, &pool, handle.as_ref());
             for domain in handle.erases_due() {
                 self.serve(daemon, &pool, handle.as_ref(), domain);
+                // What began while the provider was asked ends with the same epoch, which may be soon.
+                self.note(daemon, &pool, handle.as_ref());
             }
         }
         if Instant::now() >= self.used_up {

@@ -389,10 +389,13 @@ impl Daemon {
             Arc::clone(&inner.world.engine)
         };
         self.audit().beside(pool);
+        let uris = pool.providers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !adopt {
+            self.audit().begins("create", &pool.name, &uris)?;
+        }
         let keys = crate::pools::open::keys(engine.as_ref(), pool, adopt);
         if let Err(e) = &keys {
-            let uris: Vec<String> = pool.providers().iter().map(ToString::to_string).collect();
-            self.audit().ended("create", &pool.name, &uris.join(", "), &Err::<(), _>(e.clone()));
+            self.audit().ended("create", &pool.name, &uris, &Err::<(), _>(e.clone()));
         }
         let adopt = adopt.then(|| key::pool(&pool.name));
         self.change_with(adopt, keys?, decide)

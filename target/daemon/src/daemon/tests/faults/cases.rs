@@ -509,3 +509,47 @@ fn a_pool_is_recovered() {
     };
     either(&case.run());
 }
+
+/// What is for good is recorded before it is done, or not done.
+#[test]
+fn what_cannot_be_recorded_is_not_erased() {
+    let s = Stage::new("unrecorded");
+    two(&s);
+    s.end();
+    let (log, away) = (s.path(AUDIT_FILE), s.path("away"));
+    std::fs::rename(&log, &away).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    s.start();
+    let erase =
+        || verbs::erase_volume(&s.daemon(), "v", &ask::EraseAsk { confirm: "v".into(), delete: false });
+    let refused = erase().unwrap_err();
+    assert!(refused.error.contains("cannot be recorded"), "{refused}");
+    assert!(s.pool().erases().is_empty());
+    // Nor is a key made for a pool.
+    let other = ask::CreatePool {
+        name: "other".into(),
+        devices: vec![ask::DeviceAsk { path: s.path("other"), size: s.ask().devices[0].size.clone() }],
+        keys: vec![s.uri("c")],
+        ..s.ask()
+    };
+    let refused = pools::create_pool(&s.daemon(), &other).unwrap_err();
+    assert!(refused.error.contains("cannot be recorded"), "{refused}");
+    assert!(Vault::roots_in(&s.vault("c")).is_empty() && !s.path("other").exists());
+    both(&s);
+    s.end();
+    std::fs::remove_dir(&log).unwrap();
+    std::fs::rename(&away, &log).unwrap();
+    s.start();
+    erase().unwrap();
+    wait(&s, |status| status.erases.is_empty()).unwrap();
+    assert_eq!(s.read("v"), Some(vec![0; (BLOCKS * 4096) as usize]));
+    let ends = |text: &str| {
+        let begun = text.find("\"erase-volume\"").expect("it is recorded");
+        text[begun..].contains("for the operator\",\"done\":true")
+    };
+    let end = Instant::now() + Duration::from_secs(60);
+    while !ends(&std::fs::read_to_string(&log).unwrap()) {
+        assert!(Instant::now() < end, "{}", std::fs::read_to_string(&log).unwrap());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
