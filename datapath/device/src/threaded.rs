@@ -13,6 +13,9 @@ use std::thread::JoinHandle;
 /// An operation that is over, and how it ended.
 type Finished = (IoOp, Result<u32, i32>);
 
+/// Who does an operation, on a thread that may block: it gives the bytes that were moved, or the system's number of the error.
+pub type Does = Arc<dyn Fn(&mut IoOp) -> Result<u32, i32> + Send + Sync>;
+
 /// A [`Ring`] whose operations are done by a fixed number of threads, each with a blocking system call.
 pub struct ThreadRing {
     shared: Arc<Shared>,
@@ -30,6 +33,7 @@ struct Shared {
     work: Condvar,
     finished: Mutex<Vec<Finished>>,
     wake: Box<dyn Fn() + Send + Sync>,
+    does: Does,
 }
 
 #[derive(Default)]
@@ -53,11 +57,25 @@ impl ThreadRing {
         depth: usize,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<ThreadRing> {
+        ThreadRing::done_by(Arc::new(blocking::execute), threads, depth, wake)
+    }
+
+    /// The same, over what `does` makes of each operation: a test lets some fail.
+    ///
+    /// # Errors
+    /// As [`ThreadRing::new`].
+    pub fn done_by(
+        does: Does,
+        threads: usize,
+        depth: usize,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<ThreadRing> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             work: Condvar::new(),
             finished: Mutex::default(),
             wake: Box::new(wake),
+            does,
         });
         let mut ring =
             ThreadRing { shared, workers: Vec::new(), depth: depth.max(1), in_flight: 0, taken: Vec::new() };
@@ -123,7 +141,7 @@ impl Shared {
                 }
             };
             drop(queue);
-            let result = blocking::execute(&mut op);
+            let result = (self.does)(&mut op);
             let first = {
                 let mut finished = lock(&self.finished);
                 finished.push((op, result));

@@ -3,7 +3,8 @@
 use crate::pool::Pool;
 use crate::state::Inner;
 use caisson_block::{Completions, Cx, Mono, Parked, Remote};
-use caisson_device::threaded::{self, ThreadRing};
+use caisson_device::execute;
+use caisson_device::threaded::{self, Does, ThreadRing};
 use caisson_task::{Port, Task};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -75,10 +76,18 @@ impl Host {
     /// # Errors
     /// The system's, when it refuses one.
     pub fn start(name: &str) -> io::Result<Host> {
+        Host::start_over(name, Arc::new(execute))
+    }
+
+    /// Starts the thread over devices whose operations `does` does: a test lets some fail.
+    ///
+    /// # Errors
+    /// As [`Host::start`].
+    pub fn start_over(name: &str, does: Does) -> io::Result<Host> {
         let mailbox =
             Arc::new(Mailbox { queue: Mutex::default(), news: Condvar::new(), tended: Mutex::default() });
         let waker = Arc::downgrade(&mailbox);
-        let ring = ThreadRing::new(THREADS, DEPTH, move || {
+        let ring = ThreadRing::done_by(does, THREADS, DEPTH, move || {
             if let Some(mailbox) = waker.upgrade() {
                 mailbox.queue().reap = true;
                 mailbox.news.notify_one();
@@ -150,6 +159,8 @@ fn serve(mailbox: Arc<Mailbox>, mut ring: ThreadRing) {
     let mut finished = Vec::new();
     loop {
         let sleep = mailbox.ring(Mono(origin.elapsed().as_nanos() as u64)).unwrap_or(Duration::MAX);
+        // What was computed with keys stays on no stack while nobody works there.
+        caisson_keys::cleanse_stack();
         let (wakes, jobs) = {
             let idle = |q: &mut Queue| q.wakes.is_empty() && q.jobs.is_empty() && !q.reap && !q.closed;
             let queue = mailbox.queue();

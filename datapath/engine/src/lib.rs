@@ -65,7 +65,7 @@ pub use error::{ChangeError, CreateError, OpenError};
 pub use host::Host;
 pub use hunt::Hurt;
 pub use maps::MapKeys;
-pub use pool::{Background, Create, Memory, Options, Pool, Secrets};
+pub use pool::{Background, Create, Memory, Options, Pool, Secrets, beginning};
 pub use rebuild::RebuildStatus;
 pub use reseal::ResealStatus;
 pub use scrub::ScrubStatus;

@@ -107,6 +107,21 @@ fn segment_size_for(bytes: u64) -> u32 {
     size as u32
 }
 
+/// How a pool on devices of these sizes, in bytes, can be made one device after the other, so that a stop in between leaves a pool which the
+/// others join: the bytes of its segments, and how many of the devices, from the first on, are enough to begin with.
+pub fn beginning(sizes: &[u64]) -> (u32, usize) {
+    let segment = segment_size_for(sizes.iter().map(|s| s.saturating_sub(FRONT)).sum());
+    let rooms = sizes.iter().map(|size| Devices::room(*size, FRONT, segment));
+    let mut sum: u32 = 0;
+    let enough = rooms.clone().position(|room| {
+        sum = sum.saturating_add(room);
+        sum >= MIN_SEGMENTS
+    });
+    // One that has no room cannot join, but is taken at once.
+    let joins = |first: usize| rooms.clone().skip(first).all(|room| room > 0);
+    (segment, enough.map(|last| last + 1).filter(|first| joins(*first)).unwrap_or(sizes.len()))
+}
+
 impl Pool {
     /// Reads what stands in the clear on a pool's device: which pool it is, and its wrapped keys.
     ///

@@ -86,6 +86,12 @@ mod tests {
     use super::*;
     use aws_lc_rs::signature::Ed25519KeyPair;
 
+    /// FIPS 180-2, B.1.
+    #[test]
+    fn sha256_gives_what_its_document_says() {
+        assert_eq!(hash("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
     /// RFC 8032, 7.1, tests 1 and 2.
     #[test]
     fn ed25519_gives_what_its_rfc_says() {

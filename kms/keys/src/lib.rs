@@ -18,6 +18,7 @@ mod provider;
 pub mod seal;
 mod secret;
 mod slot;
+mod stack;
 mod uri;
 
 pub use context::{CONTEXT_LEN, Context, Purpose};
@@ -31,4 +32,5 @@ pub use locked::{Bytes as LockedBytes, LockedMemory, locked_memory};
 pub use provider::{KeyProvider, ProviderStatus, Reason, Wrapped};
 pub use secret::Secret;
 pub use slot::KeySlot;
+pub use stack::{DEPTH as STACK_DEPTH, cleanse_stack};
 pub use uri::{KeyUri, Scheme};

@@ -173,6 +173,26 @@ mod tests {
         assert_eq!(text, hex("3b3fd92eb72dad20333449f8e83cfb4ac8a64537a0b3a93fcde3cdad9f1ce58b"));
     }
 
+    /// FIPS 180-2, B.1, and RFC 4231, 4.3.
+    #[test]
+    fn sha256_and_its_hmac_give_what_their_documents_say() {
+        let hash = Sha256::digest(b"abc");
+        assert_eq!(hash[..], hex("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"Jefe"), b"what do ya want for nothing?");
+        assert_eq!(mac.as_ref(), hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"));
+    }
+
+    /// RFC 5903, 8.1.
+    #[test]
+    fn ecdh_on_p256_gives_what_its_rfc_says() {
+        let ours = hex("c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433");
+        let theirs = hex("04d12dfb5289c8d4f81208b70270398c342296970a0bccb74c736fc7554494bf63\
+             56fbf3ca366cc23e8157854c13c58d6aac23f046ada30f8353e74f33039872ab");
+        let private = PrivateKey::from_private_key(&ECDH_P256, &ours).unwrap();
+        let x = agree(&private, UnparsedPublicKey::new(&ECDH_P256, theirs), (), |z| Ok(z.to_vec())).unwrap();
+        assert_eq!(x, hex("d6840f6b42f6edafd13116e0e12565202fef8e9ece7dce03812464d04b9442de"));
+    }
+
     fn session() -> Session {
         let nonces = Nonces { caller: [1; LEN], tpm: vec![2; LEN] };
         Session::new(3, &Secret::take(&mut [9; 32]), nonces)

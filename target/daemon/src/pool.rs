@@ -45,6 +45,8 @@ impl Locked {
             .truncate(false)
             .open(&path)
             .map_err(|e| fail(&e))?;
+        #[cfg(test)]
+        let _locks = crate::pools::faulty_for_tests::locks();
         if let Err(e) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             if e != rustix::io::Errno::WOULDBLOCK {
                 return Err(fail(&e.into()));

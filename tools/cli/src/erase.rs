@@ -68,23 +68,22 @@ pub fn delete(c: &Client, name: &str, wait: bool, output: Output) -> Result<(), 
 /// How a pool is that has something to erase. That nothing of it is to be seen is never taken for its end.
 fn status(c: &Client, pool: &str) -> Result<PoolStatus, Failure> {
     let later = |what: &str| {
-        let text = format!("{what}, so that it is not known whether all is erased");
-        Failure::Here(Refusal::conflict(
-            text,
+        Refusal::conflict(
+            format!("{what}, so that it is not known whether all is erased"),
             format!(
                 "what is left goes on by itself when the pool is open again: see `caisson key status {pool}`"
             ),
-        ))
+        )
     };
     let seen: Result<Pool, _> = c.get(&format!("/v1/pools/{}", segment(pool)));
     let seen = seen.map_err(Failure::from).map_err(|e| match e {
-        Failure::Here(_) => later("the target is away"),
+        Failure::NoTarget(_) => Failure::NoTarget(later("the target is away")),
         other => other,
     })?;
     match seen.status {
         Some(status) if status.fault.is_none() => Ok(status),
-        Some(_) => Err(later("the pool has failed")),
-        None => Err(later("the pool is not open")),
+        Some(_) => Err(Failure::Here(later("the pool has failed"))),
+        None => Err(Failure::Here(later("the pool is not open"))),
     }
 }
 

@@ -9,7 +9,7 @@ use caisson_wire::log::{ErrorEntry, GetLogPage, lid};
 use caisson_wire::opcode::{admin, io as op};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use support::refuse::refusing;
+use support::refuse::{READS, refusing};
 use support::{Dir, Running, bad, caisson, err, good};
 
 const NQN: &str = "nqn.2024-01.com.example:damage";
@@ -217,7 +217,7 @@ fn a_read_that_the_device_refuses_is_told_as_the_devices() {
     let batches = batches(&whole);
     // A device that wants aligned reads is read from the batch's beginning on.
     let bad_bytes = batches[40].0.start as u64..batches[40].0.end as u64;
-    let (mut t, mut client) = refusing(bad_bytes.clone(), || export(&dir));
+    let (mut t, mut client) = refusing(READS, bad_bytes.clone(), || export(&dir));
     let lost = lost(&mut client);
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert!(told(&dir, &lost, "os error 5") >= 1.0);
@@ -230,7 +230,7 @@ fn a_read_that_the_device_refuses_is_told_as_the_devices() {
     drop(t);
     let (pool, key, pass) = (dir.path("p"), dir.path("key"), dir.path("pass"));
     let check = ["check", &pool, "--key-file", &key, "--passphrase-file", &pass];
-    let checked = refusing(bad_bytes, || caisson(&check));
+    let checked = refusing(READS, bad_bytes, || caisson(&check));
     assert_eq!(checked.status.code(), Some(1), "{}", err(&checked));
     assert!(err(&checked).contains("1 block of 4 KiB is lost"), "{}", err(&checked));
     assert!(String::from_utf8_lossy(&checked.stdout).contains("os error 5"));

@@ -6,13 +6,14 @@ mod kmip;
 mod support;
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use support::stage::Stage;
 use support::token::uri;
-use support::{CAISSON, bad, good};
+use support::{CAISSON, Running, bad, good};
 
 /// Waits until `done`; how long that takes is the machine's business.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -116,6 +117,62 @@ fn root_keys_in_a_server_are_revoked_and_destroyed() {
     let log = s.ask(&["key", "audit"]);
     for word in ["revoke-root", "destroy-root", "compromised", "another took its place", "whole and signed"] {
         assert!(log.contains(word), "{word} is not in: {log}");
+    }
+}
+
+/// The same by way of a key service, which alone knows the server, its certificates and the name of its key.
+#[test]
+fn root_keys_in_a_server_end_by_way_of_the_service() {
+    let s = Stage::new("root-end-kms");
+    let site = kmip::Site::new("cli-root-end-kms");
+    let server = site.server("server", None);
+    let behind = site.uri(&[server.port], "root", "client");
+    let (socket, audit) = (s.dir.path("kms.sock"), s.dir.path("kms"));
+    std::fs::create_dir(&audit).unwrap();
+    let said = good(&["key", "create", "--key", &behind.to_string(), "--audit", &audit]);
+    assert!(said.contains("kmip"), "{said}");
+    let (named, me) = (format!("main={behind}"), std::fs::metadata("/proc/self").unwrap().uid().to_string());
+    let args = ["kms", "serve", "--at", &socket, "--audit", &audit, "--key", &named, "--allow-end", &me];
+    let service = Running::start(&args, "serving keys");
+    s.config(&format!(
+        "keys = [\"kms:key=main?socket={socket}\"]\ndevice = [{{ path = 'p', size = '256M' }}]\n"
+    ));
+    let t = s.serve();
+    s.perf(&t, "write");
+    let root = || {
+        let all: serde_json::Value =
+            serde_json::from_str(&s.ask(&["key", "list", "main", "--json"])).unwrap();
+        all[0]["root"].as_str().unwrap().to_string()
+    };
+    let first = root();
+    let end = |verb: &str, root: &str| s.own(&["key", verb, "main", "--root", root, "--confirm", root]);
+    for verb in ["revoke", "destroy"] {
+        s.fails(&end(verb, &first), 4, &["pool main needs root key", "caisson key rotate main"]);
+    }
+    std::fs::copy(s.dir.path("p"), s.dir.path("copy")).unwrap();
+    s.ask(&["key", "rotate", "main"]);
+    assert_ne!(root(), first);
+    s.ask(&["key", "revoke", "main", "--root", &first, "--reason", "compromise", "--confirm", &first]);
+    // The server's own word for it comes through the service.
+    let check = ["check", &s.dir.path("copy"), "--key", &format!("kms:key=main?socket={socket}")];
+    let check: Vec<String> = check.iter().map(ToString::to_string).collect();
+    s.fails(&check, 1, &["is compromised"]);
+    s.ask(&["key", "destroy", "main", "--root", &first, "--confirm", &first]);
+    s.fails(&check, 1, &["has no key"]);
+    s.fails(&end("destroy", &first), 4, &["has a root key"]);
+    // The server is away, and the service is not: nothing is given up.
+    s.ask(&["key", "rotate", "main"]);
+    let last = root();
+    s.ask(&["key", "rotate", "main"]);
+    drop(server);
+    for verb in ["revoke", "destroy"] {
+        s.fails(&end(verb, &last), 4, &["does not answer"]);
+    }
+    s.perf(&t, "read");
+    drop((t, service));
+    let said = s.ask(&["key", "audit", &s.dir.path("kms/audit.log")]);
+    for word in ["revoke-root", "destroy-root", "begins: main, for user", &first, "whole and signed"] {
+        assert!(said.contains(word), "{word} is not in: {said}");
     }
 }
 

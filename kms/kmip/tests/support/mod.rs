@@ -34,7 +34,10 @@ pub struct Site(pub PathBuf);
 
 impl Site {
     pub fn new(name: &str) -> Site {
-        let dir = std::env::temp_dir().join(format!("caisson-kmip-{name}-{}", std::process::id()));
+        // Two of one name in a process have two folders.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("caisson-kmip-{name}-{}-{n}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join("policies")).unwrap();
         let made = Command::new(python()).arg(script("pki.py")).arg(&dir).output().unwrap();

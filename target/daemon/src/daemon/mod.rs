@@ -6,8 +6,7 @@
 
 mod audit;
 mod change;
-mod erase;
-mod limits;
+mod keys;
 mod plane;
 #[cfg(test)]
 mod pool_tests;
@@ -222,8 +221,7 @@ impl Daemon {
             _data: data,
         });
         watch::hosts(&daemon);
-        limits::watch(&daemon);
-        erase::watch(&daemon);
+        keys::watch(&daemon);
         Ok(daemon)
     }
 
@@ -391,10 +389,13 @@ impl Daemon {
             Arc::clone(&inner.world.engine)
         };
         self.audit().beside(pool);
+        let uris = pool.providers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !adopt {
+            self.audit().begins("create", &pool.name, &uris)?;
+        }
         let keys = crate::pools::open::keys(engine.as_ref(), pool, adopt);
         if let Err(e) = &keys {
-            let uris: Vec<String> = pool.providers().iter().map(ToString::to_string).collect();
-            self.audit().ended("create", &pool.name, &uris.join(", "), &Err::<(), _>(e.clone()));
+            self.audit().ended("create", &pool.name, &uris, &Err::<(), _>(e.clone()));
         }
         let adopt = adopt.then(|| key::pool(&pool.name));
         self.change_with(adopt, keys?, decide)

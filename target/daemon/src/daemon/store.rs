@@ -102,6 +102,8 @@ pub(super) fn open_alone(v: &Volume) -> Result<Opened, Refusal> {
 
 fn open_store(v: &Volume, spec: StoreSpec) -> Result<Opened, Refusal> {
     let options = Options { block_size: v.block_size, size: Size::new(v.size), ..Options::default() };
+    #[cfg(test)]
+    let _locks = crate::pools::faulty_for_tests::locks();
     caisson_volume::open(&spec, &options).map_err(|e| {
         Refusal::new(
             Cause::System,

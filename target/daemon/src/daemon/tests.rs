@@ -1,5 +1,7 @@
 //! The target as a whole, over the real registry, real volumes and real files; only the data plane is a fake one.
 
+mod faults;
+
 use super::*;
 use crate::manage::client::{Client, ClientError};
 use crate::manage::{ask, http, verbs, view};
@@ -84,12 +86,21 @@ impl Files for Failing {
     }
 }
 
+/// Where tests have their folders: in memory, where the system has room for them there. What they do is synced at every step, which takes minutes on
+/// a disk, and none of them is about power that goes.
+fn folder() -> PathBuf {
+    const ROOM: u64 = 2 << 30;
+    let memory = PathBuf::from("/dev/shm");
+    let room = rustix::fs::statvfs(&memory).is_ok_and(|fs| fs.f_bavail * fs.f_frsize >= ROOM);
+    if room { memory } else { std::env::temp_dir() }
+}
+
 /// A data directory of its own for a test, gone at the end.
 pub(super) struct Dir(pub(super) PathBuf);
 
 impl Dir {
     pub(super) fn new(name: &str) -> Dir {
-        let path = std::env::temp_dir().join(format!("caisson-daemon-{name}-{}", std::process::id()));
+        let path = folder().join(format!("caisson-daemon-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         Dir(path)
     }

@@ -184,6 +184,7 @@ pub(super) fn recorded<T>(
 ) -> Result<T> {
     d.audit().begins(op, pool, what)?;
     let done = f();
+    caisson_keys::cleanse_stack();
     d.audit().ended(op, pool, what, &done);
     done
 }

@@ -207,7 +207,8 @@ pub fn erase_volume(d: &Daemon, name: &str, ask: &EraseAsk) -> Result<u32> {
         )
     })?;
     // Erased first: a stop in between leaves it empty, and it can be deleted then.
-    let number = handle.erase(name, ask.delete)?;
+    let number =
+        recorded(d, "erase-volume", pool, &format!("volume {name}"), || handle.erase(name, ask.delete))?;
     if ask.delete {
         delete_volume(d, name)?;
     }

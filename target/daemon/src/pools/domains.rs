@@ -5,12 +5,12 @@
 //! earlier version, and cannot, that is told. It must never keep a secret.
 
 use super::PoolHandle;
-use super::keys::{of_key, unlock};
+use super::keys::{of_key, open, unlock};
 use crate::model;
 use crate::refusal::Refusal;
 use caisson_keys::limits::{self, Limits};
 use caisson_keys::{KeyError, KeySlot, PoolSecrets, wrap_epoch};
-use caisson_providers::{How, RecoveryPublic, open, os_random};
+use caisson_providers::{How, RecoveryPublic, os_random};
 
 /// The name of a domain that every pool has.
 pub const DEFAULT_DOMAIN: &str = "default";

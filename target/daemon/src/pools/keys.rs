@@ -5,8 +5,20 @@
 
 use crate::model;
 use crate::refusal::{Cause, Refusal};
-use caisson_keys::{KeyError, KeySlot, KeyUri, PoolSecrets, create_pool_keys, wrap_pool_keys};
-use caisson_providers::{How, Opened, open, os_random};
+use caisson_keys::{KeyError, KeySlot, KeyUri, PoolSecrets, cleanse_stack, create_pool_keys, wrap_pool_keys};
+use caisson_providers::{How, Opened, os_random};
+
+/// Opens what `uri` names; where a test has put something between, that.
+///
+/// # Errors
+/// The provider's.
+pub fn open(uri: &KeyUri, how: How) -> Result<Opened, KeyError> {
+    #[cfg(test)]
+    if let Some(opened) = super::faulty_for_tests::open(uri, how) {
+        return opened;
+    }
+    caisson_providers::open(uri, how)
+}
 
 /// The kind of refusal that an error of keys is.
 fn cause(e: &KeyError) -> Cause {
@@ -63,6 +75,7 @@ pub fn create(
             Some((secrets, slots)) => slots.extend(wrap_pool_keys(provider, secrets).map_err(fail)?),
         }
     }
+    cleanse_stack();
     let (secrets, slots) = keys.ok_or_else(|| of_all(pool, Vec::new()))?;
     Ok((secrets, slots, made))
 }
@@ -77,7 +90,9 @@ pub fn unlock(
     let how = How { ask, make: false };
     let mut errors = Vec::new();
     for uri in pool.providers() {
-        match unlock_with(&uri, id, slots, how) {
+        let unlocked = unlock_with(&uri, id, slots, how);
+        cleanse_stack();
+        match unlocked {
             Ok(secrets) => return Ok(secrets),
             Err(e) => errors.push(e),
         }

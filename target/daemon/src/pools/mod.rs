@@ -8,6 +8,8 @@
 pub mod domains;
 #[cfg(test)]
 pub(crate) mod fake_for_tests;
+#[cfg(test)]
+pub(crate) mod faulty_for_tests;
 mod keys;
 mod log_pool;
 pub mod offline;
@@ -20,6 +22,8 @@ mod status;
 pub use log_pool::LogPool;
 pub use open::Made;
 pub use real::engine;
+#[cfg(test)]
+pub(crate) use real::engine_over;
 pub use status::{
     Activity, Damage, DeviceStatus, Domain, Erase, MapKeys, PoolStatus, Reseal, Scrub, VolumeSpace,
 };

@@ -1,12 +1,13 @@
 //! Looking at a pool that no target serves: for `caisson inspect` and `caisson check`, which write nothing; and opening one with
 //! recovery shares, which writes its key slots.
 
+use super::keys::open;
 use super::real::{self, read_only};
-use super::{Found, Plain, PoolHandle, PoolStatus, Record, Setup, engine, keys};
+use super::{Engine, Found, Plain, PoolHandle, PoolStatus, Record, Setup, engine, keys};
 use crate::model::{Device, Pool};
 use crate::refusal::Refusal;
 use caisson_keys::KeyError;
-use caisson_providers::{How, Recovery, Share, open};
+use caisson_providers::{How, Recovery, Share};
 use serde::Serialize;
 use std::fs::File;
 use std::path::Path;
@@ -111,8 +112,16 @@ pub fn look(pool: &Pool) -> Result<Look, Refusal> {
 /// # Errors
 /// The shares are too few or of another pool; the providers'; the pool is in use.
 pub fn recover(pool: &Pool, shares: &[Share]) -> Result<Vec<String>, Refusal> {
+    recover_with(engine().as_ref(), pool, shares)
+}
+
+/// [`recover`] by this engine.
+pub(crate) fn recover_with(
+    engine: &dyn Engine,
+    pool: &Pool,
+    shares: &[Share],
+) -> Result<Vec<String>, Refusal> {
     let of = |e: KeyError| keys::of_key(pool, &e);
-    let engine = engine();
     let plain = plain(pool)?;
     if let Some(other) = shares.iter().find(|s| s.pool != plain.pool) {
         return Err(Refusal::conflict(
@@ -134,7 +143,7 @@ pub fn recover(pool: &Pool, shares: &[Share]) -> Result<Vec<String>, Refusal> {
         names.push(format!("{} {}", provider.name(), roots.last().cloned().unwrap_or_default()));
     }
     slots.splice(0..0, new);
-    let devices = in_order(engine.as_ref(), pool, &plain)?;
+    let devices = in_order(engine, pool, &plain)?;
     let handle = engine.open(Setup { devices, secrets: unlocked()?, memory: pool.memory })?;
     let set = handle.set_slots(&slots);
     let closed = handle.close();
@@ -143,7 +152,7 @@ pub fn recover(pool: &Pool, shares: &[Share]) -> Result<Vec<String>, Refusal> {
 }
 
 /// The devices in their order in the pool.
-fn in_order(engine: &dyn super::Engine, pool: &Pool, plain: &Plain) -> Result<Vec<Device>, Refusal> {
+fn in_order(engine: &dyn Engine, pool: &Pool, plain: &Plain) -> Result<Vec<Device>, Refusal> {
     let mut numbered = Vec::new();
     for device in &pool.devices {
         match engine.look(&device.path)? {

@@ -114,10 +114,11 @@ fn look<'a>(engine: &dyn Engine, pool: &'a model::Pool) -> Result<Vec<(&'a Devic
     pool.devices.iter().map(|device| Ok((device, engine.look(&device.path)?))).collect()
 }
 
-/// What the devices say. One that was about to join says less than those that were there.
+/// What the devices say. One that was about to join has the counter of those that were there, and says less: between equals, the device of
+/// the lower number counts.
 fn newest<'a>(found: &'a [(&Device, Found)]) -> Option<&'a Plain> {
     let plain = found.iter().filter_map(|(_, f)| if let Found::Pool(p) = f { Some(p) } else { None });
-    plain.max_by_key(|p| p.counter)
+    plain.max_by_key(|p| (p.counter, std::cmp::Reverse(p.device)))
 }
 
 /// Has the keys of a pool that waits for them, and nothing else done: it may take as long as its providers do. One that is not there yet has

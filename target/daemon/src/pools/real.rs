@@ -6,10 +6,11 @@ use super::{
 };
 use crate::model::{Compression, Device, Services};
 use crate::refusal::{Cause, Refusal};
-use caisson_device::{FileStore, Size};
+use caisson_device::threaded::Does;
+use caisson_device::{FileStore, Size, execute};
 use caisson_engine::{
     ChangeError, Cipher, Create, CreateError, EraseBy, EraseStage, Host, Level, Memory, NewEpoch, OpenError,
-    Options, Pool, PoolId, ScrubStatus, Secrets, Settings, Superblock, VolumeId,
+    Options, Pool, PoolId, ScrubStatus, Secrets, Settings, Superblock, VolumeId, beginning,
 };
 use caisson_fingerprint::FingerprintKey;
 use caisson_keys::{DEFAULT_DOMAIN, KeySlot, POOL_DOMAIN, PoolSecrets};
@@ -32,10 +33,17 @@ const PROBLEMS: usize = 256;
 
 /// The engine that this program is built with.
 pub fn engine() -> Arc<dyn Engine> {
-    Arc::new(Real)
+    Arc::new(Real(Arc::new(execute)))
 }
 
-struct Real;
+/// The same, over devices whose operations `does` does.
+#[cfg(test)]
+pub(crate) fn engine_over(does: Does) -> Arc<dyn Engine> {
+    Arc::new(Real(does))
+}
+
+/// With who does the operations of its pools' devices.
+struct Real(Does);
 
 impl Engine for Real {
     fn look(&self, path: &Path) -> Result<Found, Refusal> {
@@ -64,14 +72,23 @@ impl Engine for Real {
     fn create(&self, setup: Setup, slots: &[KeySlot]) -> Result<Arc<dyn PoolHandle>, Refusal> {
         let id = PoolId(setup.secrets.pool());
         let slots = slots.iter().map(stored).collect();
-        let create = Create { id, cipher: Cipher::auto(), segment_size: None, slots };
-        taken(setup, move |port, stores, secrets, options| async move {
-            Pool::create(&port, stores, secrets, create, options).await.map_err(|e| of_create(&e))
+        taken(&self.0, setup, move |port, mut stores, secrets, options| async move {
+            let sizes: Vec<u64> = stores.iter().map(|s| s.size()).collect();
+            let (segment, first) = beginning(&sizes);
+            let create = Create { id, cipher: Cipher::auto(), segment_size: Some(segment), slots };
+            // Those of which some, and not all, had been written would be no pool, and not blank.
+            let later = stores.split_off(first);
+            let pool = Pool::create(&port, stores, secrets, create, options).await;
+            let pool = pool.map_err(|e| of_create(&e))?;
+            for store in later {
+                pool.add_device(&port, store).await.map_err(|e| of_change(&e))?;
+            }
+            Ok(pool)
         })
     }
 
     fn open(&self, setup: Setup) -> Result<Arc<dyn PoolHandle>, Refusal> {
-        taken(setup, |port, stores, secrets, options| async move {
+        taken(&self.0, setup, |port, stores, secrets, options| async move {
             Pool::open(&port, stores, secrets, options).await.map_err(|e| of_open(&e))
         })
     }
@@ -226,6 +243,8 @@ fn stores(devices: &[Device]) -> Result<Vec<Arc<FileStore>>, Refusal> {
             )
         })
     };
+    #[cfg(test)]
+    let _locks = super::faulty_for_tests::locks();
     devices.iter().map(open).collect()
 }
 
@@ -244,18 +263,20 @@ pub(super) fn read_only<T>(setup: Setup, look: impl FnOnce(&Handle) -> T) -> Res
     let kept = stores.clone();
     let secrets = secrets(setup.secrets)?;
     let options = Options { memory: memory(setup.memory), ..Options::default() };
-    let host = start()?;
+    let host = start(&(Arc::new(execute) as Does))?;
     let pool = host.run(move |port| async move { Pool::open_to_read(&port, stores, secrets, options).await });
     let pool = pool.map_err(|e| of_open(&e))?;
     let handle = Handle { pool, host: Mutex::new(Some(Arc::new(host))), stores: Mutex::new(kept) };
     Ok(look(&handle))
 }
 
-fn start() -> Result<Host, Refusal> {
-    Host::start("caisson-pool").map_err(|e| Refusal::system("the pool's thread cannot start", &e))
+fn start(does: &Does) -> Result<Host, Refusal> {
+    Host::start_over("caisson-pool", Arc::clone(does))
+        .map_err(|e| Refusal::system("the pool's thread cannot start", &e))
 }
 
 fn taken<F>(
+    does: &Does,
     setup: Setup,
     take: impl FnOnce(caisson_task::Port, Vec<Arc<FileStore>>, Secrets, Options) -> F + Send + 'static,
 ) -> Result<Arc<dyn PoolHandle>, Refusal>
@@ -266,7 +287,7 @@ where
     let kept = stores.clone();
     let secrets = secrets(setup.secrets)?;
     let options = Options { memory: memory(setup.memory), ..Options::default() };
-    let host = start()?;
+    let host = start(does)?;
     let pool = host.run(move |port| take(port, stores, secrets, options))?;
     host.tend(&pool);
     Ok(Arc::new(Handle { pool, host: Mutex::new(Some(Arc::new(host))), stores: Mutex::new(kept) }))

@@ -5,11 +5,11 @@
 //! sealed anew here, and no secret is kept.
 
 use super::PoolHandle;
-use super::keys::{of_key, unlock};
+use super::keys::{of_key, open, unlock};
 use crate::model;
 use crate::refusal::Refusal;
 use caisson_keys::{KeyError, KeyProvider, KeySlot, KeyUri, PoolSecrets, wrap_pool_keys};
-use caisson_providers::{How, RECOVERY, Recovery, Share, open, os_random};
+use caisson_providers::{How, RECOVERY, Recovery, Share, os_random};
 
 /// The pool's number, its secrets, and the slots that it has.
 fn had(

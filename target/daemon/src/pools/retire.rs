@@ -5,11 +5,11 @@
 //! there still and wraps nothing is ended by asking again. It must never be told that a key may go by anything but the pools' slots.
 
 use super::PoolHandle;
-use super::keys::{of_key, unlock};
+use super::keys::{of_key, open, unlock};
 use crate::model;
 use crate::refusal::Refusal;
 use caisson_keys::{KeyProvider, KeySlot, KeyUri, Reason};
-use caisson_providers::{How, open};
+use caisson_providers::How;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -66,13 +66,18 @@ fn holder(
     }
 }
 
+/// Whether the key wrapped what stands in a slot.
+fn is_of(slot: &KeySlot, provider: &str, root: &str) -> bool {
+    slot.provider == provider && slot.wrapped.root == root
+}
+
 /// The slots that a pool has without those that the key wrapped; none where the key wraps nothing of it.
 ///
 /// # Errors
 /// It would not open with what is left.
 fn without(user: &User, provider: &str, root: &str) -> Result<Option<Vec<KeySlot>>, Refusal> {
-    let wrapped = |s: &&KeySlot| s.provider == provider && s.wrapped.root == root;
-    if !user.slots.iter().any(|s| wrapped(&s)) {
+    let wrapped = |s: &KeySlot| is_of(s, provider, root);
+    if !user.slots.iter().any(wrapped) {
         return Ok(None);
     }
     let name = &user.pool.name;
@@ -125,8 +130,14 @@ pub fn retire(
         End::Destroyed => provider.destroy(root),
     };
     if let Err(e) = ended {
-        // What was given up still opens. Where it cannot be had back, the other slots open the pool, as was seen.
-        for (user, _) in &changes {
+        // What was given up is had back where the key still opens it. Where it does not, or does not answer, the key may have ended: then it
+        // stays given up, the other slots open the pool, as was seen, and the same is asked for again.
+        let opens = |user: &User| {
+            let id = user.handle.as_ref().map(|handle| handle.id());
+            let mut own = user.slots.iter().filter(|s| is_of(s, provider.name(), root));
+            id.is_some_and(|id| own.all(|s| provider.unwrap(&s.wrapped, &s.context(id)).is_ok()))
+        };
+        for (user, _) in changes.iter().filter(|(user, _)| opens(user)) {
             if let Some(Err(error)) = user.handle.as_ref().map(|handle| handle.set_slots(&user.slots)) {
                 tracing::warn!(%error, pool = user.pool.name, root, "the pool opens with its other key slots alone");
             }

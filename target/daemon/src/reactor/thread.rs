@@ -224,6 +224,8 @@ impl<D: Driver> Reactor<D> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let sweep = (!self.heard.is_empty() || !self.heard_before.is_empty()).then_some(self.sweep_at);
         let until = [timer, sweep, self.stopping, self.rdma.deadline()].into_iter().flatten().min();
+        // What was computed with keys stays on no stack while nobody works there.
+        caisson_keys::cleanse_stack();
         if !self.rdma.sleep(&mut |fd| self.driver.watch(fd)) || !self.mailbox.about_to_sleep() {
             return Wait::Poll;
         }

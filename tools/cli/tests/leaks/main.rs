@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod memory;
 mod search;
 #[path = "../../../../tests/sim/src/vault.rs"]
 mod vault;
