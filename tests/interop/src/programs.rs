@@ -46,14 +46,15 @@ pub fn over_rdma() -> impl Iterator<Item = &'static str> {
     LIST.iter().filter(|(_, over)| *over != Over::Tcp).map(|(name, _)| *name)
 }
 
-/// Builds them, as `cargo test` does, and says where they are.
+/// Builds them, as `cargo test --workspace` does, and says where they are: of this package alone they would be built once more, with
+/// other features of what they depend on.
 ///
 /// # Errors
 /// A sentence with what went wrong.
 pub fn build() -> Result<BTreeMap<String, PathBuf>, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["test", "-p", "caisson-conformance", "--no-run", "--message-format", "json"]);
+    command.args(["test", "--workspace", "--no-run", "--message-format", "json"]);
     for name in over_rdma() {
         command.args(["--test", name]);
     }
@@ -75,13 +76,17 @@ pub fn build() -> Result<BTreeMap<String, PathBuf>, String> {
     }
 }
 
-/// The programs in cargo's messages: one JSON object a line, of which two fields are of use here.
+/// The conformance programs in cargo's messages: one JSON object a line, of which three fields are of use here.
 fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
     let field = |line: &str, name: &str| -> Option<String> {
         let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
         rest.split_once('"').map(|(value, _)| value.to_owned())
     };
     let one = |line: &str| -> Option<(String, PathBuf)> {
+        // Other packages have programs of the same names.
+        if !field(line, "manifest_path")?.ends_with("/tests/conformance/Cargo.toml") {
+            return None;
+        }
         let path = PathBuf::from(field(line, "executable")?);
         let name = path.file_name()?.to_str()?.rsplit_once('-')?.0.to_owned();
         Some((name, path))
@@ -118,8 +123,9 @@ mod tests {
 
     #[test]
     fn cargo_says_where_programs_are() {
-        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
-            {\"reason\":\"compiler-artifact\",\"executable\":\"/b/debug/deps/admin-0123abcd\",\"fresh\":true}\n";
+        let messages = "{\"manifest_path\":\"/c/tests/conformance/Cargo.toml\",\"executable\":null}\n\
+            {\"manifest_path\":\"/c/target/core/Cargo.toml\",\"executable\":\"/b/debug/deps/admin-4567abcd\",\"fresh\":true}\n\
+            {\"manifest_path\":\"/c/tests/conformance/Cargo.toml\",\"executable\":\"/b/debug/deps/admin-0123abcd\",\"fresh\":true}\n";
         let found = executables(messages);
         assert_eq!(
             found.get("admin").map(|p| p.display().to_string()).as_deref(),

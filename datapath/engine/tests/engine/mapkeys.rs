@@ -1,13 +1,11 @@
 //! Map keys on real files: which volumes have which, when they are erased, over restarts and kills, and in pools of before.
 //! What can be had from the disks after an erasure is the simulator's to look for (`tests/sim/src/vault.rs`).
 
-mod common;
-
+use crate::common::pools::{self, checkpoint, close, noise, rest, sound, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{EraseBy, Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
 use caisson_log::{Keyring, SUPERBLOCK, SUPERBLOCK_AT, Superblock};
-use common::pools::{self, checkpoint, close, noise, rest, sound, tend};
-use common::{Folder, Thread, secrets, store};
 use std::path::Path;
 
 const SEGMENT: u32 = 64 << 10;

@@ -1,11 +1,9 @@
 //! A pool's key slots are replaced: whole or not at all, whatever is interrupted.
 
-mod common;
-
+use crate::common::{Folder, Power, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_device::FileStore;
 use caisson_engine::{ChangeError, Cipher, Create, KeySlot, Options, Pool, PoolId, Settings};
-use common::{Folder, Power, Thread, secrets, store};
 use std::sync::Arc;
 
 const SEGMENT: u32 = 64 << 10;

@@ -1,13 +1,11 @@
 //! Key epochs and domains on real files: what is sealed anew, what an ended epoch's key still opens, and what is left of a domain.
 
-mod common;
-
+use crate::common::keys::{epoch, first_slots, unlocked};
+use crate::common::pools::{self, close, fill, holds, noise, rest, sound, tend};
+use crate::common::{Folder, Power, Thread, store};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::FileStore;
 use caisson_engine::{ChangeError, KeySlot, OpenError, Pool, Secrets, Settings, Superblock};
-use common::keys::{epoch, first_slots, unlocked};
-use common::pools::{self, close, fill, holds, noise, rest, sound, tend};
-use common::{Folder, Power, Thread, store};
 use std::sync::Arc;
 use std::time::Duration;
 

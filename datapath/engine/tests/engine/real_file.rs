@@ -1,10 +1,8 @@
 //! A pool on a real file: what is written is read back, before and after it is opened again.
 
-mod common;
-
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{BufList, Extent, Op, Volume};
 use caisson_engine::{Cipher, Create, Host, Options, Pool, PoolId, Settings};
-use common::{Folder, Thread, secrets, store};
 use std::path::Path;
 
 fn create(host: &Host, path: &Path, size: u64) -> Pool {

@@ -1,11 +1,9 @@
 //! A full pool: new data is refused; reads, overwrites, deallocations and deletions go on, and what they give back can be used.
 
-mod common;
-
+use crate::common::pools::noise;
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
-use common::pools::noise;
-use common::{Folder, Thread, secrets, store};
 
 /// Blocks of one write while a pool is filled.
 const MANY: u64 = 64;

@@ -1,12 +1,10 @@
 //! The last durable batches of a log that came to rest, rotten after a crash: that is damage, and not the log's end.
 
-mod common;
-
+use crate::common::pools::tend;
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
 use caisson_log::BatchKind;
-use common::pools::tend;
-use common::{Folder, Thread, secrets, store};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,11 +1,9 @@
 //! Snapshots by the thousand: each reads as its volume was, deleting them gives everything back, and I/O goes on meanwhile.
 
-mod common;
-
+use crate::common::pools::noise;
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
-use common::pools::noise;
-use common::{Folder, Thread, secrets, store};
 use std::time::Instant;
 
 const SNAPSHOTS: u64 = 2000;

@@ -4,14 +4,12 @@
 //! snapshot, with zero, compressible, incompressible and duplicate blocks, a deallocated range and overwrites behind the snapshot.
 //! `marked.zst` has a volume whose blocks have sectors that Write Uncorrectable marked, before a checkpoint and a snapshot and behind
 //! them, and was not closed either; what was written before there were such blocks has none.
-//! `CAISSON_WRITE_FIXTURES=FOLDER cargo test -p caisson-engine --test fixture` writes such pools anew into FOLDER; the kept ones
+//! `CAISSON_WRITE_FIXTURES=FOLDER cargo test -p caisson-engine --test engine fixture` writes such pools anew into FOLDER; the kept ones
 //! are only ever added to, one folder a version of the format.
 
-mod common;
-
+use crate::common::{Folder, Thread, pools, secrets, store};
 use caisson_block::{BlockError, Extent, Op, Volume};
 use caisson_engine::{Cipher, Create, Level, Options, Pool, PoolId, Settings};
-use common::{Folder, Thread, pools, secrets, store};
 use std::path::{Path, PathBuf};
 
 const SEGMENT: u32 = 64 << 10;

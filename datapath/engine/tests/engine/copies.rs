@@ -1,11 +1,9 @@
 //! Devices of one pool that each lost another copy of the superblock, and power that fails at any moment of the next opening.
 
-mod common;
-
+use crate::common::{Folder, Power, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
 use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT};
-use common::{Folder, Power, Thread, secrets, store};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,11 @@
 //! Write Uncorrectable of parts of blocks, on a volume with logical blocks of 512 bytes: each sector is one that reads, with what was
 //! written last, or one that does not, whatever becomes of the seven others of its 4 KiB.
 
-mod common;
-
+use crate::common::pools::{self, checkpoint, close, noise, rest, sound, tend};
+use crate::common::{Folder, Power, Thread, secrets, store};
 use caisson_block::{BlockError, Extent, Op, Volume};
 use caisson_device::sim::Rng;
 use caisson_engine::{Level, Pool, PoolVolume, Settings};
-use common::pools::{self, checkpoint, close, noise, rest, sound, tend};
-use common::{Folder, Power, Thread, secrets, store};
 use std::path::Path;
 
 const SEGMENT: u32 = 64 << 10;

@@ -1,12 +1,10 @@
 //! Pools that grow and are given devices, and are interrupted at every step of that.
 
-mod common;
-
+use crate::common::pools::{close, noise, tend};
+use crate::common::{Folder, Power, Thread, secrets, store};
 use caisson_block::{Extent, Op, Outcome, Volume};
 use caisson_device::{FileStore, Size};
 use caisson_engine::{ChangeError, Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
-use common::pools::{close, noise, tend};
-use common::{Folder, Power, Thread, secrets, store};
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,15 +1,13 @@
 //! Damage that is planted in a pool's file: what reading, scrubbing and checking say of it. Never wrong data.
 
-mod common;
-
+use crate::common::pools::{close, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::sim::Rng;
 use caisson_engine::{
     Checking, Cipher, Create, OpenError, Options, Part, Pool, PoolId, Problem, Report, ScrubStatus, Settings,
 };
 use caisson_log::BatchKind;
-use common::pools::{close, tend};
-use common::{Folder, Thread, secrets, store};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;

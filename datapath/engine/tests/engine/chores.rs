@@ -1,14 +1,12 @@
 //! What a pool does beside its work: scrubs at a pace, the rebuilding of its index, giving room back, and what it says a
 //! deletion would free.
 
-mod common;
-
+use crate::common::pools::{self, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op, Volume};
 use caisson_device::FileStore;
 use caisson_device::sim::Rng;
 use caisson_engine::{Host, Options, Pool, Settings};
-use common::pools::{self, tend};
-use common::{Folder, Thread, secrets, store};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,12 +1,10 @@
 //! Small writes that are hashed together: of several pools, of blocks of their own and the same ones, on one thread.
 
-mod common;
-
+use crate::common::pools::noise;
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Secrets, Settings};
 use caisson_fingerprint::FingerprintKey;
-use common::pools::noise;
-use common::{Folder, Thread, secrets, store};
 
 const BLOCKS: u64 = 64;
 

@@ -1,12 +1,10 @@
 //! Duplicates whose count is full, and blocks that many share: a count never overflows, and nothing is freed too early; and a
 //! block that was found is taken only if it is still that block.
 
-mod common;
-
+use crate::common::pools::{noise, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
-use common::pools::{noise, tend};
-use common::{Folder, Thread, secrets, store};
 use std::path::Path;
 
 const SIZE: u64 = 17 << 20;

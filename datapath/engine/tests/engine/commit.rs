@@ -1,12 +1,10 @@
 //! When writes become durable: one alone at once, many together. No clock: time stands still, and what is counted is turns of the
 //! thread and operations of the device.
 
-mod common;
-
+use crate::common::pools::noise;
+use crate::common::{Did, Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op};
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, PoolVolume, Settings};
-use common::pools::noise;
-use common::{Did, Folder, Thread, secrets, store};
 
 /// Turns that pass from the first command of a lone durable write to its end, when the device takes none: to the turn that closes
 /// its batch, to the one that is told that this is written, to the one that is told that it is durable, and to the one that goes on.

@@ -1,13 +1,11 @@
 //! Blocks that are whole and in the wrong place, or were right once: swapped, misdirected and stale records, batches and
 //! segments of a pool's file. What is read is right or refused, and whoever looks is told which.
 
-mod common;
-
+use crate::common::pools::{self, close, noise, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Problem, Settings};
 use caisson_log::{BatchKind, Prefix, TAG, decode_prefix};
-use common::pools::{self, close, noise, tend};
-use common::{Folder, Thread, secrets, store};
 use std::collections::BTreeSet;
 use std::path::Path;
 

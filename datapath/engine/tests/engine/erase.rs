@@ -1,13 +1,11 @@
 //! Volumes that are erased, on one real file: what no key opens any more, what stays, and what the power interrupts.
 
-mod common;
-
+use crate::common::keys::{epoch, first_slots, unlocked};
+use crate::common::pools::{self, close, fill, holds, noise, read, rest, sound, tend};
+use crate::common::{Folder, Power, Thread, store};
 use caisson_block::{BlockError, EraseBy, Erasure, Extent, Op, Volume};
 use caisson_engine::{ChangeError, EraseStage, KeySlot, Pool, Settings, Superblock};
 use caisson_log::{Keyring, PREFIX, SUPERBLOCK, SUPERBLOCK_AT, Spot, choose, decode_header, decode_prefix};
-use common::keys::{epoch, first_slots, unlocked};
-use common::pools::{self, close, fill, holds, noise, read, rest, sound, tend};
-use common::{Folder, Power, Thread, store};
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,12 +1,10 @@
 //! A device that answers reads with an error: told apart from content that does not authenticate, everywhere where it is told.
 
-mod common;
-
+use crate::common::pools::{self, close, noise, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::{FileStore, StoreError};
 use caisson_engine::{Cause, Cipher, Create, Options, Pool, PoolId, Problem, Settings};
-use common::pools::{self, close, noise, tend};
-use common::{Folder, Thread, secrets, store};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -117,7 +115,7 @@ fn a_read_error_is_the_devices_and_damage_is_the_contents() {
 
     // And the check, which finds both again.
     let mut thread = Thread::default();
-    let stores = vec![common::store(&path, SIZE)];
+    let stores = vec![crate::common::store(&path, SIZE)];
     let pool = thread.wait(|port| async move {
         Pool::open_to_read(&port, stores, secrets(), Options::default()).await.unwrap()
     });

@@ -1,17 +1,16 @@
 //! What is said of a pool's work in numbers, counted: what an opening reads, how small the pieces are that a deletion is done in, and
 //! what cleaning writes. Nothing here looks at a clock.
 
-mod common;
-#[path = "../examples/cleaning/model.rs"]
+#[path = "../../examples/cleaning/model.rs"]
 #[allow(dead_code, reason = "the example uses the rest")]
 mod model;
 
+use crate::common::pools::{self, checkpoint, noise, tend};
+use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{Extent, Op, Volume};
 use caisson_device::sim::Rng;
 use caisson_engine::{Options, Pool, PoolVolume, Settings};
 use caisson_log::{BatchKind, PREFIX, decode_prefix};
-use common::pools::{self, checkpoint, noise, tend};
-use common::{Folder, Thread, secrets, store};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
