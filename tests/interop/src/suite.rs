@@ -24,7 +24,7 @@ fn self_test() -> bool {
 /// # Panics
 /// With every reason, when it did not pass: this is what the tests call.
 pub fn run(scenario: &Scenario) {
-    let _turn = Turn::take(scenario);
+    let _turn = Turn::take();
     println!();
     let began = Instant::now();
     let title = scenario.title();
@@ -111,31 +111,28 @@ fn try_run(scenario: &Scenario) -> Result<Results, String> {
     Ok(results)
 }
 
-/// The cores that a suite keeps busy: a guest emulates its processors on one, and a target beside it wants another. So many suites
-/// run at once as the machine has cores for, whatever the test runner's number of threads.
-struct Turn {
-    cores: usize,
-}
+/// A core, for a guest emulates its processors on one; a target beside it wants a quarter of another. So many suites run at once as the
+/// machine has cores, whatever the test runner's number of threads.
+struct Turn;
 
 static BUSY: Mutex<usize> = Mutex::new(0);
 static FREED: Condvar = Condvar::new();
 
 impl Turn {
-    fn take(scenario: &Scenario) -> Self {
-        let most = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-        let cores = if scenario.in_guest() { 1 } else { 2 };
+    fn take() -> Self {
+        let most = std::thread::available_parallelism().map_or(1, usize::from);
         let mut busy = BUSY.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        while *busy + cores > most {
+        while *busy >= most {
             busy = FREED.wait(busy).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
-        *busy += cores;
-        Self { cores }
+        *busy += 1;
+        Self
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *BUSY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= self.cores;
-        FREED.notify_all();
+        *BUSY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= 1;
+        FREED.notify_one();
     }
 }
