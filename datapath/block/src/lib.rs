@@ -13,6 +13,7 @@
 mod buf;
 mod cx;
 mod list;
+mod mapping;
 pub mod offered;
 mod pool;
 mod request;
@@ -20,7 +21,8 @@ mod request;
 pub use buf::{Buf, BufMut, fetch};
 pub use cx::{Completions, Cx, Heavy, IoKind, IoOp, IoOwner, Mono, Parked, Remote, Ring};
 pub use list::{BufList, Reader};
-pub use pool::{Pages, Pin, Pool, prefer_huge};
+pub use mapping::{Pages, prefer_huge};
+pub use pool::{Pin, Pool};
 pub use request::{BlockError, EraseBy, Erasure, Extent, Geometry, Op, Outcome, Request, Tag, Volume};
 
 /// The unit of deduplication and of the pool's addresses, in bytes. Volumes may show smaller logical blocks.

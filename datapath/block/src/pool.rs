@@ -7,56 +7,12 @@
 
 use crate::buf::BufMut;
 use crate::cx::{Parked, Remote};
+use crate::mapping::{How, Mapping, Pages};
 use crate::offered;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// From this size on, a pool asks for transparent huge pages.
-const HUGE: usize = 4 << 20;
-/// The size of the huge pages that the system may have set aside.
-const RESERVED_PAGE: usize = 2 << 20;
-
-/// What a pool's memory is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
-    /// Huge pages of those that the system has set aside.
-    Reserved,
-    /// Huge pages where the system finds some.
-    Transparent,
-    /// Pages of the usual size.
-    Usual,
-}
-
-impl Pages {
-    /// All of them.
-    pub const ALL: [Pages; 3] = [Pages::Reserved, Pages::Transparent, Pages::Usual];
-
-    /// Its name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pages::Reserved => "huge",
-            Pages::Transparent => "transparent",
-            Pages::Usual => "usual",
-        }
-    }
-}
-
-/// Has the system put huge pages there, where it has some to give: fewer misses of the TLB, and nothing reserved. Best effort, and
-/// nothing for pieces that are not large. The memory should not have been touched yet.
-pub fn prefer_huge(memory: *const u8, bytes: usize) {
-    let from = memory.addr().next_multiple_of(LARGEST_PAGE);
-    let len = memory.addr().saturating_add(bytes).saturating_sub(from) / LARGEST_PAGE * LARGEST_PAGE;
-    if len >= HUGE {
-        // SAFETY: whatever is or is not mapped there: this advice changes no contents and no access, and the system refuses
-        // addresses that are not this process's.
-        unsafe { libc::madvise(memory.with_addr(from).cast_mut().cast(), len, libc::MADV_HUGEPAGE) };
-    }
-}
-
-/// Advice is given for multiples of this, which are multiples of a page on every machine.
-const LARGEST_PAGE: usize = 64 << 10;
 
 /// Marks the end of the free list.
 const NIL: u32 = u32::MAX;
@@ -81,9 +37,7 @@ impl Default for Header {
 }
 
 pub(crate) struct Inner {
-    base: NonNull<u8>,
-    mapped: usize,
-    pages: Pages,
+    memory: Mapping,
     len: usize,
     /// `count` headers behind the buffers, in the same mapping.
     headers: NonNull<Header>,
@@ -136,7 +90,7 @@ struct Waiter {
 /// The head of a free list: a tag against ABA in the high half, an index in the low half.
 struct Stack(AtomicU64);
 
-// SAFETY: `base` is a mapping owned by this value; all access to its contents goes through Buf and BufMut, which give
+// SAFETY: `memory` is a mapping owned by this value; all access to its contents goes through Buf and BufMut, which give
 // shared access to any number of holders or exclusive access to one. The rest is atomics, a mutex and immutable fields;
 // the raw pool pointers in the headers are only used through an Arc count that the holder of the buffer owns.
 unsafe impl Send for Inner {}
@@ -154,7 +108,17 @@ impl Pool {
     /// The system's error when the address space cannot be mapped; `InvalidInput` when `count` or `len` is zero or
     /// their product overflows.
     pub fn new(count: u32, len: usize) -> std::io::Result<Pool> {
-        Pool::made(count, len, false)
+        Pool::made(count, len, How::Transparent)
+    }
+
+    /// The same where buffers are first used on threads that serve others, which are not to wait for the system to clear huge
+    /// pages: another thread is to call [`Pool::make_ready`] whenever the pool [lags](Pool::lags). What is used before that came to
+    /// it is had in pages of the usual size.
+    ///
+    /// # Errors
+    /// Those of [`Pool::new`].
+    pub fn ahead(count: u32, len: usize) -> std::io::Result<Pool> {
+        Pool::made(count, len, How::Ahead)
     }
 
     /// The same of huge pages that the system has set aside, where it has enough of them: for memory that is used in full and
@@ -163,10 +127,10 @@ impl Pool {
     /// # Errors
     /// Those of [`Pool::new`].
     pub fn huge(count: u32, len: usize) -> std::io::Result<Pool> {
-        Pool::made(count, len, true)
+        Pool::made(count, len, How::Reserved)
     }
 
-    fn made(count: u32, len: usize, huge: bool) -> std::io::Result<Pool> {
+    fn made(count: u32, len: usize, how: How) -> std::io::Result<Pool> {
         let bad = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
         if count == 0 || count == NIL || len == 0 || len > u32::MAX as usize {
             return Err(bad());
@@ -174,23 +138,11 @@ impl Pool {
         let len = len.next_multiple_of(64);
         let bytes = len.checked_mul(count as usize).ok_or_else(bad)?;
         let used = bytes.checked_add(count as usize * size_of::<Header>()).ok_or_else(bad)?;
-        let (base, mapped, pages) = match huge.then(|| map_huge(used)).flatten() {
-            Some((base, mapped)) => (base, mapped, Pages::Reserved),
-            None => {
-                let base = map(used, libc::MAP_NORESERVE)?;
-                // Transparent huge pages where the system has some to give: fewer misses of the TLB, and nothing reserved.
-                // SAFETY: all of the mapping that was just made, and advice changes none of its contents.
-                let asked = used >= HUGE && unsafe { libc::madvise(base, used, libc::MADV_HUGEPAGE) } == 0;
-                (base, used, if asked { Pages::Transparent } else { Pages::Usual })
-            }
-        };
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(bad)?;
+        let memory = Mapping::new(used, how)?;
         // SAFETY: inside the mapping, and aligned: `bytes` is a multiple of 64. Its zeroes are valid headers.
-        let headers = unsafe { base.add(bytes) }.cast::<Header>();
+        let headers = unsafe { memory.base().add(bytes) }.cast::<Header>();
         Ok(Pool(Arc::new(Inner {
-            base,
-            mapped,
-            pages,
+            memory,
             len,
             headers,
             count,
@@ -212,13 +164,25 @@ impl Pool {
 
     /// What its memory is made of.
     pub fn pages(&self) -> Pages {
-        self.0.pages
+        self.0.memory.pages()
+    }
+
+    /// Whether [`Pool::make_ready`] should be called: little of what buffers will use next is ready. Never for other pools than those
+    /// that [`Pool::ahead`] made.
+    #[inline]
+    pub fn lags(&self) -> bool {
+        self.0.memory.lags(self.0.used(), self.0.len * self.0.count as usize)
+    }
+
+    /// Makes some memory ready for the buffers that will be used next, which may take milliseconds. Says whether the pool lags still.
+    pub fn make_ready(&self) -> bool {
+        self.0.memory.make_ready(self.0.used(), self.0.len * self.0.count as usize)
     }
 
     /// Where all its buffers lie, and how many bytes that is: to be registered with a device. The memory stays mapped for as
     /// long as the pool, a clone of it or one of its buffers is there.
     pub fn memory(&self) -> (*const u8, usize) {
-        (self.0.base.as_ptr().cast_const(), self.0.len * self.0.count as usize)
+        (self.0.memory.base().as_ptr().cast_const(), self.0.len * self.0.count as usize)
     }
 
     /// Has no memory given back to the system ([`Pool::trim`]) until the pin is dropped: a device that the pool is registered
@@ -266,7 +230,7 @@ impl Pool {
         // The buffer's own strong count, given back in `Inner::release`.
         let _ = Arc::into_raw(Arc::clone(&self.0));
         // SAFETY: index < count, so the address is inside the mapping.
-        let ptr = unsafe { self.0.base.add(index as usize * self.0.len) };
+        let ptr = unsafe { self.0.memory.base().add(index as usize * self.0.len) };
         // SAFETY: the header was free (refs 0) and is now ours alone; ptr..ptr+len is its memory and nobody else's.
         Some(unsafe { BufMut::from_raw(NonNull::from(header), ptr, self.0.len as u32) })
     }
@@ -333,18 +297,16 @@ impl Pool {
         const PAGE: usize = 4096;
         // Held for the length of the call, so that what is pinned meanwhile finds the pages that stay.
         let pinned = self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.0.len.is_multiple_of(PAGE) || *pinned > 0 || self.0.pages == Pages::Reserved {
+        if !self.0.len.is_multiple_of(PAGE) || *pinned > 0 || self.0.memory.pages() == Pages::Reserved {
             return 0;
         }
         let mut cold = take();
         cold.sort_unstable();
         for run in cold.chunk_by(|a, b| a + 1 == *b) {
+            let (at, len) = (run[0] as usize * self.0.len, run.len() * self.0.len);
             // SAFETY: the run lies inside the mapping, on page bounds, and its buffers are free and in no list: only we
-            // can reach them. Private anonymous memory reads as zeroes afterwards, which is initialised memory.
-            unsafe {
-                let at = self.0.base.add(run[0] as usize * self.0.len);
-                libc::madvise(at.as_ptr().cast(), run.len() * self.0.len, libc::MADV_DONTNEED);
-            }
+            // can reach them.
+            unsafe { self.0.memory.give_back(at, len) };
         }
         let trimmed = cold.len() as u32;
         // Before they can be taken.
@@ -423,6 +385,12 @@ impl Inner {
         unsafe { self.headers.add(index as usize).as_ref() }
     }
 
+    /// Bytes of the buffers that were handed out at some time.
+    #[inline]
+    fn used(&self) -> usize {
+        self.fresh.load(Ordering::Relaxed).min(self.count) as usize * self.len
+    }
+
     #[inline]
     fn free(&self) -> u32 {
         // `out` goes down before a buffer is on the list and up after it is off: never more are out than this says.
@@ -486,180 +454,6 @@ impl Inner {
     }
 }
 
-/// A mapping of `bytes` bytes of zeroes.
-fn map(bytes: usize, flags: libc::c_int) -> std::io::Result<*mut libc::c_void> {
-    let access = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
-    // SAFETY: a fresh anonymous private mapping at an address of the kernel's choice aliases nothing.
-    let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
-    if base == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(base) }
-}
-
-/// The same of huge pages, and how many bytes that came to; none where they would be mostly empty, or the system has too few. They
-/// are set aside for the mapping at once: without that (`MAP_NORESERVE`), touching one that is not there would end the process.
-fn map_huge(bytes: usize) -> Option<(*mut libc::c_void, usize)> {
-    let whole = bytes.checked_next_multiple_of(RESERVED_PAGE).filter(|_| bytes >= HUGE)?;
-    Some((map(whole, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).ok()?, whole))
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no buffer is out: each holds a strong count.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_out_and_recovers() {
-        let p = Pool::new(3, 100).unwrap();
-        assert_eq!(p.buf_len(), 128);
-        let a = p.alloc().unwrap();
-        let b = p.alloc().unwrap();
-        let c = p.alloc().unwrap();
-        assert!(p.alloc().is_none());
-        assert_eq!(p.in_use(), 3);
-        drop(b.freeze());
-        assert!(p.alloc().is_some());
-        drop((a, c));
-        assert_eq!(p.in_use(), 0);
-    }
-
-    #[test]
-    fn outlives_its_handle() {
-        let p = Pool::new(1, 4096).unwrap();
-        let mut m = p.alloc().unwrap();
-        m[0] = 7;
-        drop(p);
-        let b = m.freeze();
-        assert_eq!(b[0], 7);
-        assert_eq!(b.as_ptr() as usize % 4096, 0);
-    }
-
-    #[test]
-    fn huge_pages_are_taken_where_there_are_enough() {
-        let free = || {
-            let text = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
-            text.ok().and_then(|t| t.trim().parse::<usize>().ok()).unwrap_or(0)
-        };
-        let before = free();
-        let p = Pool::huge(1024, 8192).unwrap();
-        assert_ne!(p.pages(), Pages::Usual);
-        // Without any there can be none; how many of some are spoken for is not seen here.
-        assert!(before > 0 || p.pages() == Pages::Transparent);
-        let mut all: Vec<_> = (0..1024).map(|_| p.alloc().unwrap()).collect();
-        all.iter_mut().for_each(|m| m.fill(0xa5));
-        drop(all);
-        assert_eq!(p.trim(0) == 0, p.pages() == Pages::Reserved);
-        assert_eq!(Pool::huge(4, 4096).unwrap().pages(), Pages::Usual, "huge pages for what is small");
-    }
-
-    #[test]
-    fn trimmed_memory_reads_as_zeroes() {
-        let p = Pool::new(1 << 28, 4096).unwrap();
-        let held: Vec<_> = (0..100u8)
-            .map(|i| {
-                let mut m = p.alloc().unwrap();
-                m.fill(i + 1);
-                m
-            })
-            .collect();
-        drop(held);
-        assert_eq!(p.trim(10), 90);
-        assert_eq!(p.trim(10), 0);
-        let again: Vec<_> = (0..101).map(|_| p.alloc().unwrap()).collect();
-        assert!(again[..10].iter().all(|m| m[0] != 0));
-        assert!(again[10..].iter().all(|m| m.iter().all(|&b| b == 0)));
-        assert_eq!(p.in_use(), 101);
-    }
-
-    #[test]
-    fn a_part_of_it_is_trimmed_at_a_time() {
-        let p = Pool::new(1 << 28, 4096).unwrap();
-        let filled = |n: u32| -> Vec<_> {
-            let all = (0..n).map(|_| {
-                let mut m = p.alloc().unwrap();
-                m.fill(1);
-                m
-            });
-            all.collect()
-        };
-        let held = filled(10);
-        assert_eq!(p.trim_some(0, 8), 0, "all are out");
-        drop(filled(100));
-        assert_eq!(
-            [(30, 64), (30, 64), (30, 64), (0, 8)].map(|(keep, n)| p.trim_some(keep, n)),
-            [64, 6, 0, 8]
-        );
-        // What is cold is taken when nothing else is there.
-        let again: Vec<_> = (0..100).map(|_| p.alloc().unwrap()).collect();
-        assert_eq!(again.iter().filter(|m| m[0] == 0).count(), 78);
-        drop((again, held));
-        assert_eq!([(100, 64), (100, 64)].map(|(keep, n)| p.trim_some(keep, n)), [10, 0]);
-        assert_eq!(p.in_use(), 0);
-    }
-
-    struct Woken(Mutex<Vec<u64>>);
-    impl Remote for Woken {
-        fn wake(&self, _: Arc<dyn Parked>, token: u64) {
-            self.0.lock().unwrap().push(token);
-        }
-    }
-    impl Parked for Woken {
-        fn woken(self: Arc<Self>, _: &mut crate::Cx<'_>, _: u64) {}
-    }
-
-    #[test]
-    fn waiters_are_woken_in_order() {
-        let p = Pool::new(3, 4096).unwrap();
-        let w = Arc::new(Woken(Mutex::default()));
-        let woken = || std::mem::take(&mut *w.0.lock().unwrap());
-        let wait = |enough, token| p.wait(enough, w.clone(), w.clone(), token);
-        let mut held: Vec<_> = (0..3).map(|_| p.alloc().unwrap()).collect();
-        wait(2, 1);
-        wait(1, 2);
-        wait(1, 3);
-        wait(3, 4);
-        assert!(woken().is_empty());
-        held.pop();
-        assert_eq!(woken(), [2], "the first cannot go on yet");
-        p.pass_on();
-        assert_eq!(woken(), [3]);
-        held.pop();
-        assert_eq!(woken(), [1]);
-        held.pop();
-        assert_eq!(woken(), [4]);
-        wait(3, 5);
-        assert_eq!(woken(), [5]);
-    }
-
-    #[test]
-    fn threads_share_it() {
-        let p = Pool::new(64, 4096).unwrap();
-        std::thread::scope(|s| {
-            for t in 0..4u8 {
-                let p = p.clone();
-                s.spawn(move || {
-                    for i in 0..20_000u32 {
-                        let Some(mut m) = p.alloc() else { continue };
-                        let mark = (i as u8) ^ t;
-                        m.fill(mark);
-                        let b = m.freeze();
-                        let c = b.clone();
-                        drop(b);
-                        assert!(c.iter().all(|&x| x == mark));
-                        if i % 1000 == 0 {
-                            p.trim(1);
-                        } else if i % 300 == 0 {
-                            p.trim_some(1, 8);
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!(p.in_use(), 0);
-    }
-}
+#[path = "pool_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! it. Stores in memory answer at once ([`Memory`]); a file or block device answers through the ring of the thread that
 //! asks ([`FileStore`]). A [`StoreSpec`] is what a person types to name one.
 
+mod ahead;
 mod blocking;
 mod buffers;
 mod fault;

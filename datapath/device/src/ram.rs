@@ -5,6 +5,7 @@
 //! order, and cannot lock each other out). What takes long, copying a host's bytes of many pages, is done before the
 //! locks are taken: the new pages are only swapped in under them. A few pages that nobody shares are written in place.
 
+use crate::ahead::Ahead;
 use crate::memory::Memory;
 use crate::pages::{CHUNK, Locked, MAX_PAGES, PAGE, Page, Table};
 use caisson_block::{BlockError, Buf, BufList, BufMut, Pool, Reader};
@@ -39,6 +40,8 @@ pub struct RamStore {
     /// The first is made with the store, one more at each growth that needs it.
     pools: [OnceLock<Pool>; POOLS],
     growing: Mutex<()>,
+    /// Has memory cleared before it is written to.
+    ahead: Ahead,
     /// Pages that hold data.
     allocated: AtomicU64,
     /// Pages freed so far, modulo 2^32.
@@ -80,6 +83,7 @@ impl RamStore {
             table: Table::default(),
             pools: Default::default(),
             growing: Mutex::new(()),
+            ahead: Ahead::start(),
             allocated: AtomicU64::new(0),
             freed: AtomicU32::new(0),
         };
@@ -90,7 +94,13 @@ impl RamStore {
     /// A page with undefined contents.
     #[inline]
     fn page(&self) -> Result<BufMut, BlockError> {
-        self.pools.iter().map_while(OnceLock::get).find_map(Pool::alloc).ok_or(BlockError::Interrupted)
+        for pool in self.pools.iter().map_while(OnceLock::get) {
+            if let Some(page) = pool.alloc() {
+                self.ahead.look(pool);
+                return Ok(page);
+            }
+        }
+        Err(BlockError::Interrupted)
     }
 
     /// Whether any page of `span` may hold data. The table has entries for all of them then.
@@ -296,8 +306,9 @@ impl Memory for RamStore {
         let want = pages * 2 + 4096;
         let have: u64 = self.pools.iter().map_while(OnceLock::get).map(|p| u64::from(p.count())).sum();
         if have < want {
-            let more = Pool::new((want - have).min(u64::from(u32::MAX - 1)) as u32, PAGE)?;
+            let more = Pool::ahead((want - have).min(u64::from(u32::MAX - 1)) as u32, PAGE)?;
             more.offer();
+            self.ahead.add(more.clone());
             if self.pools.iter().try_fold(more, |pool, slot| slot.set(pool).err().ok_or(())).is_ok() {
                 return Err(io::Error::new(io::ErrorKind::OutOfMemory, "a RAM store can grow 31 times"));
             }

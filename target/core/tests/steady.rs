@@ -64,20 +64,6 @@ impl Volume for Null {
     }
 }
 
-struct NoRing;
-
-impl Ring for NoRing {
-    fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
-        Err(op)
-    }
-}
-
-struct NoRemote;
-
-impl Remote for NoRemote {
-    fn wake(&self, _: Arc<dyn Parked>, _: u64) {}
-}
-
 #[test]
 fn steady_io_allocates_nothing() {
     let mut w = World::new(4096);

@@ -27,20 +27,6 @@ struct Lane {
     remote: Arc<dyn Remote>,
 }
 
-struct NoRing;
-
-impl Ring for NoRing {
-    fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
-        Err(op)
-    }
-}
-
-struct NoRemote;
-
-impl Remote for NoRemote {
-    fn wake(&self, _: Arc<dyn Parked>, _: u64) {}
-}
-
 const NOW: Mono = Mono(1_000_000_000);
 
 impl Lane {

@@ -417,7 +417,7 @@ fn a_removed_host_is_disconnected() {
     }
     let refused = Client::attach(s.options(PRIVATE).host(FRIEND)).unwrap_err();
     assert!(
-        matches!(refused, Error::Status { status, .. } if status.is(Status::CONNECT_INVALID_HOST)),
+        matches!(refused, Error::NotAdmitted { status, .. } if status.is(Status::CONNECT_INVALID_HOST)),
         "{refused}"
     );
     s.target.allow_host(PRIVATE, FRIEND).unwrap();

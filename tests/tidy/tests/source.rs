@@ -48,6 +48,7 @@ fn contains_word(line: &str, word: &str) -> bool {
 /// Where `unsafe` may stand, and why it must. A path that ends in `/` covers what is below it.
 const UNSAFE_IN: &[(&str, &str)] = &[
     ("datapath/block/src/buf.rs", "counted references to slices of pool memory, without a copy"),
+    ("datapath/block/src/mapping.rs", "the mapping itself, and advice about its pages"),
     ("datapath/block/src/pool.rs", "one mapping shared by buffers, given back from any thread"),
     ("datapath/device/src/", "pages swapped under their locks; I/O on raw descriptors and buffers"),
     (

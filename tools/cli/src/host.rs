@@ -108,7 +108,18 @@ pub fn explain(hints: &[Hint<'_>], restricted: bool) {
     let at = first.address.socket;
     let ip = if at.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { at.ip() };
     let here = SocketAddr::new(ip, at.port());
-    line(format!("  caisson identify tcp://{here} --nqn {}\n", first.nqn));
+    line(format!("  {} identify tcp://{here} --nqn {}\n", program(), first.nqn));
+}
+
+/// What starts this very program at a prompt: its name where the search path leads to it, its whole path elsewhere.
+pub fn program() -> String {
+    let Ok(me) = std::env::current_exe() else { return "caisson".into() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("caisson")).find(|p| p.is_file());
+    match found.and_then(|p| p.canonicalize().ok()) {
+        Some(found) if me.canonicalize().is_ok_and(|me| me == found) => "caisson".into(),
+        _ => me.display().to_string(),
+    }
 }
 
 /// Whether this kernel can be an NVMe/TCP host: the fabrics class is there, or the module is to be had.

@@ -114,7 +114,7 @@ fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refus
         ));
     }
     let path = PathBuf::from(path);
-    let size = match (path.exists(), args.size) {
+    let size = match (exists(&path)?, args.size) {
         (true, _) => p.pool_size.unwrap_or(0),
         // What does not compress at all, and the tables, fit too; the file is sparse.
         (false, Some(size)) => {
@@ -141,6 +141,22 @@ fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refus
     let services = (!said.is_empty()).then(|| said.over(Services::default()));
     let size = args.size.unwrap_or(0);
     Ok((pool, Volume { services, ..Volume::new(p.volume.clone(), backing, size, args.block_size) }))
+}
+
+/// Whether there is something at `path`: what may not be looked at is not taken for missing.
+pub fn exists(path: &Path) -> Result<bool, Refusal> {
+    path.try_exists().map_err(|e| Refusal::system(format!("{} cannot be looked at", path.display()), &e))
+}
+
+/// Says so where what is to be exported as a plain disk is a pool. Not refused: the host of a plain disk may have a pool on it.
+fn warn_of_pool(path: &Path) {
+    if caisson_daemon::pools::offline::label(path).is_ok() {
+        let path = path.display();
+        eprintln!(
+            "warning: {path} holds a pool, and is exported as it lies there: a host that writes to it destroys the pool. To export \
+             a volume of the pool, end this and write pool:{path}"
+        );
+    }
 }
 
 /// The store of `export`, as a volume.
@@ -176,12 +192,14 @@ fn volume(args: &ExportArgs) -> Result<Volume, Refusal> {
             (Backing::Null, s.bytes(), "null".to_string())
         }
         StoreSpec::Path(path) => {
-            if !path.exists() && args.size.is_none() {
-                return Err(Refusal::not_found(
-                    format!("there is no {}", path.display()),
-                    "give --size to make a sparse file of that size there",
-                ));
+            if !exists(&path)? && args.size.is_none() {
+                let remedy = match args.store.as_str() {
+                    kind @ ("ram" | "null") => format!("write {kind}:SIZE, such as {kind}:1G"),
+                    _ => "give --size to make a sparse file of that size there".into(),
+                };
+                return Err(Refusal::not_found(format!("there is no {}", path.display()), remedy));
             }
+            warn_of_pool(&path);
             (Backing::Path { path }, args.size.unwrap_or(0), "disk".to_string())
         }
     };
@@ -290,7 +308,15 @@ pub fn export(args: &ExportArgs, socket: Option<PathBuf>, dumps: bool) -> Result
                 } else {
                     format!("--socket {} ", s.display())
                 };
-                line(format!("  managed over {} (caisson {named}status); changes are not kept", s.display()));
+                let program = host::program();
+                line(format!(
+                    "  managed over {} ({program} {named}status); changes are not kept",
+                    s.display()
+                ));
+            } else {
+                line(
+                    "  not managed: `caisson status` and the like do not reach it; with --socket PATH they do",
+                );
             }
             if let Some(m) = d.metrics() {
                 line(format!("  metrics at http://{m}/metrics"));
@@ -331,7 +357,8 @@ pub fn serve(args: &ServeArgs, socket: Option<PathBuf>, dumps: bool) -> Result<(
             say_listening(&d);
             let s = d.settings();
             if let Some(p) = &s.socket {
-                line(format!("  managed over {}: caisson --socket {} status", p.display(), p.display()));
+                let program = host::program();
+                line(format!("  managed over {}: {program} --socket {} status", p.display(), p.display()));
             }
             if let Some(m) = d.metrics() {
                 line(format!("  metrics at http://{m}/metrics"));

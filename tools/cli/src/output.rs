@@ -1,16 +1,10 @@
 //! Printing: aligned tables for people, JSON for programs, and no panic when a reader such as `head` has had enough.
 
 use serde::Serialize;
-use std::io::Write;
 
 /// Prints text on standard output.
 pub fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if let Err(e) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // The reader has gone: it has what it wanted.
-        let status = if e.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 1 };
-        std::process::exit(status);
-    }
+    caisson_initiator::cli::print(format_args!("{text}"));
 }
 
 /// Prints a line on standard output.

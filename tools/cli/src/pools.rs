@@ -87,7 +87,9 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
                 c.send("POST", &format!("{}/scrub", at(&name)), &ScrubAsk { rate: Size::Bytes(rate) })?;
             let said = match stop {
                 true => format!("the scrub of pool {name} is stopped"),
-                false => format!("pool {name} is scrubbed; see `caisson pool status {name}`"),
+                false => format!(
+                    "the scrub of pool {name} has begun; `caisson pool status {name}` shows how far it is"
+                ),
             };
             told(output, &done, &said);
         }
@@ -255,8 +257,29 @@ pub fn named(paths: &[PathBuf], keys: &KeyArgs) -> model::Pool {
     }
 }
 
+/// Refuses paths that lead nowhere: no pool on them is another thing.
+fn there(paths: &[PathBuf]) -> Result<(), Refusal> {
+    match paths.iter().find_map(|p| (!crate::local::exists(p).ok()?).then_some(p)) {
+        Some(p) => Err(Refusal::not_found(
+            format!("there is no {}", p.display()),
+            "name the files or devices of a pool, as they are from this folder",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A cipher's usual name.
+fn cipher(name: &str) -> &str {
+    match name {
+        "Aes256Gcm" => "AES-256-GCM",
+        "ChaCha20Poly1305" => "ChaCha20-Poly1305",
+        other => other,
+    }
+}
+
 /// Runs `inspect`.
 pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    there(&args.paths)?;
     let plain = args.paths.iter().map(|p| offline::label(p)).collect::<Result<Vec<_>, Refusal>>()?;
     let opened = match args.keys.is_empty() {
         true => None,
@@ -271,7 +294,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         let mut t = Table::new(&["DEVICE", &l.path]);
         t.row(["pool".into(), l.pool.clone()]);
         t.row(["device".into(), format!("{} of {}", l.device + 1, l.devices)]);
-        t.row(["cipher".into(), l.cipher.clone()]);
+        t.row(["cipher".into(), cipher(&l.cipher).into()]);
         t.row(["segments".into(), format!("{} of {}", l.segments, format_size(l.segment_size))]);
         t.row(["superblock".into(), format!("written {}", count(l.counter, "time", "times"))]);
         for k in &l.keys {
@@ -320,6 +343,7 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
             "add --key-file FILE, or --key URI",
         )));
     }
+    there(&args.paths)?;
     let pool = named(&args.paths, &args.keys);
     // Progress is for somebody who waits at a terminal.
     let told = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !args.output.json;

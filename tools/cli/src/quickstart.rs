@@ -200,7 +200,7 @@ fn explain(d: &daemon::Daemon, was_there: bool) {
     }
     host::explain(&hints, false);
     if let Some(s) = &d.settings().socket {
-        line(format!("Status:   caisson --socket {} status", s.display()));
+        line(format!("Status:   {} --socket {} status", host::program(), s.display()));
     }
     if let Some(m) = d.metrics() {
         line(format!("Metrics:  http://{m}/metrics"));
@@ -238,9 +238,12 @@ fn proof(d: &Daemon) -> Result<(), Failure> {
     };
     let ip = if at.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { at.ip() };
     let address = format!("tcp://{}", SocketAddr::new(ip, at.port()));
-    line(
-        "\nThis kernel has no NVMe/TCP initiator, or a proof was asked for: Caisson's own shows that it works.",
-    );
+    let why = if host::kernel_has_initiator() {
+        "A proof was asked for"
+    } else {
+        "This kernel has no NVMe/TCP initiator"
+    };
+    line(format!("\n{why}: Caisson's own shows that it works."));
     command(&format!("caisson identify {address} --nqn {nqn}"))?;
     let proof = format!("nqn.2014-08.org.nvmexpress:uuid:{}", uuid::Uuid::new_v4());
     let services = objects.pool(DEFAULT_POOL).is_some();
@@ -258,7 +261,7 @@ fn proof(d: &Daemon) -> Result<(), Failure> {
 
 /// Runs a command of this program in this process, and shows it as somebody would type it.
 fn command(text: &str) -> Result<(), Failure> {
-    line(format!("\n$ {text}"));
+    line(format!("\n$ {}", text.replacen("caisson", &host::program(), 1)));
     let cli = Cli::try_parse_from(text.split_whitespace())
         .map_err(|e| Refusal::invalid(format!("the proof's own command is wrong: {e}"), "report it"))?;
     match cli.command {

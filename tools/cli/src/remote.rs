@@ -36,7 +36,7 @@ pub fn client(socket: Option<&Path>) -> Client {
     let all = candidates();
     let answers = |p: &&PathBuf| UnixStream::connect(p).is_ok();
     let found = all.iter().find(answers).or_else(|| all.iter().find(|p| p.exists()));
-    Client::new(found.unwrap_or(&all[0]))
+    found.map_or_else(|| Client::at_none_of(&all), |path| Client::new(path))
 }
 
 /// Says what a request did.
@@ -47,6 +47,15 @@ pub fn told(output: Output, done: &Done, what: &str) {
         line(what);
     } else {
         line(format!("{what} (it was so already)"));
+    }
+}
+
+/// The same of a copy, which was made now, or earlier, when the volume held something else perhaps.
+fn copied(output: Output, done: &Done, [now, earlier]: &[String; 2]) {
+    match (output.json, done.changed) {
+        (true, _) => json(done),
+        (false, true) => line(now),
+        (false, false) => line(earlier),
     }
 }
 
@@ -68,6 +77,7 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
             // The target may run in another folder.
             let path = path.map(|p| std::path::absolute(&p).unwrap_or(p));
             let said = format!("volume {name} created");
+            let next = format!("no host sees it yet: caisson subsystem add-ns NQN {name}");
             let ask = CreateVolume {
                 name,
                 size: size.map(Size::Bytes),
@@ -79,7 +89,11 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
                 services: services.into(),
                 domain,
             };
-            told(output, &c.send("POST", "/v1/volumes", &ask)?, &said);
+            let done: Done = c.send("POST", "/v1/volumes", &ask)?;
+            told(output, &done, &said);
+            if done.changed && !output.json {
+                line(next);
+            }
         }
         VolumeCommand::Set { name, services, output } => {
             let ask = ServicesAsk::from(services);
@@ -93,14 +107,20 @@ pub fn volume(c: &Client, command: VolumeCommand) -> Result<(), Failure> {
             told(output, &done, &format!("volume {name} is changed"));
         }
         VolumeCommand::Snapshot { of, name, output } => {
-            let said = format!("{name} keeps what {of} holds");
+            let said = [
+                format!("{name} keeps what {of} holds"),
+                format!("{name} is a snapshot of {of} already, and keeps what that held when it was made"),
+            ];
             let done = c.send("POST", &format!("/v1/volumes/{}/snapshots", segment(&of)), &Copy { name })?;
-            told(output, &done, &said);
+            copied(output, &done, &said);
         }
         VolumeCommand::Clone { of, name, output } => {
-            let said = format!("{name} begins as what {of} holds");
+            let said = [
+                format!("{name} begins as what {of} holds"),
+                format!("{name} is a clone of {of} already, and began as what that held when it was made"),
+            ];
             let done = c.send("POST", &format!("/v1/volumes/{}/clones", segment(&of)), &Copy { name })?;
-            told(output, &done, &said);
+            copied(output, &done, &said);
         }
         VolumeCommand::Delete { name, erase: true, wait, output } => {
             return erase::run(c, &name, EraseAsk { confirm: name.clone(), delete: true }, wait, output);

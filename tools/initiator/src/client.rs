@@ -132,7 +132,10 @@ impl Client {
         let mut admin = Queue::open_for(&o.address, o.greeting, o.timeout, 0, entries)?;
         let data = options.connect_data(options.cntlid);
         let done = admin.connect(0, options.admin_entries, options.kato_ms, &data)?;
-        let done = done.ok(&format!("Connect to {} as {}", options.subnqn, options.hostnqn))?;
+        if !done.status().is_success() {
+            let what = format!("Connect to {} as {}", options.subnqn, options.hostnqn);
+            return Err(Error::NotAdmitted { what, status: done.status() });
+        }
         let cntlid = done.cqe.dw0.get() as u16;
         let next_alive = Instant::now() + alive_every(options.kato_ms);
         let mut client = Client { options, admin, cntlid, cap: Cap(0), identity: None, next_alive };

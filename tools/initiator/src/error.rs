@@ -15,6 +15,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The host's name leads nowhere.
+    #[error("the host {host} is not found: {why}; check its name, or give its address")]
+    Name {
+        /// The name.
+        host: String,
+        /// What the system says.
+        why: String,
+    },
     /// No connection came about.
     #[error("cannot connect to {addr}: {source}; is a target listening there?")]
     Connect {
@@ -91,6 +99,14 @@ pub enum Error {
         /// How it ended.
         status: Status,
     },
+    /// The target refused a Connect to a subsystem.
+    #[error("{what}: {}", connect(status))]
+    NotAdmitted {
+        /// Which subsystem, and which host.
+        what: String,
+        /// How the Connect ended.
+        status: Status,
+    },
     /// The target cannot do what was asked of it.
     #[error("{what}; {remedy}")]
     Unsuitable {
@@ -119,6 +135,19 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+/// What a refused Connect's status says, and what to do about it (NVMe over Fabrics in NVMe Base 2.1, section 6.3, gives some codes
+/// of other commands meanings of their own).
+fn connect(status: &Status) -> String {
+    if status.is(Status::CONNECT_INVALID_PARAMETERS) {
+        "Connect Invalid Parameters (1h/82h); is there a subsystem of that name? `caisson discover ADDRESS` lists them".into()
+    } else if status.is(Status::CONNECT_INVALID_HOST) {
+        "Connect Invalid Host (1h/84h); let this host in on the target: `caisson host allow NQN HOSTNQN`"
+            .into()
+    } else {
+        status.to_string()
+    }
 }
 
 impl Error {

@@ -68,13 +68,12 @@ impl Address {
     /// The first socket address that it resolves to.
     ///
     /// # Errors
-    /// [`Error::Address`] when the name resolves to nothing.
+    /// [`Error::Name`] when the name resolves to nothing.
     pub fn resolve(&self) -> Result<SocketAddr> {
-        let bad = |why: String| Error::Address { text: self.to_string(), why };
-        let mut all = (self.host.as_str(), self.port)
-            .to_socket_addrs()
-            .map_err(|e| bad(format!("cannot resolve: {e}")))?;
-        all.next().ok_or_else(|| bad("it resolves to no address".into()))
+        let unknown = |why: String| Error::Name { host: self.host.clone(), why };
+        let mut all =
+            (self.host.as_str(), self.port).to_socket_addrs().map_err(|e| unknown(e.to_string()))?;
+        all.next().ok_or_else(|| unknown("it has no address".into()))
     }
 }
 

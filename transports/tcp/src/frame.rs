@@ -8,11 +8,15 @@
 use crate::crc;
 use crate::fatal::Fatal;
 use caisson_block::{Buf, BufList, BufMut};
-use caisson_wire::pdu::{CommonHeader, DIGEST_LEN, Fes, flag};
+use caisson_wire::pdu::{CH_LEN, CommonHeader, DATA_HLEN, DIGEST_LEN, Fes, TERM_MAX_LEN, TermReq, flag};
+use caisson_wire::zerocopy::FromBytes;
 use std::collections::VecDeque;
 
 /// The most bytes before a PDU's data: PDO is one byte.
 const STASH: usize = 256;
+
+/// The most of a header that a termination request shows.
+const SHOWN: usize = TERM_MAX_LEN - DATA_HLEN;
 
 /// Received bytes in order, with a cursor.
 pub struct Reader {
@@ -83,6 +87,36 @@ impl Reader {
             done += n;
         }
         done
+    }
+
+    /// The header of a PDU that is laid out like that, its digest checked, still unconsumed; `None` until it is here.
+    ///
+    /// # Errors
+    /// When the digest is another.
+    #[inline]
+    pub fn header<T: FromBytes>(&mut self, layout: &Layout, digests: Digests) -> Result<Option<T>, Fatal> {
+        let Some(head) = self.head(layout.head) else { return Ok(None) };
+        if digests.header {
+            check_header(head, layout.hlen)?;
+        }
+        Ok(T::read_from_prefix(head).ok().map(|(header, _)| header))
+    }
+
+    /// FES and FEI of the termination request that this stands at; `None` until it is here.
+    #[cold]
+    pub fn termination(&mut self) -> Option<(u16, u32)> {
+        let (request, _) = TermReq::read_from_prefix(self.head(size_of::<TermReq>())?).ok()?;
+        Some((request.fes.get(), request.fei()))
+    }
+
+    /// The header that this stands at, as far as it has come and a termination request shows it, and how many bytes that is.
+    #[cold]
+    pub fn offending(&mut self) -> ([u8; SHOWN], usize) {
+        let mut shown = [0; SHOWN];
+        let hlen = self.head(CH_LEN).map_or(0, |h| usize::from(h[2]));
+        let want = hlen.clamp(CH_LEN, SHOWN);
+        let len = self.peek(&mut shown[..want]);
+        (shown, len)
     }
 
     /// Consumes the `n` bytes that [`Reader::head`] has just shown.

@@ -1,6 +1,10 @@
 //! A target, fake volumes, and hosts that are stepped by hand: no thread, no socket, no clock.
 #![allow(dead_code)]
 
+mod idle;
+
+pub use idle::{NoRemote, NoRing};
+
 use caisson_block::*;
 use caisson_core::*;
 use caisson_wire::fabrics::{ConnectData, DISCOVERY_NQN};
@@ -230,20 +234,6 @@ impl Volume for Disk {
     fn erasure(&self) -> Erasure {
         self.with(|d| d.erasure)
     }
-}
-
-struct NoRing;
-
-impl Ring for NoRing {
-    fn submit(&mut self, op: IoOp) -> Result<(), IoOp> {
-        Err(op)
-    }
-}
-
-struct NoRemote;
-
-impl Remote for NoRemote {
-    fn wake(&self, _: Arc<dyn Parked>, _: u64) {}
 }
 
 #[derive(Default)]

@@ -1,12 +1,13 @@
 //! What volumes are in: a folder of sparse files, or a log-structured pool; and volumes that have a file, a device or memory
 //! of their own.
 
+use crate::model::text::format_size;
 use crate::model::{Backing, Volume};
 use crate::pool::Pool;
 use crate::pools::LogPool;
 use crate::refusal::{Cause, Refusal};
 use caisson_device::{Size, StoreSpec};
-use caisson_volume::{Opened, Options};
+use caisson_volume::{OpenError, Opened, Options};
 
 /// A pool of either kind. What its methods promise is said at [`Pool`].
 pub(super) enum Store {
@@ -105,11 +106,15 @@ fn open_store(v: &Volume, spec: StoreSpec) -> Result<Opened, Refusal> {
     #[cfg(test)]
     let _locks = crate::pools::faulty_for_tests::locks();
     caisson_volume::open(&spec, &options).map_err(|e| {
-        Refusal::new(
-            Cause::System,
-            format!("volume {} cannot be opened: {e}", v.name),
-            format!("check that {spec} is there, is not in use elsewhere, and that this user may read and write it"),
-        )
+        let remedy = match &e {
+            // These say themselves what is to be done.
+            OpenError::BlockSize(_) | OpenError::Partial { .. } => "do what it says, or choose another store".into(),
+            OpenError::Memory { .. } => "choose a smaller size".into(),
+            OpenError::File(_) | OpenError::Setup(_) => {
+                format!("check that {spec} is a file or a block device, not in use elsewhere, and that this user may read and write it")
+            }
+        };
+        Refusal::new(Cause::System, format!("volume {} cannot be opened: {e}", v.name), remedy)
     })
 }
 
@@ -127,10 +132,16 @@ pub(super) fn fit(v: &Volume, opened: &Opened) -> Result<(), Refusal> {
     }
     if has > v.size {
         return Err(Refusal::conflict(
-            format!("volume {} has {has} bytes, and is configured with {}", v.name, v.size),
             format!(
-                "to keep all its data, configure size = {has}; to cut it, start with that size and run `caisson volume resize \
-                 {} {} --shrink`",
+                "volume {} has {has} bytes ({}), and is to have {} ({})",
+                v.name,
+                format_size(has),
+                v.size,
+                format_size(v.size)
+            ),
+            format!(
+                "to keep all its data, give it that size (--size {has}; in a configuration file, size = {has}); to cut it, start with \
+                 that size and run `caisson volume resize {} {} --shrink`",
                 v.name, v.size
             ),
         ));

@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// Where else it was looked for, for those who named no socket.
+    elsewhere: Vec<PathBuf>,
 }
 
 /// Why a request failed.
@@ -53,7 +55,13 @@ pub fn segment(text: &str) -> String {
 impl Client {
     /// A client of the target that serves `socket`.
     pub fn new(socket: &Path) -> Client {
-        Client { socket: socket.to_path_buf() }
+        Client { socket: socket.to_path_buf(), elsewhere: Vec::new() }
+    }
+
+    /// A client for when there is a target at none of these: each request says so.
+    pub fn at_none_of(sockets: &[PathBuf]) -> Client {
+        let mut all = sockets.iter().cloned();
+        Client { socket: all.next().unwrap_or_default(), elsewhere: all.collect() }
     }
 
     /// Where the target is.
@@ -103,11 +111,17 @@ impl Client {
         ))
     }
 
+    fn places(&self) -> String {
+        let first = self.socket.display().to_string();
+        self.elsewhere.iter().fold(first, |all, p| format!("{all}, nor at {}", p.display()))
+    }
+
     fn unreachable(&self, e: &std::io::Error) -> ClientError {
         use std::io::ErrorKind as K;
         let remedy = match e.kind() {
             K::NotFound | K::ConnectionRefused => {
-                "start a target (`caisson serve` or `caisson export --socket PATH`), or say where its socket is with --socket PATH"
+                "start a target (`caisson quickstart`, `caisson export`, `caisson serve`), or say where the socket of one is: \
+                 --socket PATH"
             }
             K::PermissionDenied => "run as the user that runs the target: only its owner may use the socket",
             K::WouldBlock | K::TimedOut => "the target is busy or hangs: see its log",
@@ -115,7 +129,7 @@ impl Client {
         };
         ClientError::Unreachable(Refusal::new(
             Cause::System,
-            format!("no target answers at {}: {e}", self.socket.display()),
+            format!("no target answers at {}: {e}", self.places()),
             remedy,
         ))
     }
@@ -162,5 +176,19 @@ impl Client {
             Ok(r) => ClientError::Refused(r),
             Err(_) => self.odd(&format!("status {status}")),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_places_that_were_looked_at_are_told() {
+        let all = ["/nonexistent/a.sock", "/nonexistent/b.sock"].map(PathBuf::from);
+        let said = Client::at_none_of(&all).text("/metrics").unwrap_err().refusal().to_string();
+        for word in ["at /nonexistent/a.sock, nor at /nonexistent/b.sock", "caisson quickstart", "--socket"] {
+            assert!(said.contains(word), "{word} is not in: {said}");
+        }
     }
 }

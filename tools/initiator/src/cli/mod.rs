@@ -2,6 +2,10 @@
 //!
 //! Each has a clap argument struct and a function that runs it; a failure is an [`Error`] for the program to print.
 
+// First: the modules after it print with its macros.
+#[macro_use]
+mod out;
+
 mod bench;
 mod clearing;
 mod identify;
@@ -13,6 +17,7 @@ mod target;
 
 pub use bench::{BenchArgs, bench};
 pub use identify::{IdentifyArgs, identify};
+pub use out::print;
 pub use perf::{PerfArgs, perf, stop_at_interrupt};
 
 use crate::client::{Client, Options, is_discovery};

@@ -8,7 +8,7 @@ use crate::fatal::Fatal;
 use crate::frame::{AT_FLAGS, Assembly, Digests, Layout, Shape, check_header};
 use caisson_block::{BufList, Completions, Mono};
 use caisson_wire::opcode::{self, fctype};
-use caisson_wire::pdu::{self, CommonHeader, DIGEST_LEN, DataPdu, Fes, IcReq, IcResp, TermReq, flag, kind};
+use caisson_wire::pdu::{self, CommonHeader, DIGEST_LEN, DataPdu, Fes, IcReq, IcResp, flag, kind};
 use caisson_wire::zerocopy::little_endian::{U16, U32};
 use caisson_wire::zerocopy::{FromBytes, IntoBytes};
 use caisson_wire::{Sqe, Status};
@@ -30,9 +30,6 @@ const AT_CCCID: u32 = 8;
 const AT_TTAG: u32 = 10;
 const AT_DATAO: u32 = 12;
 const AT_DATAL: u32 = 16;
-
-/// The most of a header that a termination request shows.
-const SHOWN: usize = pdu::TERM_MAX_LEN - pdu::DATA_HLEN;
 
 impl Session {
     /// The next event of what was received; `None` when more bytes are needed (or [`Session::stalled`], or
@@ -61,15 +58,10 @@ impl Session {
     /// Fails with the header that the reader stands at, as far as it has come.
     #[cold]
     fn fail_here(&mut self, fatal: Fatal) {
-        let mut shown = [0; SHOWN];
-        let mut len = 0;
-        if self.receiving.is_none() {
-            let hlen = self.reader.head(pdu::CH_LEN).map_or(0, |h| usize::from(h[2]));
-            // As much of it as is here, for a header that is longer than what has come.
-            let want = hlen.clamp(pdu::CH_LEN, SHOWN);
-            len = self.reader.peek(&mut shown[..want]);
+        match self.receiving.is_none().then(|| self.reader.offending()) {
+            Some((header, len)) => self.fail(fatal, &header[..len]),
+            None => self.fail(fatal, &[]),
         }
-        self.fail(fatal, &shown[..len]);
     }
 
     #[inline]
@@ -149,11 +141,7 @@ impl Session {
             excess: Fes::LimitExceeded,
         };
         let layout = Layout::of(ch, shape, self.digests, self.host_align())?;
-        let Some(head) = self.reader.head(layout.head) else { return Ok(Flow::Wait) };
-        if self.digests.header {
-            check_header(head, layout.hlen)?;
-        }
-        let Ok((h, _)) = DataPdu::read_from_prefix(head) else { return Ok(Flow::Wait) };
+        let Some(h) = self.reader.header::<DataPdu>(&layout, self.digests)? else { return Ok(Flow::Wait) };
         let (tag, len, last) = (h.ttag.get(), h.datal.get(), ch.flags & flag::LAST != 0);
         let Some(t) = self.slots.transfer(tag) else {
             return Err(Fatal::field(AT_TTAG, "TTAG is of no R2T that is out"));
@@ -302,8 +290,9 @@ impl Session {
         let shape =
             Shape { hlen: pdu::IC_LEN as u8, data: false, max_data: 0, excess: Fes::InvalidHeaderField };
         let layout = Layout::of(&bare, shape, Digests::default(), 4)?;
-        let Some(head) = self.reader.head(layout.head) else { return Ok(Flow::Wait) };
-        let Ok((req, _)) = IcReq::read_from_prefix(head) else { return Ok(Flow::Wait) };
+        let Some(req) = self.reader.header::<IcReq>(&layout, Digests::default())? else {
+            return Ok(Flow::Wait);
+        };
         if req.pfv.get() != 0 {
             return Err(Fatal::other(Fes::UnsupportedParameter, AT_PFV, "PFV is not 0"));
         }
@@ -341,9 +330,7 @@ impl Session {
     /// H2CTermReq (TCP 1.1, 3.6.2.4): whatever else is wrong with it, the host wants to end.
     #[cold]
     fn terminated(&mut self) -> Result<Flow, Fatal> {
-        let Some(head) = self.reader.head(size_of::<TermReq>()) else { return Ok(Flow::Wait) };
-        let Ok((req, _)) = TermReq::read_from_prefix(head) else { return Ok(Flow::Wait) };
-        let (fes, fei) = (req.fes.get(), req.fei());
+        let Some((fes, fei)) = self.reader.termination() else { return Ok(Flow::Wait) };
         self.fail(Fatal::Terminated { fes, fei }, &[]);
         Ok(Flow::Event(Event::Terminated { fes, fei }))
     }

@@ -3,11 +3,9 @@
 use super::{Event, Receiving, Session, State, Step, step};
 use crate::crc;
 use crate::fatal::Fatal;
-use crate::frame::{AT_FLAGS, Digests, Layout, Shape, check_header};
+use crate::frame::{AT_FLAGS, Digests, Layout, Shape};
 use caisson_block::{BufList, Mono};
-use caisson_wire::pdu::{
-    self, CapsuleResp, CommonHeader, DIGEST_LEN, DataPdu, Fes, IcResp, R2t, TermReq, flag,
-};
+use caisson_wire::pdu::{self, CapsuleResp, CommonHeader, DIGEST_LEN, DataPdu, Fes, IcResp, R2t, flag};
 use caisson_wire::zerocopy::FromBytes;
 use caisson_wire::zerocopy::little_endian::U16;
 use caisson_wire::{Cqe, Status};
@@ -31,9 +29,6 @@ const AT_R2TO: u32 = 12;
 const AT_R2TL: u32 = 16;
 /// CID in the completion of a response capsule.
 const AT_CID: u32 = 20;
-
-/// The most of a header that a termination request shows.
-const SHOWN: usize = pdu::TERM_MAX_LEN - pdu::DATA_HLEN;
 
 impl Session {
     /// The next event of what was received; `None` when more bytes are needed, or when [`Session::closing`].
@@ -73,14 +68,10 @@ impl Session {
     /// Fails with the header that the reader stands at, as far as it has come.
     #[cold]
     fn fail_here(&mut self, fatal: Fatal) {
-        let mut shown = [0; SHOWN];
-        let mut len = 0;
-        if self.receiving.is_none() {
-            let hlen = self.reader.head(pdu::CH_LEN).map_or(0, |h| usize::from(h[2]));
-            let want = hlen.clamp(pdu::CH_LEN, SHOWN);
-            len = self.reader.peek(&mut shown[..want]);
+        match self.receiving.is_none().then(|| self.reader.offending()) {
+            Some((header, len)) => self.fail(fatal, &header[..len]),
+            None => self.fail(fatal, &[]),
         }
-        self.fail(fatal, &shown[..len]);
     }
 
     #[inline]
@@ -105,11 +96,7 @@ impl Session {
         let shape =
             Shape { hlen: size_of::<T>() as u8, data: false, max_data: 0, excess: Fes::InvalidHeaderField };
         let layout = Layout::of(ch, shape, digests, 4)?;
-        let Some(head) = self.reader.head(layout.head) else { return Ok(None) };
-        if digests.header {
-            check_header(head, layout.hlen)?;
-        }
-        Ok(T::read_from_prefix(head).ok().map(|(t, _)| t))
+        self.reader.header(&layout, digests)
     }
 
     /// Bytes of a PDU without data whose header is a `T`.
@@ -156,11 +143,7 @@ impl Session {
             excess: Fes::DataTransferOutOfRange,
         };
         let layout = Layout::of(ch, shape, self.digests, (u32::from(self.config.hpda) + 1) * 4)?;
-        let Some(head) = self.reader.head(layout.head) else { return Ok(Flow::Wait) };
-        if self.digests.header {
-            check_header(head, layout.hlen)?;
-        }
-        let Ok((h, _)) = DataPdu::read_from_prefix(head) else { return Ok(Flow::Wait) };
+        let Some(h) = self.reader.header::<DataPdu>(&layout, self.digests)? else { return Ok(Flow::Wait) };
         let (cid, datao, len) = (h.cccid.get(), h.datao.get(), h.datal.get());
         let success = ch.flags & flag::SUCCESS != 0;
         let Some(out) = self.out.get_mut(usize::from(cid)).filter(|o| o.active) else {
@@ -268,9 +251,7 @@ impl Session {
     /// C2HTermReq (TCP 1.1, 3.6.2.5).
     #[cold]
     fn terminated(&mut self) -> Result<Flow, Fatal> {
-        let Some(head) = self.reader.head(size_of::<TermReq>()) else { return Ok(Flow::Wait) };
-        let Ok((req, _)) = TermReq::read_from_prefix(head) else { return Ok(Flow::Wait) };
-        let (fes, fei) = (req.fes.get(), req.fei());
+        let Some((fes, fei)) = self.reader.termination() else { return Ok(Flow::Wait) };
         self.fail(Fatal::Terminated { fes, fei }, &[]);
         Ok(Flow::Event(Event::Terminated { fes, fei }))
     }
