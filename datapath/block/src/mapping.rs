@@ -138,6 +138,14 @@ impl Mapping {
         self.lags(used, all)
     }
 
+    /// Has huge pages come as memory is touched, from what is not ready on: somebody touches all of it at once.
+    pub(crate) fn settle(&self) {
+        let ready = self.ready.swap(usize::MAX, Ordering::Relaxed);
+        if ready < self.bytes {
+            self.advise(ready, self.bytes, libc::MADV_HUGEPAGE);
+        }
+    }
+
     /// Whether the system took advice that changes no contents, about the whole pages of `from..to`.
     fn advise(&self, from: usize, to: usize, advice: libc::c_int) -> bool {
         debug_assert!(from <= to && to <= self.bytes);
@@ -223,6 +231,23 @@ mod tests {
         assert_eq!(unsafe { (m.base.read_volatile(), m.base.add(ready - 1).read_volatile()) }, (1, 0));
         touch(&m, ready);
         assert_eq!(resident(&m, all), there + 1);
+    }
+
+    #[test]
+    fn what_is_settled_comes_in_huge_pages() {
+        let all = 16 << 20;
+        let m = Mapping::new(all, How::Ahead).unwrap();
+        touch(&m, 0);
+        m.settle();
+        assert!(!m.lags(0, all) && !m.make_ready(0, all), "nothing is left to be made ready");
+        let huge = HUGE_PAGE - m.base.addr().get() % HUGE_PAGE;
+        touch(&m, huge);
+        let there = resident_from(&m, huge, HUGE_PAGE);
+        // Where the system has no huge page to give, it gives a small one.
+        let none = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+            .is_ok_and(|s| s.contains("[never]"));
+        assert!(there == 512 || (none && there == 1), "{there} pages");
+        m.settle();
     }
 
     #[test]

@@ -186,8 +186,10 @@ impl Pool {
     }
 
     /// Has no memory given back to the system ([`Pool::trim`]) until the pin is dropped: a device that the pool is registered
-    /// with reaches the pages that were there when it was, and would miss others in their place.
+    /// with reaches the pages that were there when it was, and would miss others in their place. Registering touches all of it: what
+    /// was to be made ready ([`Pool::ahead`]) comes in huge pages then.
     pub fn pin(&self) -> Pin {
+        self.0.memory.settle();
         *self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         Pin(self.clone())
     }
