@@ -70,7 +70,10 @@ impl Shared {
     fn work(&self) {
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for pool in pools {
-            while !self.over.load(Ordering::Acquire) && pool.make_ready() {}
+            let mut lags = pool.lags();
+            while lags && !self.over.load(Ordering::Acquire) {
+                lags = pool.make_ready();
+            }
         }
     }
 }
