@@ -91,7 +91,10 @@ impl Store {
     fn work(&self) {
         let pools = lock(&self.pools).clone();
         for pool in pools {
-            while !self.over.load(Ordering::Acquire) && pool.make_ready() {}
+            let mut lags = pool.lags();
+            while lags && !self.over.load(Ordering::Acquire) {
+                lags = pool.make_ready();
+            }
         }
     }
 }

@@ -76,6 +76,22 @@ pub fn reachable(address: SocketAddr) -> Vec<IpAddr> {
     addresses().into_iter().filter(|a| a.is_ipv4() || address.is_ipv6()).collect()
 }
 
+/// How a host discovers what is at the addresses, each once, however many subsystems are there.
+fn discoveries(hints: &[Hint<'_>]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (n, h) in hints.iter().enumerate() {
+        if hints[..n].iter().any(|earlier| earlier.address == h.address) {
+            continue;
+        }
+        let (transport, port) = (h.address.scheme.name(), h.address.socket.port());
+        for (i, ip) in reachable(h.address.socket).iter().enumerate().take(3) {
+            let or = if i > 0 { "   # or" } else { "" };
+            lines.push(format!("  nvme discover -t {transport} -a {ip} -s {port}{or}"));
+        }
+    }
+    lines
+}
+
 /// Says what to type on a host.
 pub fn explain(hints: &[Hint<'_>], restricted: bool) {
     let Some(first) = hints.first() else { return };
@@ -85,13 +101,7 @@ pub fn explain(hints: &[Hint<'_>], restricted: bool) {
     modules.dedup();
     let modules = modules.join(" ");
     line(format!("\nOn a Linux host, as root (modprobe {modules}; package nvme-cli):"));
-    for h in hints {
-        let (transport, port) = (h.address.scheme.name(), h.address.socket.port());
-        for (i, ip) in reachable(h.address.socket).iter().enumerate().take(3) {
-            let or = if i > 0 { "   # or" } else { "" };
-            line(format!("  nvme discover -t {transport} -a {ip} -s {port}{or}"));
-        }
-    }
+    discoveries(hints).into_iter().for_each(line);
     for h in hints {
         let (transport, port) = (h.address.scheme.name(), h.address.socket.port());
         if let Some(ip) = reachable(h.address.socket).first() {
@@ -135,6 +145,16 @@ pub fn kernel_has_initiator() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_discovered_once_however_many_subsystems_it_serves() {
+        let at = |text: &str| text.parse::<Address>().unwrap();
+        let hint = |address, nqn| Hint { address, nqn };
+        let (one, two) = (at("tcp://127.0.0.1:4420"), at("tcp://127.0.0.1:4421"));
+        let said = discoveries(&[hint(one, "a"), hint(two, "a"), hint(one, "b"), hint(two, "b")]);
+        let line = |port| format!("  nvme discover -t tcp -a 127.0.0.1 -s {port}");
+        assert_eq!(said, [line(4420), line(4421)]);
+    }
 
     #[test]
     fn reads_the_kernels_tables() {
