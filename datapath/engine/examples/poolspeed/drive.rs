@@ -1,7 +1,7 @@
 //! Drives a volume on this thread, 32 requests at a time, and counts the thread's time on the processor.
 
 use crate::common::{Thread, secrets, store};
-use crate::contents::{BLOCK, Contents, Kind};
+use crate::contents::{ALL, BLOCK, Contents, Kind, RECENT};
 use caisson_block::{BufList, Extent, Op, Pool as Memory, Volume};
 use caisson_device::Buffers;
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
@@ -14,6 +14,9 @@ const WARM: u64 = 1 << 16;
 
 /// Requests under way at once.
 const DEPTH: u64 = 32;
+
+/// How often a volume is written over.
+const OVERS: u64 = 3;
 
 /// Nanoseconds that this thread has been on a processor.
 pub fn on_processor() -> u64 {
@@ -39,7 +42,7 @@ pub struct Cost {
     pub new_write: f64,
     /// The first writes, on a file that has its pages. So are all that follow.
     pub seq_write: f64,
-    /// The same once more, over what is there. Not of files.
+    /// The same again, over what is there. Not of files.
     pub over_write: f64,
     pub rand_write: f64,
     pub rand_read: f64,
@@ -60,7 +63,8 @@ impl Cost {
     }
 
     pub fn of(figures: [f64; 9]) -> Cost {
-        let [new_write, seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log] = figures;
+        let [new_write, seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log] =
+            figures;
         Cost { new_write, seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
     }
 }
@@ -123,6 +127,10 @@ fn run_on(device: Device, folder: &Path, mib: u64, over: Over, kind: &Kind) -> C
                 let mut contents = Contents::new(Kind::Made { ratio: 16, dup: 0 });
                 load(&mut thread, &before, WARM, 32, |n| n * 32, Some(&mut contents));
             }
+            if let &Kind::Made { ratio, dup: ALL } = kind {
+                let mut contents = Contents::new(Kind::Made { ratio, dup: 0 });
+                load(&mut thread, &before, RECENT, 32, |n| n * 32, Some(&mut contents));
+            }
             let was = pool.status();
             let cost = all(&mut thread, &volume, bytes, (kind, device), || {
                 let is = pool.status();
@@ -177,7 +185,9 @@ fn all(
     let rand_read = load(thread, volume, blocks / 4, 1, |n| rand(n + 7), None);
     let seq_read = load(thread, volume, blocks, 32, |n| n * 32 % blocks, None);
     let over_write = match kind {
-        Kind::Made { .. } => load(thread, volume, blocks, 32, |n| n * 32 % blocks, Some(&mut contents)),
+        Kind::Made { .. } => {
+            load(thread, volume, OVERS * blocks, 32, |n| n * 32 % blocks, Some(&mut contents))
+        }
         // They have all been written.
         Kind::Files(_) => f64::NAN,
     };

@@ -74,7 +74,8 @@ fn main() {
     let only = args.next().unwrap_or_default();
     let folder = Path::new(&folder);
     let kinds = kinds(mib);
-    let cases: Vec<Case> = cases(&kinds[3].1).into_iter().filter(|c| only.split('|').any(|o| c.name.starts_with(o))).collect();
+    let cases: Vec<Case> =
+        cases(&kinds[3].1).into_iter().filter(|c| only.split('|').any(|o| c.name.starts_with(o))).collect();
     let mut alone = vec![Vec::new(); kinds.len()];
     let (mut device, mut costs) = (Vec::new(), vec![Vec::new(); cases.len()]);
     for _ in 0..repeats {
@@ -92,7 +93,9 @@ fn main() {
     let costs: Vec<Cost> = costs.iter().map(|f| Cost::of(medians(f))).collect();
     let [append, again, read] = medians(&device);
     print_stages(&kinds, &stages);
-    println!("append alone: {again:.0} ns for 4 KiB, to a new file {append:.0}; read of 4 KiB at random alone {read:.0} ns\n");
+    println!(
+        "append alone: {again:.0} ns for 4 KiB, to a new file {append:.0}; read of 4 KiB at random alone {read:.0} ns\n"
+    );
     print_cases(&cases, &costs);
     print_sums("first writes of 128 KiB", (&cases, &costs, &stages), |c| c.seq_write, again);
     print_sums("the same, to a new file", (&cases, &costs, &stages), |c| c.new_write, append);
@@ -121,7 +124,15 @@ fn print_stages(kinds: &[(&str, Kind)], stages: &[Stages]) {
 fn print_cases(cases: &[Case], costs: &[Cost]) {
     println!(
         "{:<20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>8}",
-        "case, ns", "new file", "seq write", "seq over", "rand write", "rand read", "seq read", "stored", "log B"
+        "case, ns",
+        "new file",
+        "seq write",
+        "seq over",
+        "rand write",
+        "rand read",
+        "seq read",
+        "stored",
+        "log B"
     );
     for (case, c) in cases.iter().zip(costs) {
         println!(
@@ -185,7 +196,10 @@ fn print_claims(cases: &[Case], costs: &[Cost], stages: &[Stages]) {
             only / c.new_write
         );
     }
-    println!("\n{:<20} {:>10} {:>10} {:>10} {:>10}", "of the plain speed", "new file", "first", "over", "random");
+    println!(
+        "\n{:<20} {:>10} {:>10} {:>10} {:>10}",
+        "of the plain speed", "new file", "first", "over", "random"
+    );
     for plain in ["plain, over a file", "plain, in memory", "sealing only, 1x"] {
         for case in cases.iter().filter(|c| c.name.ends_with("90 %") || c.name.ends_with("100 %")) {
             let (Some(p), Some(c)) = (cost(plain), cost(case.name)) else { continue };
