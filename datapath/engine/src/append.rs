@@ -1,7 +1,8 @@
 //! Writes closed batches to the devices and makes them durable.
 //!
 //! Whoever publishes gives a [kick](kick): at its thread's next turn the open batch is closed, if it is due, sealed there
-//! and written. So all that one turn of a thread publishes goes into one batch, and what comes while a batch is
+//! and written; or, behind a large write, [when those in line](kick_later) have had their turn. So all that one turn of a thread publishes
+//! goes into one batch, and what comes while a batch is
 //! under way goes into the next: nobody waits longer than a write takes, and load makes batches large by itself.
 
 use crate::bounds::{SEAL_FIRST_BLOCKS, SEAL_TURN_BLOCKS, WRITE_PIECE};
@@ -10,7 +11,7 @@ use crate::log::Closed;
 use crate::state::{Inner, State};
 use crate::steward::{checkpoint_due, low};
 use crate::weight::look_due;
-use caisson_block::{BlockError, BufList, Cx, IoKind, Parked, Remote};
+use caisson_block::{BlockError, BufList, Cx, Heavy, IoKind, Parked, Remote};
 use caisson_tables::Place;
 use caisson_tables::planted::{Bug, on};
 use caisson_task::{Io, Port, Task};
@@ -23,6 +24,12 @@ const SYNC: u64 = 1;
 /// Has the log looked at on this thread, at its next turn.
 pub(crate) fn kick(inner: &Arc<Inner>, remote: &Arc<dyn Remote>) {
     remote.wake(Arc::clone(inner) as _, CLOSE);
+}
+
+/// As [`kick`], behind the heavy work that waits for this thread now: what that publishes goes into the same batch, of which each costs
+/// a header, a write and some pages' padding. For those who wait for no batch; whoever waits for one kicks.
+pub(crate) fn kick_later(inner: &Arc<Inner>, remote: &Arc<dyn Remote>) {
+    remote.wake_later(Arc::clone(inner) as _, CLOSE, Heavy::New);
 }
 
 impl Parked for Inner {

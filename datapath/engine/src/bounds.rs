@@ -47,9 +47,6 @@ pub(crate) const MOVED_BYTES: usize = 24 << 10;
 /// Pieces of such memory that are kept for the chunks to come.
 pub(crate) const SPARE_PARTS: usize = 16;
 
-/// Prints whose places in the index are fetched at once: two each, which a processor can have under way.
-pub(crate) const FETCHED_PRINTS: usize = 8;
-
 /// Blocks of a chunk that are hashed and looked up together.
 pub(crate) const PRINT_BLOCKS: usize = 16;
 

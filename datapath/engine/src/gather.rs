@@ -108,7 +108,9 @@ fn hash(inner: &Inner, own: &Arc<Seat>) -> usize {
         prints[s][b] = all[i];
     });
     if n > 1 {
-        inner.lock().index.warm(&all[..n], fetch);
+        let state = inner.lock();
+        state.index.warm(&all[..n], fetch);
+        state.index.warm_next(&all[..n], fetch);
     }
     for (seat, prints) in seats.iter().zip(prints) {
         // Nobody else has it: whoever hashes takes it out of the line.

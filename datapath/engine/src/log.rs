@@ -355,6 +355,7 @@ impl Log {
             let of = || prints.iter().map(|p| &p.print);
             index.warm(of(), fetch);
             index.warm_next(of(), fetch);
+            index.warm_last(of(), fetch);
             index.insert(at, &prints);
         }
         self.flying.push_back(Flying {

@@ -85,7 +85,7 @@ struct Chunk {
     bytes: Packed,
     /// What the index says of each.
     known: Vec<Option<Known>>,
-    /// How many prints' places in the index were fetched.
+    /// How many prints' places in the index were fetched, those of the second look.
     warm: usize,
     /// What the index had learnt before the first of them was looked up.
     seen: Option<u64>,
@@ -205,37 +205,34 @@ impl Chunk {
             if on(Bug::AlikePrints) {
                 chunk.prints[group..group + blocks].iter_mut().for_each(alike);
             }
-            chunk.warm(inner, group + blocks, ways);
+            if count > 1 && ways.dedup {
+                chunk.warm(inner, group..group + blocks);
+            }
+        }
+        if ways.dedup {
+            for group in (0..count).step_by(PRINT_BLOCKS) {
+                let blocks = PRINT_BLOCKS.min(count - group);
+                chunk.look(inner, port, group..group + blocks, (&mut fetches, &mut pace)).await;
+            }
         }
         if count > TURN_BLOCKS {
             chunk.bytes.reserve(count);
         }
-        for group in (0..count).step_by(PRINT_BLOCKS) {
-            let blocks = PRINT_BLOCKS.min(count - group);
-            let zero = chunk.zero[group / PRINT_BLOCKS];
-            if ways.dedup {
-                while chunk.warm < group + blocks && count > 1 {
-                    chunk.warm(inner, group + blocks, ways);
-                }
-                chunk.look(inner, port, group..group + blocks, zero, (&mut fetches, &mut pace)).await;
-            }
-            for i in 0..blocks {
-                let index = group + i;
-                let plan = if let Some((_, marks)) = marked.iter().find(|m| m.0 == from + index) {
-                    chunk.store_marked(index, reader.get(from + index), *marks)
-                } else if zero & (1 << i) != 0 {
-                    Plan::Zero
-                } else if let Some(known) = chunk.known[index] {
-                    Plan::Known(known)
-                } else if let Some(twin) = chunk.twin(index, &mut met, ways) {
-                    Plan::Twin(twin)
-                } else {
-                    pace.spend(work).await;
-                    chunk.warm(inner, count, ways);
-                    chunk.store(reader.get(from + index), ways.level)
-                };
-                chunk.plans.push(plan);
-            }
+        // All that is to be compressed in one go: what that takes of the caches, it takes once.
+        for index in 0..count {
+            let plan = if let Some((_, marks)) = marked.iter().find(|m| m.0 == from + index) {
+                chunk.store_marked(index, reader.get(from + index), *marks)
+            } else if chunk.is_zero(index) {
+                Plan::Zero
+            } else if let Some(known) = chunk.known[index] {
+                Plan::Known(known)
+            } else if let Some(twin) = chunk.twin(index, &mut met, ways) {
+                Plan::Twin(twin)
+            } else {
+                pace.spend(work).await;
+                chunk.store(reader.get(from + index), ways.level)
+            };
+            chunk.plans.push(plan);
         }
         pace.rest();
         if ways.verify {
@@ -316,14 +313,18 @@ impl Chunk {
         if seen { self.prints[..index].iter().position(|earlier| *earlier == print) } else { None }
     }
 
-    /// Has the places fetched that the index will be looked at for the next few of the first `hashed` blocks: no more than can be under
-    /// way at once, so that there is other work beside it.
-    fn warm(&mut self, inner: &Inner, hashed: usize, ways: Ways<'_>) {
-        let few = self.warm..hashed.min(self.warm + FETCHED_PRINTS);
-        if !few.is_empty() && hashed > 1 && ways.dedup {
-            self.warm = few.end;
-            inner.lock().index.warm(&self.prints[few], fetch);
-        }
+    /// Whether a block that was hashed, or was not since it is, is zero.
+    fn is_zero(&self, index: usize) -> bool {
+        self.zero[index / PRINT_BLOCKS] & (1 << (index % PRINT_BLOCKS)) != 0
+    }
+
+    /// Has fetched what the index will be looked at first for the blocks of `group`, which have been hashed; and what it will be looked at next
+    /// for those before, for which the first has come meanwhile.
+    fn warm(&mut self, inner: &Inner, group: Range<usize>) {
+        let before = std::mem::replace(&mut self.warm, group.start)..group.start;
+        let state = inner.lock();
+        state.index.warm(&self.prints[group], fetch);
+        state.index.warm_next(&self.prints[before], fetch);
     }
 
     /// Looks for duplicates of the blocks of `group`, and reads a bounded number of summaries for that.
@@ -332,7 +333,6 @@ impl Chunk {
         inner: &Arc<Inner>,
         port: &Port,
         group: Range<usize>,
-        zero: u64,
         (fetches, pace): (&mut usize, &mut Pace<'_>),
     ) {
         loop {
@@ -340,10 +340,14 @@ impl Chunk {
             {
                 let mut state = inner.lock();
                 self.seen = self.seen.or_else(|| Some(state.index.changes()));
-                state.index.warm_next(&self.prints[group.clone()], fetch);
-                for (i, index) in group.clone().enumerate() {
+                let next = self.warm.min(group.end)..group.end;
+                self.warm = self.warm.max(group.end);
+                state.index.warm_next(&self.prints[next], fetch);
+                state.index.warm_last(&self.prints[group.clone()], fetch);
+                for index in group.clone() {
+                    let zero = self.is_zero(index);
                     let (slot, print) = (&mut self.known[index], &self.prints[index]);
-                    if slot.is_some() || zero & (1 << i) != 0 {
+                    if slot.is_some() || zero {
                         continue;
                     }
                     match state.index.lookup(print) {

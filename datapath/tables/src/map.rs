@@ -132,7 +132,7 @@ impl Tables {
     }
 
     /// What a volume has at a range of blocks, as numbers, a leaf at a time: `f` gets the numbers of each.
-    fn leaf_for(&mut self, v: VolumeId, block: u64, want: &mut Want) -> Option<Option<u32>> {
+    pub(crate) fn leaf_for(&mut self, v: VolumeId, block: u64, want: &mut Want) -> Option<Option<u32>> {
         let r = self.record(v);
         let height = r.height;
         let Some(root) = r.root.filter(|_| block < capacity(height)) else { return Some(None) };

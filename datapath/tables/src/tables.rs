@@ -7,7 +7,7 @@ use crate::alloc::{Alloc, ENTRIES, For};
 use crate::blocks::raw_in;
 use crate::cache::{Cache, IntMap};
 use crate::checkpoint::Image;
-use crate::map::{IDS, MARK, get};
+use crate::map::{IDS, MARK, get, index, is_id};
 use crate::root::{Root, RootError};
 use crate::segment::{Segment, Segments, Use, Victim};
 use crate::types::*;
@@ -200,6 +200,15 @@ impl Tables {
             }
         }
         std::hint::black_box(all);
+    }
+
+    /// As [`Tables::warm`], of what a volume has in a range of blocks, below its first leaf: what goes loses a reference there.
+    pub fn warm_old(&mut self, v: VolumeId, block: u64, count: usize) {
+        let Some(Some(leaf)) = self.leaf_for(v, block, &mut Want::default()) else { return };
+        let first = index(block, 0);
+        let page = self.cache.page(leaf);
+        let numbers = (first..(IDS as usize).min(first + count)).map(|i| get(page, i));
+        self.warm(numbers.filter(|n| is_id(*n)));
     }
 
     /// The entry of a duplicate's candidate, if it is what the index says it is and may get another reference.

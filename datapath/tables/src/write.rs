@@ -24,6 +24,15 @@ fn parts(block: u64, count: usize) -> impl Iterator<Item = (u64, std::ops::Range
     })
 }
 
+/// The number that a leaf has for it.
+fn value(slot: &Slot) -> u64 {
+    match slot {
+        Slot::Zero => 0,
+        Slot::Unreadable => MARK,
+        Slot::Share(id) | Slot::New(id) => id.get(),
+    }
+}
+
 /// That a write can be done: see [`Tables::ready`].
 #[must_use]
 pub struct Ready {
@@ -127,6 +136,19 @@ impl Tables {
         Some((pages, path))
     }
 
+    /// Whether a volume has just this in a range of blocks already, as far as the pages that say so are in memory: then writing it changes
+    /// nothing. Ends at the first that differs. Panics if there is no such volume.
+    pub fn has(&mut self, v: VolumeId, block: u64, slots: &[Slot]) -> bool {
+        parts(block, slots.len()).all(|(at, range)| {
+            let Some(leaf) = self.leaf_for(v, at, &mut Want::default()) else { return false };
+            let is = |i: usize| leaf.map_or(0, |slot| get(self.cache.page(slot), index(at, 0) + i));
+            slots[range].iter().enumerate().all(|(i, slot)| match slot {
+                Slot::New(_) => false,
+                known => value(known) == is(i),
+            })
+        })
+    }
+
     /// Writes blocks, all or nothing. New ids were `put`, shared ones checked, under the same lock. Panics if there is no
     /// such volume.
     pub fn write(
@@ -170,11 +192,7 @@ impl Tables {
         }
         let mut values = std::mem::take(&mut self.values);
         values.clear();
-        values.extend(slots.iter().map(|s| match s {
-            Slot::Zero => 0,
-            Slot::Unreadable => MARK,
-            Slot::Share(id) | Slot::New(id) => id.get(),
-        }));
+        values.extend(slots.iter().map(value));
         self.map_values(v, block, &values, way);
         journal.push(Change::Map { volume: v, block, runs: Run::of(&values) });
         self.values = values;

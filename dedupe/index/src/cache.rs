@@ -6,14 +6,17 @@ use crate::slots::Slots;
 use crate::{Advise, Entry, Print, SummaryAt};
 use std::collections::VecDeque;
 
-/// An entry in the ring; `summary` is the low half of its summary's number.
+/// An entry in the ring; `summary` is the low half of its summary's number. None lies in two cache lines.
 #[derive(Clone, Copy)]
+#[repr(align(32))]
 struct Line {
     print: Print,
     id: u64,
     offset: u32,
     summary: u32,
 }
+
+const _: () = assert!(size_of::<Line>() == 32);
 
 /// What is known of a cached summary.
 pub(crate) struct Summary {
@@ -118,6 +121,12 @@ impl Cache {
     /// What a look for `print` begins with: to have it fetched, nothing else.
     pub fn place(&self, print: &Print) -> &u64 {
         self.prints.place(hash_of(print))
+    }
+
+    /// What a look for `print` goes on with, where something like it is here: to have it fetched, nothing else.
+    pub fn likely(&self, print: &Print) -> Option<&u64> {
+        let at = self.prints.find(hash_of(print), |_| true)?;
+        self.lines.get(at as usize).map(|line| &line.id)
     }
 
     pub fn find(&self, print: &Print) -> Option<Found> {

@@ -118,12 +118,22 @@ impl Index {
     }
 
     /// Has `fetch` called with what [`Index::lookup`] and [`Index::insert`] of these will look at first, to have the processor fetch it.
-    /// Each look misses the caches two or three times: fetched beforehand, together and best while there is something else to do, they
-    /// wait for none of it.
+    /// Each look misses the caches two or three times, one miss behind the other: fetched beforehand, those of many prints together and
+    /// best while there is something else to do, they wait for none of it.
     #[inline]
     pub fn warm<'a>(&self, prints: impl IntoIterator<Item = &'a Print>, fetch: impl Fn(&u64)) {
+        prints.into_iter().for_each(|print| fetch(self.cache.place(print)));
+    }
+
+    /// As [`Index::warm`], behind it: what they will look at next. That is the cached line of what is most likely known, and a place in the
+    /// sampled table of what is not.
+    #[inline]
+    pub fn warm_next<'a>(&self, prints: impl IntoIterator<Item = &'a Print>, fetch: impl Fn(&u64)) {
         for print in prints {
-            fetch(self.cache.place(print));
+            if let Some(line) = self.cache.likely(print) {
+                fetch(line);
+                continue;
+            }
             let key = Key::of(print);
             if self.sample.covers(&key) {
                 fetch(self.sample.table().place(&key));
@@ -131,11 +141,14 @@ impl Index {
         }
     }
 
-    /// As [`Index::warm`], behind it and right before the looks: what some of them will look at next.
+    /// As [`Index::warm_next`], behind it and right before the looks: what some of them will look at last.
     #[inline]
-    pub fn warm_next<'a>(&self, prints: impl IntoIterator<Item = &'a Print>, fetch: impl Fn(&u64)) {
-        for key in prints.into_iter().map(Key::of).filter(|key| self.sample.covers(key)) {
-            if let Some(place) = self.sample.table().second_place(&key) {
+    pub fn warm_last<'a>(&self, prints: impl IntoIterator<Item = &'a Print>, fetch: impl Fn(&u64)) {
+        for print in prints.into_iter().filter(|print| self.cache.likely(print).is_none()) {
+            let key = Key::of(print);
+            if self.sample.covers(&key)
+                && let Some(place) = self.sample.table().second_place(&key)
+            {
                 fetch(place);
             }
         }

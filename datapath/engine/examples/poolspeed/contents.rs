@@ -6,6 +6,13 @@ use std::sync::Arc;
 
 pub const BLOCK: usize = 4096;
 
+/// Copies are of one of so many blocks, the last ones that were new: they are still there when a volume is written over. Where
+/// everything is a copy, of the first so many, which are there before.
+pub const RECENT: u64 = 1024;
+
+/// Percent: everything is a copy.
+pub const ALL: u64 = 100;
+
 /// Blocks of files, each file padded to whole blocks as on a disk.
 pub type Files = Arc<Vec<[u8; BLOCK]>>;
 
@@ -53,8 +60,12 @@ impl Contents {
                 self.made += 1;
             }
             &Kind::Made { ratio, dup } => {
-                let again = self.made > 64 && self.random() % 100 < dup;
-                let seed = if again { self.random() % self.made } else { self.made };
+                let again = dup == ALL || self.made > 64 && self.random() % 100 < dup;
+                let seed = match again {
+                    true if dup == ALL => self.random() % RECENT,
+                    true => self.made - 1 - self.random() % self.made.min(RECENT),
+                    false => self.made,
+                };
                 self.made += u64::from(!again);
                 // No block of one ratio is one of another.
                 make(seed << 8 | ratio as u64, ratio, out);

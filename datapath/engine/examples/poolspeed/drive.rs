@@ -1,11 +1,12 @@
 //! Drives a volume on this thread, 32 requests at a time, and counts the thread's time on the processor.
 
 use crate::common::{Thread, secrets, store};
-use crate::contents::{BLOCK, Contents, Kind};
+use crate::contents::{ALL, BLOCK, Contents, Kind, RECENT};
 use caisson_block::{BufList, Extent, Op, Pool as Memory, Volume};
 use caisson_device::Buffers;
 use caisson_engine::{Cipher, Create, Options, Pool, PoolId, Settings};
 use caisson_volume::FileVolume;
+use std::io::Write;
 use std::path::Path;
 
 /// Blocks that a pool has seen before it is measured.
@@ -13,6 +14,9 @@ const WARM: u64 = 1 << 16;
 
 /// Requests under way at once.
 const DEPTH: u64 = 32;
+
+/// How often a volume is written over.
+const OVERS: u64 = 3;
 
 /// Nanoseconds that this thread has been on a processor.
 pub fn on_processor() -> u64 {
@@ -34,8 +38,11 @@ pub enum Over {
 /// What a case cost, in nanoseconds for each 4 KiB, and what became of the blocks of its first, sequential write.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
+    /// The first writes, to a new file: one in memory takes its pages from the system with them, as no device does.
+    pub new_write: f64,
+    /// The first writes, on a file that has its pages. So are all that follow.
     pub seq_write: f64,
-    /// The same once more, over what is there: a file in memory takes its pages with the first writes. Not of files.
+    /// The same again, over what is there. Not of files.
     pub over_write: f64,
     pub rand_write: f64,
     pub rand_read: f64,
@@ -48,25 +55,58 @@ pub struct Cost {
 
 impl Cost {
     /// In the order of the fields.
-    pub fn figures(&self) -> [f64; 8] {
+    pub fn figures(&self) -> [f64; 9] {
         let c = self;
-        [c.seq_write, c.over_write, c.rand_write, c.rand_read, c.seq_read, c.filled, c.stored, c.log]
+        let writes = [c.new_write, c.seq_write, c.over_write, c.rand_write];
+        let rest = [c.rand_read, c.seq_read, c.filled, c.stored, c.log];
+        std::array::from_fn(|i| if i < writes.len() { writes[i] } else { rest[i - writes.len()] })
     }
 
-    pub fn of(figures: [f64; 8]) -> Cost {
-        let [seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log] = figures;
-        Cost { seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
+    pub fn of(figures: [f64; 9]) -> Cost {
+        let [new_write, seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log] =
+            figures;
+        Cost { new_write, seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
     }
 }
 
-/// Measures one case with `mib` of data, on files in `folder`.
+/// What the file of a volume is before it is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Device {
+    /// Without pages. Only first writes are measured: all others meet pages.
+    New,
+    /// Written once before, to its end.
+    Used,
+}
+
+/// Measures one case with `mib` of data, on files in `folder`: a new one, then one that has its pages.
 pub fn run(folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
+    let new_write = match over {
+        // Its memory comes with the first writes in any case.
+        Over::Ram => f64::NAN,
+        _ => run_on(Device::New, folder, mib, over, kind).seq_write,
+    };
+    Cost { new_write, ..run_on(Device::Used, folder, mib, over, kind) }
+}
+
+/// A file of `size` bytes that is what `device` says. Of zeroes: a pool is made where nothing is.
+fn prepare(device: Device, path: &Path, size: u64) {
+    let _ = std::fs::remove_file(path);
+    if device == Device::Used {
+        let mut file = std::fs::File::create_new(path).expect("a file");
+        let piece = vec![0; 1 << 20];
+        (0..size.div_ceil(1 << 20)).for_each(|_| file.write_all(&piece).expect("written"));
+    }
+}
+
+fn run_on(device: Device, folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
     let path = folder.join(format!("poolspeed-{}", std::process::id()));
     let mut thread = Thread::default();
     let bytes = mib << 20;
     let cost = match over {
         Over::Pool(settings) => {
-            let stores = vec![store(&path, bytes * 4 + WARM * 2 * BLOCK as u64)];
+            let size = bytes * 4 + WARM * 2 * BLOCK as u64;
+            prepare(device, &path, size);
+            let stores = vec![store(&path, size)];
             let id = PoolId([9; 16]);
             let create = Create { id, cipher: Cipher::auto(), segment_size: None, slots: Vec::new() };
             let made = thread.wait(|port| async move {
@@ -87,8 +127,12 @@ pub fn run(folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
                 let mut contents = Contents::new(Kind::Made { ratio: 16, dup: 0 });
                 load(&mut thread, &before, WARM, 32, |n| n * 32, Some(&mut contents));
             }
+            if let &Kind::Made { ratio, dup: ALL } = kind {
+                let mut contents = Contents::new(Kind::Made { ratio, dup: 0 });
+                load(&mut thread, &before, RECENT, 32, |n| n * 32, Some(&mut contents));
+            }
             let was = pool.status();
-            let cost = all(&mut thread, &volume, bytes, kind, || {
+            let cost = all(&mut thread, &volume, bytes, (kind, device), || {
                 let is = pool.status();
                 let written = (is.written_blocks - was.written_blocks) as f64;
                 let filled = written - (is.zero_blocks - was.zero_blocks) as f64;
@@ -102,9 +146,10 @@ pub fn run(folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
             cost
         }
         Over::File => {
+            prepare(device, &path, bytes);
             let buffers = Buffers::shared().expect("buffers");
             let volume = FileVolume::new(store(&path, bytes), buffers, 12, true, None).expect("a volume");
-            all(&mut thread, &volume, bytes, kind, || (1.0, 1.0, BLOCK as f64))
+            all(&mut thread, &volume, bytes, (kind, device), || (1.0, 1.0, BLOCK as f64))
         }
         Over::Ram => {
             let options = caisson_volume::Options::default();
@@ -112,19 +157,19 @@ pub fn run(folder: &Path, mib: u64, over: Over, kind: &Kind) -> Cost {
             let opened = caisson_volume::open(&spec, &options).expect("memory");
             let per = BLOCK as u64 / u64::from(opened.volume.geometry().block_size);
             assert_eq!(per, 1, "volumes here have blocks of 4 KiB");
-            all(&mut thread, &*opened.volume, bytes, kind, || (1.0, 1.0, BLOCK as f64))
+            all(&mut thread, &*opened.volume, bytes, (kind, device), || (1.0, 1.0, BLOCK as f64))
         }
     };
     let _ = std::fs::remove_file(&path);
     cost
 }
 
-/// All loads on a volume that is new.
+/// All loads on a volume that is new; on a new device only the first.
 fn all(
     thread: &mut Thread,
     volume: &dyn Volume,
     bytes: u64,
-    kind: &Kind,
+    (kind, device): (&Kind, Device),
     became: impl FnOnce() -> (f64, f64, f64),
 ) -> Cost {
     let mut contents = Contents::new(kind.clone());
@@ -132,16 +177,22 @@ fn all(
     let blocks = (bytes / BLOCK as u64).min(contents.most() / 5 * 4) / 32 * 32;
     let seq_write = load(thread, volume, blocks, 32, |n| n * 32 % blocks, Some(&mut contents));
     let (filled, stored, log) = became();
+    if device == Device::New {
+        return Cost { seq_write, ..Cost::default() };
+    }
     let rand = |n: u64| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20) % blocks;
     let rand_write = load(thread, volume, blocks / 4, 1, rand, Some(&mut contents));
     let rand_read = load(thread, volume, blocks / 4, 1, |n| rand(n + 7), None);
     let seq_read = load(thread, volume, blocks, 32, |n| n * 32 % blocks, None);
     let over_write = match kind {
-        Kind::Made { .. } => load(thread, volume, blocks, 32, |n| n * 32 % blocks, Some(&mut contents)),
+        Kind::Made { .. } => {
+            load(thread, volume, OVERS * blocks, 32, |n| n * 32 % blocks, Some(&mut contents))
+        }
         // They have all been written.
         Kind::Files(_) => f64::NAN,
     };
-    Cost { seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
+    let new_write = f64::NAN;
+    Cost { new_write, seq_write, over_write, rand_write, rand_read, seq_read, filled, stored, log }
 }
 
 /// Runs operations on `total` blocks, and gives the nanoseconds for each block, without making contents. A function of its own

@@ -4,7 +4,7 @@
 //! order in which map, counts, index and open batch change. It must never wait, hash, compress or read while it holds the lock.
 
 use super::{Chunk, Known, Plan, Print, Published, Ways};
-use crate::append::kick;
+use crate::append::{kick, kick_later};
 use crate::bounds::*;
 use crate::space::Admit;
 use crate::state::{Inner, State};
@@ -78,8 +78,10 @@ impl Chunk {
         }
         if outcome.is_ok() {
             self.count(inner);
-            if tell {
-                kick(inner, port.remote());
+            match tell {
+                true if large => kick_later(inner, port.remote()),
+                true => kick(inner, port.remote()),
+                false => {}
             }
             if ahead {
                 crate::summary::read_ahead(inner, port).await;
@@ -131,6 +133,7 @@ impl Chunk {
         if plans.len() > 1 {
             let known = |plan: &Plan| if let Plan::Known(known) = plan { Some(known.number()) } else { None };
             state.tables.warm(plans.iter().filter_map(known));
+            state.tables.warm_old(volume, first, plans.len());
         }
         // Nobody has published or read anything since: what was not found then is not there now.
         let calm = *seen == Some(state.index.changes());
@@ -155,6 +158,11 @@ impl Chunk {
                     }
                 },
             });
+        }
+        if new.is_empty() && state.tables.has(volume, first, slots) {
+            // Written over with what it is: nothing changes, and what made it so is durable with the last batch.
+            (*stored, *stored_bytes) = (0, 0);
+            return Ok(Published::In(state.log.last()));
         }
         let ready = state.tables.ready(volume, first, slots)?;
         state.tables.put_all(&ids[..new.len()], |n| how(&plans[new[n]], epoch))?;

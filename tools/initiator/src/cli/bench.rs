@@ -26,7 +26,7 @@ pub struct BenchArgs {
     #[arg(value_name = "ADDRESS", required_unless_present_any = ["services", "isolation"])]
     pub address: Option<Address>,
     /// Instead, start targets of this program with a plain file and with pools, and compare these: each data service off
-    /// and on and all on, at 0, 50 and 90 % duplicates and compressibility 1x, 2x and 4x
+    /// and on and all on, at 0, 50, 90 and 100 % duplicates and compressibility 1x, 2x and 4x
     ///
     /// Pool and file are driven in turn; shown are the ratio of their commands a second, and the processor time that the
     /// target takes for a command. Each target runs on --target-core alone, its background included.

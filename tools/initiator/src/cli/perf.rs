@@ -84,7 +84,7 @@ pub struct PerfArgs {
     /// Write blocks that deduplicate: this many percent of each 4 KiB written are copies of an earlier one
     ///
     /// Of one of the last 64 in its place of the commands' memory: on one connection, of the last 16 MiB at most. All others
-    /// were never written before, in this run or an earlier one.
+    /// were never written before, in this run or an earlier one. With 100, each is one of the same 4,096 in every run.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100), conflicts_with = "verify")]
     pub dedup: Option<u32>,
     /// Write blocks that compress about so far: 1 to 64

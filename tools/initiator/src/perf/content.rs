@@ -16,13 +16,16 @@ const FILLINGS: usize = 64;
 /// Units of one filling among which copies choose their original: the last ones that were new, so that most of them are
 /// still there though writes go on. With [`FILLINGS`] that is up to 16 MiB a connection.
 const RECENT: u64 = 64;
+/// Percent: nothing is new.
+const ALL: u32 = 100;
 /// Bytes of a filling after which noise and repeats begin again.
 const STRIDE: usize = 512;
 
 /// The contents of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Content {
-    /// Percent of the units that are copies of earlier ones.
+    /// Percent of the units that are copies of earlier ones. With 100, every run writes the same few thousand units over and over,
+    /// so that those are new once, and nothing is from then on.
     pub duplicates: u32,
     /// About how far each shrinks: 1 (not at all) to 64.
     pub ratio: u32,
@@ -43,14 +46,14 @@ impl Maker {
     /// the same choices, but other stamps: a run that wrote what the one before it wrote would only write copies.
     pub fn new(content: Content, memory: &mut [u8], seed: u64) -> Maker {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+        let (fillings, base) = match content.duplicates {
+            ALL => (0, 0),
+            _ => (seed.wrapping_mul(FILLINGS as u64), now << 8),
+        };
         for (at, unit) in memory.chunks_mut(UNIT).enumerate() {
-            fill(
-                unit,
-                content.ratio,
-                seed.wrapping_mul(FILLINGS as u64).wrapping_add((at % FILLINGS) as u64),
-            );
+            fill(unit, content.ratio, fillings.wrapping_add((at % FILLINGS) as u64));
         }
-        Maker { content, rng: Random::new(seed), base: now << 8, made: [0; FILLINGS] }
+        Maker { content, rng: Random::new(seed), base, made: [0; FILLINGS] }
     }
 
     /// Makes new units and copies of what is about to be written: `data`, which begins `at` bytes into the memory.
@@ -60,7 +63,9 @@ impl Maker {
         for (i, unit) in data.chunks_mut(UNIT).enumerate() {
             let made = &mut self.made[(first + i) % FILLINGS];
             let copy = *made > 0 && self.rng.below(100) < u64::from(self.content.duplicates);
-            let number = if copy {
+            let number = if self.content.duplicates == ALL {
+                self.rng.below(RECENT)
+            } else if copy {
                 *made - 1 - self.rng.below((*made).min(RECENT))
             } else {
                 *made += 1;
@@ -123,6 +128,17 @@ mod tests {
         let content = Content { duplicates: 0, ratio: 1 };
         let first: HashSet<Vec<u8>> = units(content).into_iter().collect();
         assert!(units(content).iter().all(|unit| !first.contains(unit)));
+    }
+
+    #[test]
+    fn where_all_are_copies_a_second_run_writes_nothing_new() {
+        let content = Content { duplicates: 100, ratio: 2 };
+        let first: HashSet<Vec<u8>> = units(content).into_iter().collect();
+        assert!(first.len() <= FILLINGS * RECENT as usize && first.len() > FILLINGS * RECENT as usize / 2);
+        let second = units(content);
+        let new = second.iter().filter(|unit| !first.contains(*unit)).count();
+        // Those that the first happened not to choose.
+        assert!(new <= second.len() / 8, "{new} of {}", second.len());
     }
 
     #[test]
