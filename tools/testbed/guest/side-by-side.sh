@@ -23,7 +23,13 @@ caisson() { # NAME LISTENER
     serve "$1" /tmp/caisson --socket "/tmp/$1.sock" export "ram:${MIB}M" --listen "$2" --nqn "nqn.2026-01.test:$1"
 }
 caisson rdma "rdma://$ADDR:4420"
-caisson tcp "tcp://$ADDR:4430"
+case $THIRD in
+    tcp) caisson tcp "tcp://$ADDR:4430" ;;
+    bare)
+        cp /share/bare /tmp/bare
+        serve bare /tmp/bare $ADDR:4440 nqn.2026-01.test:bare 50
+        ;;
+esac
 N=/sys/kernel/config/nvmet
 mkdir "$N/subsystems/nqn.2026-01.test:nvmet" "$N/subsystems/nqn.2026-01.test:nvmet/namespaces/1" "$N/ports/1" || exit 1
 echo 1 >"$N/subsystems/nqn.2026-01.test:nvmet/attr_allow_any_host"
@@ -52,9 +58,12 @@ join() { # NAME TRANSPORT PORT
 }
 join rdma rdma 4420
 join nvmet rdma 4421
-join tcp tcp 4430
+case $THIRD in
+    tcp) join tcp tcp 4430 ;;
+    bare) join bare rdma 4440 ;;
+esac
 # Everything that is read was written.
-for name in rdma nvmet tcp; do
+for name in rdma nvmet $THIRD; do
     eval "dev=\$DEV_$name"
     dd if=/dev/urandom of="$dev" bs=1M count=$MIB oflag=direct 2>/dev/null || exit 1
 done
@@ -75,7 +84,7 @@ while [ $round -le "$ROUNDS" ]; do
             for way in read write; do
                 name=$block-$way-d$depth
                 case $name in *"$ONLY"*) ;; *) continue ;; esac
-                for target in rdma nvmet tcp; do one $round "$name" $target $way $block $depth; done
+                for target in rdma nvmet $THIRD; do one $round "$name" $target $way $block $depth; done
             done
         done
     done

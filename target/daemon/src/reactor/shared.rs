@@ -7,14 +7,16 @@ use caisson_core::{BUCKETS, bucket_of};
 use caisson_rdma::Cause;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 /// The monotonic time, from one origin for the whole process.
 #[inline]
 pub fn clock() -> Mono {
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // `Instant` asks the same, but makes three times the instructions of it, several times a turn.
+    // SAFETY: room for the answer. It cannot fail: the clock is there on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
     // Starts a second in, so that no time is zero.
-    Mono(ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1_000_000_000)
+    Mono((t.tv_sec as u64 + 1) * 1_000_000_000 + t.tv_nsec as u64)
 }
 
 /// What bounds the data plane.

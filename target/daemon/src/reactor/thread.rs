@@ -206,8 +206,11 @@ impl<D: Driver> Reactor<D> {
             return Wait::Poll;
         }
         let budget = self.spin.budget();
+        let mut now = clock();
         if budget > 0 {
-            let start = clock();
+            // Not past what is due: `polling = "always"` would never see to it.
+            let over = Mono(now.0.saturating_add(budget));
+            let over = self.due().map_or(over, |at| at.min(over));
             loop {
                 for _ in 0..16 {
                     std::hint::spin_loop();
@@ -216,20 +219,29 @@ impl<D: Driver> Reactor<D> {
                         return Wait::Poll;
                     }
                 }
-                if clock().since(start) >= budget {
+                now = clock();
+                if now >= over {
                     break;
                 }
             }
         }
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let sweep = (!self.heard.is_empty() || !self.heard_before.is_empty()).then_some(self.sweep_at);
-        let until = [timer, sweep, self.stopping, self.rdma.deadline()].into_iter().flatten().min();
-        // What was computed with keys stays on no stack while nobody works there.
-        caisson_keys::cleanse_stack();
-        if !self.rdma.sleep(&mut |fd| self.driver.watch(fd)) || !self.mailbox.about_to_sleep() {
+        let until = self.due();
+        if !self.rdma.sleep(now, &mut |fd| self.driver.watch(fd)) || until.is_some_and(|at| at <= now) {
             return Wait::Poll;
         }
-        Wait::Sleep(until.map(|at| at.since(clock()).max(1_000)))
+        if !self.mailbox.about_to_sleep() {
+            return Wait::Poll;
+        }
+        // What was computed with keys stays on no stack while nobody works there.
+        caisson_keys::cleanse_stack();
+        Wait::Sleep(until.map(|at| at.since(now).max(1_000)))
+    }
+
+    /// When something must be seen to although nothing comes.
+    fn due(&self) -> Option<Mono> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let sweep = (!self.heard.is_empty() || !self.heard_before.is_empty()).then_some(self.sweep_at);
+        [timer, sweep, self.stopping, self.rdma.deadline()].into_iter().flatten().min()
     }
 
     fn on_event(&mut self, event: Event) {

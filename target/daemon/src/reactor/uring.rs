@@ -97,7 +97,7 @@ pub(crate) struct Uring {
     bell_armed: bool,
     /// The kernel's flag for deferred work is not to be believed, see [`Uring::entered`].
     stale: bool,
-    /// When the kernel was last entered.
+    /// When the kernel was last entered, and left the flag `stale`.
     entered: Mono,
     /// Which hot connection is asked first.
     first_hot: usize,
@@ -259,7 +259,9 @@ impl Uring {
         // as that takes, the flag says nothing. Believed, it would keep the thread awake and entering; not looked behind,
         // a busy thread would miss what comes until it sleeps, which looks at the work itself.
         self.stale = self.ring.completion().is_empty() && self.ring.submission().taskrun();
-        self.entered = clock();
+        if self.stale {
+            self.entered = clock();
+        }
         match result {
             Err(e)
                 if !matches!(

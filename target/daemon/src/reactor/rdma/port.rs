@@ -4,6 +4,8 @@ use caisson_block::Mono;
 use caisson_rdma::{Keys, Memory, Receives, Regions};
 use caisson_verbs::{Completion, CompletionQueue, ReceiveQueue, Scratch};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,16 +35,37 @@ impl Table {
 /// Has the driver tell when a descriptor is readable, or forget to.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(BorrowedFd<'_>);
 
-/// A completion queue and what was asked of its channel.
+/// A completion queue, what was taken of it and not looked at yet, and what was asked of its channel.
 struct Watched {
     cq: Arc<CompletionQueue>,
+    taken: Box<[Completion]>,
+    taken_len: usize,
     armed: bool,
     watched: bool,
 }
 
 impl Watched {
     fn new(cq: Arc<CompletionQueue>) -> Watched {
-        Watched { cq, armed: false, watched: false }
+        let taken = vec![Completion::default(); TAKEN].into_boxed_slice();
+        Watched { cq, taken, taken_len: 0, armed: false, watched: false }
+    }
+
+    /// Asks it where nothing is taken; whether something is now.
+    #[inline]
+    fn poll(&mut self) -> io::Result<bool> {
+        if self.taken_len == 0 {
+            self.taken_len = self.cq.poll(&mut self.taken)?;
+        }
+        Ok(self.taken_len > 0)
+    }
+
+    /// All that is there, about `most`, into `into`.
+    fn take(&mut self, most: usize, into: &mut Vec<Completion>) -> io::Result<()> {
+        while into.len() < most && self.poll()? {
+            into.extend_from_slice(&self.taken[..self.taken_len]);
+            self.taken_len = 0;
+        }
+        Ok(())
     }
 
     /// Takes what its channel has told, which some drivers tell over and over until then.
@@ -68,6 +91,27 @@ impl Watched {
     }
 }
 
+/// Spreads the numbers of queue pairs. The device gives them out, so nobody can choose some that collide.
+#[derive(Default)]
+pub(crate) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u32(u32::from(b)));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, n: u32) {
+        // The golden ratio's bits; the map looks at both ends of the product.
+        self.0 = (self.0 ^ u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// One device, seen from one thread.
 pub(crate) struct Port {
     /// Which device.
@@ -83,10 +127,7 @@ pub(crate) struct Port {
     seen: u64,
     pub(crate) keys: Arc<Regions>,
     /// Connections by the number of their queue pair.
-    pub(crate) by_number: HashMap<u32, u32>,
-    /// Taken and not looked at yet.
-    taken: Box<[Completion]>,
-    taken_len: usize,
+    pub(crate) by_number: HashMap<u32, u32, BuildHasherDefault<Spread>>,
     /// Of queue pairs that were not known yet when they came.
     pub(crate) strange: Vec<Completion>,
     /// Connections that wait for the device to complete what it has, and those whose buffers it has.
@@ -120,9 +161,7 @@ impl Port {
             table,
             seen: u64::MAX,
             keys: Arc::default(),
-            by_number: HashMap::new(),
-            taken: vec![Completion::default(); TAKEN].into_boxed_slice(),
-            taken_len: 0,
+            by_number: HashMap::default(),
             strange: Vec::new(),
             awaiting: 0,
             unretired: 0,
@@ -143,32 +182,44 @@ impl Port {
         }
     }
 
-    /// Whether completions are there to be looked at; asks the device, without a system call.
+    /// Whether completions are there that are worth a turn; asks the device, without a system call. That a response went out
+    /// is not, where nothing waits for it: it is looked at with what comes next.
     #[inline]
     pub(crate) fn ready(&mut self) -> bool {
-        if self.taken_len == 0 && self.strange.is_empty() && !self.failed {
-            let sends = self.sends.cq.poll(&mut self.taken);
-            let polled = match sends {
-                Ok(0) => self.receives_done.cq.poll(&mut self.taken),
-                other => other.inspect(|_| self.lazy = None),
-            };
-            match polled {
-                Ok(n) => self.taken_len = n,
-                Err(error) => {
-                    self.failed = true;
-                    tracing::error!(%error, "an RDMA completion queue failed: its connections end by their time-outs");
-                }
-            }
+        if self.failed {
+            return !self.strange.is_empty();
         }
-        self.taken_len > 0 || !self.strange.is_empty()
+        let came = self.receives_done.poll();
+        let found = match came {
+            Ok(false) if self.awaiting > 0 || self.sends.armed => self.sends.poll(),
+            other => other,
+        };
+        self.judge(found) || !self.strange.is_empty()
     }
 
-    /// The completions that are there, at most [`TAKEN`], into `into`.
+    /// Notes where a queue failed.
     #[inline]
-    pub(crate) fn take(&mut self, into: &mut Vec<Completion>) -> usize {
-        self.ready();
-        into.extend_from_slice(&self.taken[..self.taken_len]);
-        std::mem::take(&mut self.taken_len)
+    fn judge<T: Default>(&mut self, found: io::Result<T>) -> T {
+        found.unwrap_or_else(|error| {
+            self.failed = true;
+            tracing::error!(%error, "an RDMA completion queue failed: its connections end by their time-outs");
+            T::default()
+        })
+    }
+
+    /// All that is there, about `most` of each queue, into `into`: what has gone out first, so that there is room for answers
+    /// to what came.
+    pub(crate) fn take(&mut self, most: usize, into: &mut Vec<Completion>) {
+        if self.failed {
+            return;
+        }
+        let before = into.len();
+        let sends = self.sends.take(before + most, into);
+        if into.len() > before {
+            self.lazy = None;
+        }
+        let taken = sends.and_then(|()| self.receives_done.take(into.len() + most, into));
+        self.judge(taken);
     }
 
     /// Posts what receives there are buffers for.
@@ -208,6 +259,10 @@ impl Port {
         self.sends.settle();
         let mut armed = self.receives_done.arm();
         if self.awaiting > 0 || patience_over {
+            let gone = self.sends.poll();
+            if self.judge(gone) {
+                return false;
+            }
             armed |= self.sends.arm();
         }
         // What came between the last look and the arming is not told.
@@ -216,7 +271,7 @@ impl Port {
         }
         self.receives_done.watch(watch);
         self.sends.watch(watch);
-        self.taken_len == 0
+        self.receives_done.taken_len == 0 && self.sends.taken_len == 0
     }
 
     /// Has the driver forget its channels: a file that is polled is held, and a device that goes waits for all of its files.

@@ -4,7 +4,7 @@
 //! all that in one batch a connection. Nothing here blocks. What one turn takes is bounded by [`TURN`].
 
 use super::super::mailbox::{Mailbox, Nudge};
-use super::super::shared::{Shared, ThreadStats, clock};
+use super::super::shared::{Shared, ThreadStats};
 use super::conn::{Conn, LINGER_MS, Phase};
 use super::control::Control;
 use super::port::{Port, Watch};
@@ -116,8 +116,8 @@ impl Thread {
     }
 
     /// Has the devices wake the thread. `false` when it must not sleep.
-    pub(crate) fn sleep(&mut self, watch: Watch<'_>) -> bool {
-        let (mut may, now) = (true, clock());
+    pub(crate) fn sleep(&mut self, now: Mono, watch: Watch<'_>) -> bool {
+        let mut may = true;
         for port in self.ports.iter_mut().flatten() {
             may &= port.sleep(now, watch);
         }
@@ -267,7 +267,7 @@ impl Thread {
         let mut taken = std::mem::take(&mut self.taken);
         taken.append(&mut port.strange);
         let known = taken.len();
-        while taken.len() < TURN && port.take(&mut taken) > 0 {}
+        port.take(TURN, &mut taken);
         for (n, c) in taken.drain(..).enumerate() {
             self.completion(at, &c, n < known, t);
         }
@@ -414,10 +414,10 @@ impl Thread {
     /// Tells its port what a connection waits for, and whether the device has something of it.
     fn account(&mut self, at: u32) {
         let Some(Some(conn)) = self.conns.get_mut(at as usize) else { return };
-        let now = conn
-            .session
-            .as_ref()
-            .map_or((false, false), |s| (conn.phase != Phase::Open || s.awaits(), s.on_their_way() > 0));
+        // What is held waits for buffers that are on their way.
+        let awaits = conn.phase != Phase::Open || !conn.held.is_empty();
+        let now =
+            conn.session.as_ref().map_or((false, false), |s| (awaits || s.awaits(), s.on_their_way() > 0));
         let before = std::mem::replace(&mut conn.accounted, now);
         if let Some(port) = &mut self.ports[conn.port] {
             port.awaiting = port.awaiting + u32::from(now.0) - u32::from(before.0);

@@ -126,8 +126,10 @@ impl<D: Driver> Reactor<D> {
             }
         }
         self.see_to_ended();
-        // Read again, so that what was done in this turn has a latency.
-        self.now = clock();
+        // Read again, so that what was done in this turn has a latency. What is done already has it from `answer`.
+        if self.done.is_empty() {
+            self.now = clock();
+        }
         n > 0
     }
 
