@@ -1,9 +1,9 @@
 //! Writes closed batches to the devices and makes them durable.
 //!
 //! Whoever publishes gives a [kick](kick): at its thread's next turn the open batch is closed, if it is due, sealed there
-//! and written; or, behind a large write, [when those in line](kick_later) have had their turn. So all that one turn of a thread publishes
-//! goes into one batch, and what comes while a batch is
-//! under way goes into the next: nobody waits longer than a write takes, and load makes batches large by itself.
+//! and written; or, behind a large write that stores little, [when those in line](kick_later) have had their turn. So all that one turn of
+//! a thread publishes goes into one batch, and what comes while a batch is under way goes into the next: nobody waits longer than
+//! a write takes, and load makes batches large by itself.
 
 use crate::bounds::{SEAL_FIRST_BLOCKS, SEAL_TURN_BLOCKS, WRITE_PIECE};
 use crate::devices::Devices;

@@ -419,3 +419,25 @@ fn a_root_says_what_is_wrong_with_it() {
         }
     }
 }
+
+#[test]
+fn what_a_volume_has_already_is_known_across_leaves() {
+    let mut t = tables(1 << 30, 100);
+    let ids: Vec<BlockId> = (0..4).map(|_| block(&mut t)).collect();
+    let slots: Vec<Slot> = ids.iter().map(|id| Slot::New(*id)).collect();
+    assert!(t.has(V, 510, &[Slot::Zero; 4]), "of holes");
+    write(&mut t, V, 510, &slots);
+    let same: Vec<Slot> = ids.iter().map(|id| Slot::Share(*id)).collect();
+    assert!(t.has(V, 510, &same) && t.has(V, 511, &same[1..3]));
+    assert!(!t.has(V, 510, &slots), "new ones are never there");
+    for i in 0..4 {
+        let mut other = same.clone();
+        other[i] = same[(i + 1) % 4];
+        assert!(!t.has(V, 510, &other));
+        other[i] = Slot::Zero;
+        assert!(!t.has(V, 510, &other));
+        other[i] = Slot::Unreadable;
+        assert!(!t.has(V, 510, &other));
+    }
+    assert!(!t.has(V, 509, &same[..3]) && t.has(V, 509, &[Slot::Zero, same[0]]));
+}

@@ -79,7 +79,8 @@ impl Chunk {
         if outcome.is_ok() {
             self.count(inner);
             match tell {
-                true if large => kick_later(inner, port.remote()),
+                // What is much is sealed while it is in the caches.
+                true if large && self.stored_bytes < MOVED_BYTES as u64 => kick_later(inner, port.remote()),
                 true => kick(inner, port.remote()),
                 false => {}
             }

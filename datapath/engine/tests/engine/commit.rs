@@ -140,3 +140,68 @@ fn durable_writes_under_load_share_commits() {
         pool.abandon();
     }
 }
+
+#[test]
+fn large_writes_that_wait_for_nothing_share_batches() {
+    const WRITES: u64 = 16;
+    let folder = Folder::new("commit-large");
+    let (mut thread, pool, volume) = pool(&folder, true);
+    let write = |n: u64, to: u64| {
+        let data: Vec<u8> = (0..32).flat_map(|i| noise(n * 32 + i)).collect();
+        Op::Write { at: Extent { lba: to + n * 32, blocks: 32 }, data: data.into(), fua: false }
+    };
+    let run = |thread: &mut Thread, to: u64| {
+        let before = thread.did();
+        (0..WRITES).for_each(|n| thread.submit(&volume, n as u32, write(n, to)));
+        let mut left = WRITES;
+        while left > 0 {
+            thread.completions().for_each(|(_, outcome)| {
+                outcome.unwrap();
+                left -= 1;
+            });
+            assert!(left == 0 || thread.turn(), "they wait for something that does not come by itself");
+        }
+        while thread.turn() {}
+        thread.did().writes - before.writes
+    };
+    run(&mut thread, 0);
+    // Nobody waits for these to be durable, and duplicates leave a few bytes in the log each: all that are in line go into few batches,
+    // which are written without being asked for.
+    let together = run(&mut thread, 2048);
+    assert!((1..=4).contains(&together), "{together} writes to the device");
+    let status = pool.status();
+    assert!(status.duplicate_blocks >= WRITES * 32, "{status:?}");
+    drop(volume);
+    pool.abandon();
+}
+
+#[test]
+fn what_is_written_over_with_what_it_is_is_not_logged() {
+    let folder = Folder::new("commit-same");
+    let (mut thread, pool, volume) = pool(&folder, true);
+    let data = |from: u64| -> Vec<u8> { (from..from + 8).flat_map(noise).collect() };
+    let write = |data: Vec<u8>, fua| Op::Write { at: Extent { lba: 60, blocks: 8 }, data: data.into(), fua };
+    let settle = |thread: &mut Thread| {
+        thread.run(&volume, Op::Flush).unwrap();
+        while thread.turn() {}
+        (pool.status().log_bytes, thread.did().writes)
+    };
+    thread.run(&volume, write(data(0), false)).unwrap();
+    let before = settle(&mut thread);
+    for fua in [false, true] {
+        thread.run(&volume, write(data(0), fua)).unwrap();
+        assert_eq!(settle(&mut thread), before, "nothing changed");
+    }
+    // Zeroes where nothing is.
+    let zeroes = Op::Write { at: Extent { lba: 2000, blocks: 8 }, data: vec![0; 8 * 4096].into(), fua: true };
+    thread.run(&volume, zeroes).unwrap();
+    assert_eq!(settle(&mut thread), before, "nothing changed");
+    // One block that differs, be it known in another place.
+    let mut other = data(0);
+    other[7 * 4096..].copy_from_slice(&noise(3));
+    thread.run(&volume, write(other.clone(), false)).unwrap();
+    assert_ne!(settle(&mut thread), before);
+    assert_eq!(thread.run(&volume, Op::Read { at: Extent { lba: 60, blocks: 8 } }).unwrap().to_vec(), other);
+    drop(volume);
+    pool.abandon();
+}
