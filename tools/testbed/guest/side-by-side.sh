@@ -1,4 +1,4 @@
-# What tools/testbed/side-by-side runs in the guest: three targets with a RAM store each, one host, fio in turn.
+# What tools/testbed/side-by-side runs in the guest: several targets, one host, fio in turn.
 . /share/settings
 ADDR=10.0.2.15
 MIB=64
@@ -23,13 +23,15 @@ caisson() { # NAME LISTENER
     serve "$1" /tmp/caisson --socket "/tmp/$1.sock" export "ram:${MIB}M" --listen "$2" --nqn "nqn.2026-01.test:$1"
 }
 caisson rdma "rdma://$ADDR:4420"
-case $THIRD in
-    tcp) caisson tcp "tcp://$ADDR:4430" ;;
-    bare)
-        cp /share/bare /tmp/bare
-        serve bare /tmp/bare $ADDR:4440 nqn.2026-01.test:bare 50
-        ;;
-esac
+for name in $OTHERS; do
+    case $name in
+        tcp) caisson tcp "tcp://$ADDR:4430" ;;
+        bare*)
+            [ -x /tmp/bare ] || cp /share/bare /tmp/bare
+            serve "$name" /tmp/bare "$ADDR:$((4500 + ${name#bare}))" "nqn.2026-01.test:$name" "${name#bare}"
+            ;;
+    esac
+done
 N=/sys/kernel/config/nvmet
 mkdir "$N/subsystems/nqn.2026-01.test:nvmet" "$N/subsystems/nqn.2026-01.test:nvmet/namespaces/1" "$N/ports/1" || exit 1
 echo 1 >"$N/subsystems/nqn.2026-01.test:nvmet/attr_allow_any_host"
@@ -58,12 +60,14 @@ join() { # NAME TRANSPORT PORT
 }
 join rdma rdma 4420
 join nvmet rdma 4421
-case $THIRD in
-    tcp) join tcp tcp 4430 ;;
-    bare) join bare rdma 4440 ;;
-esac
+for name in $OTHERS; do
+    case $name in
+        tcp) join tcp tcp 4430 ;;
+        bare*) join "$name" rdma $((4500 + ${name#bare})) ;;
+    esac
+done
 # Everything that is read was written.
-for name in rdma nvmet $THIRD; do
+for name in rdma nvmet $OTHERS; do
     eval "dev=\$DEV_$name"
     dd if=/dev/urandom of="$dev" bs=1M count=$MIB oflag=direct 2>/dev/null || exit 1
 done
@@ -84,7 +88,7 @@ while [ $round -le "$ROUNDS" ]; do
             for way in read write; do
                 name=$block-$way-d$depth
                 case $name in *"$ONLY"*) ;; *) continue ;; esac
-                for target in rdma nvmet $THIRD; do one $round "$name" $target $way $block $depth; done
+                for target in rdma nvmet $OTHERS; do one $round "$name" $target $way $block $depth; done
             done
         done
     done

@@ -32,8 +32,8 @@ use std::time::{Duration, Instant};
 /// Receives of all connections, and bytes of data in a capsule.
 const RECEIVES: u32 = 256;
 const IN_CAPSULE: usize = 8192;
-/// The buffer that all data comes from and goes to.
-const BUFFER: usize = 1 << 20;
+/// The buffer that all data comes from and goes to: the largest transfer of a Linux host behind what admin commands read.
+const BUFFER: usize = 2 << 20;
 /// Work requests of a send queue; one response in so many is signaled, so that it is known to have room.
 const SENDS: u32 = 512;
 const SIGNALED: u32 = 32;

@@ -314,9 +314,12 @@ impl Thread {
             session.completed(c.send(), c.status(), &mut env!(port, t), &mut self.events);
             conn.watch_sends(t.now);
         }
-        let mut events = std::mem::take(&mut self.events);
-        conn.held.extend(events.drain(..));
-        self.events = events;
+        if self.events.is_empty() && conn.held.is_empty() {
+            // Something has gone out, and nothing waited for it.
+            self.touch(index);
+            return;
+        }
+        conn.held.extend(self.events.drain(..));
         self.pump(index, t);
     }
 
