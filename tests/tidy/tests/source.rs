@@ -75,7 +75,10 @@ const UNSAFE_IN: &[(&str, &str)] = &[
         "transports/verbs/src/",
         "rdma-core's functions and structures, loaded at run time; nothing of RDMA is unsafe elsewhere",
     ),
-    ("transports/verbs/examples/bare/", "the least that a target over verbs does: posts and registers as the daemon does"),
+    (
+        "transports/verbs/examples/bare/",
+        "the least that a target over verbs does: posts and registers as the daemon does",
+    ),
     ("target/daemon/src/reactor/", "io_uring's rings, buffer rings and descriptors"),
     ("tools/initiator/src/", "system calls that no safe crate covers: affinity, usage, busy polling"),
 ];
