@@ -77,9 +77,10 @@ fn main() {
     let cases: Vec<Case> =
         cases(&kinds[3].1).into_iter().filter(|c| only.split('|').any(|o| c.name.starts_with(o))).collect();
     let mut alone = vec![Vec::new(); kinds.len()];
-    let (mut device, mut costs) = (Vec::new(), vec![Vec::new(); cases.len()]);
+    let (mut device, mut index, mut costs) = (Vec::new(), Vec::new(), vec![Vec::new(); cases.len()]);
     for _ in 0..repeats {
         device.push(stages::device(folder, mib));
+        index.push(stages::lookup());
         for ((_, kind), figures) in kinds.iter().zip(&mut alone) {
             if only.is_empty() || figures.is_empty() {
                 figures.push(stages::stages(kind.clone()).figures());
@@ -92,13 +93,17 @@ fn main() {
     let stages: Vec<Stages> = alone.iter().map(|f| Stages::of(medians(f))).collect();
     let costs: Vec<Cost> = costs.iter().map(|f| Cost::of(medians(f))).collect();
     let [append, again, read] = medians(&device);
+    let index @ [found, new, insert] = medians(&index);
     print_stages(&kinds, &stages);
     println!(
-        "append alone: {again:.0} ns for 4 KiB, to a new file {append:.0}; read of 4 KiB at random alone {read:.0} ns\n"
+        "append alone: {again:.0} ns for 4 KiB, to a new file {append:.0}; read of 4 KiB at random alone {read:.0} ns"
+    );
+    println!(
+        "index alone: {found:.0} ns for a print that is known, {new:.0} for one that is not, {insert:.0} to insert one\n"
     );
     print_cases(&cases, &costs);
-    print_sums("first writes of 128 KiB", (&cases, &costs, &stages), |c| c.seq_write, again);
-    print_sums("the same, to a new file", (&cases, &costs, &stages), |c| c.new_write, append);
+    print_sums("first writes of 128 KiB", (&cases, &costs, &stages), |c| c.seq_write, (again, index));
+    print_sums("the same, to a new file", (&cases, &costs, &stages), |c| c.new_write, (append, index));
     print_claims(&cases, &costs, &stages);
 }
 
@@ -155,11 +160,11 @@ fn print_sums(
     what: &str,
     (cases, costs, stages): (&[Case], &[Cost], &[Stages]),
     of: impl Fn(&Cost) -> f64,
-    append: f64,
+    (append, [found, new, insert]): (f64, [f64; 3]),
 ) {
     println!(
-        "\n{what:<24} {:>10} {:>9} {:>9} {:>7} {:>11}",
-        "cost", "stages", "append", "beside", "and append"
+        "\n{what:<24} {:>10} {:>9} {:>9} {:>9} {:>7} {:>11} {:>10}",
+        "cost", "stages", "append", "index", "beside", "and append", "and index"
     );
     for (case, c) in cases.iter().zip(costs) {
         let Over::Pool(settings) = case.over else { continue };
@@ -169,13 +174,16 @@ fn print_sums(
         let pack = if zstd { s.zstd * c.stored } else { 0.0 };
         let seal = if zstd { s.seal } else { s.seal_raw } * c.stored;
         let (sum, append) = (print + pack + seal, append * c.log / contents::BLOCK as f64);
+        let again = (c.filled - c.stored).max(0.0);
+        let index = if settings.dedup { found * again + (new + insert) * c.stored } else { 0.0 };
         let beside = |sum: f64| format!("{:.0} %", (of(c) / sum - 1.0) * 100.0);
         println!(
-            "{:<24} {:>10.0} {sum:>9.0} {append:>9.0} {:>7} {:>11}",
+            "{:<24} {:>10.0} {sum:>9.0} {append:>9.0} {index:>9.0} {:>7} {:>11} {:>10}",
             case.name,
             of(c),
             beside(sum),
-            beside(sum + append)
+            beside(sum + append),
+            beside(sum + append + index)
         );
     }
 }

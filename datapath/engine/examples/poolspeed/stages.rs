@@ -3,9 +3,11 @@
 use crate::common::secrets;
 use crate::contents::{BLOCK, Contents, Kind};
 use crate::drive::on_processor;
+use caisson_block::fetch;
 use caisson_codec::{Compressor, Decompressor, EarlyExit, Level};
-use caisson_engine::{Cipher, PoolId};
+use caisson_engine::{Cipher, Memory, PoolId};
 use caisson_fingerprint::{Fingerprint, LANES};
+use caisson_index::{Answer, Budget, Entry, Index, SummaryAt};
 use caisson_log::{At, Bind, Keyring, RecordKind};
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -138,6 +140,63 @@ fn time<T>(blocks: &[T], mut f: impl FnMut(&T)) -> f64 {
     let begun = on_processor();
     blocks.iter().for_each(&mut f);
     (on_processor() - begun) as f64 / blocks.len().max(1) as f64
+}
+
+/// Blocks whose prints an index knows before its looks are measured, and blocks of a batch of the log.
+const KNOWN: u64 = 1 << 16;
+const SUMMARY: u64 = 128;
+
+/// What the index of duplicates alone takes: nanoseconds to look for a print that is known, for one that is not, and to insert one. It
+/// has the memory of a pool's, and is asked as a pool asks it: sixteen at a time, fetched beforehand.
+pub fn lookup() -> [f64; 3] {
+    let memory = Memory::default();
+    let mut index = Index::new(Budget { index_bytes: memory.index, cache_bytes: memory.summaries });
+    // SplitMix64's output, which has no pattern that the index could be helped by.
+    let mix = |n: u64| {
+        let z = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    };
+    let print = |n: u64| (u128::from(mix(2 * n + 1)) << 64 | u128::from(mix(2 * n + 2))).to_le_bytes();
+    let all: Vec<Entry> = (0..2 * KNOWN)
+        .map(|n| Entry { print: print(n), id: n, offset: (n % SUMMARY) as u32 * 4096 })
+        .collect();
+    let (known, more) = all.split_at(KNOWN as usize);
+    let insert = |index: &mut Index, entries: &[Entry], from: u64| {
+        let begun = on_processor();
+        for (n, batch) in (from..).zip(entries.chunks(SUMMARY as usize)) {
+            let at = SummaryAt {
+                segment: (n / 64) as u32,
+                sequence: n / 64 + 1,
+                offset: (n % 64) as u32 * (1 << 20),
+            };
+            let of = || batch.iter().map(|e| &e.print);
+            index.warm(of(), fetch);
+            index.warm_next(of(), fetch);
+            index.warm_last(of(), fetch);
+            index.insert(at, batch);
+        }
+        (on_processor() - begun) as f64 / entries.len() as f64
+    };
+    insert(&mut index, known, 0);
+    let looks = |index: &mut Index, entries: &[Entry], hit: bool| {
+        // In an order in which none is near the one before.
+        let len = entries.len();
+        let prints: Vec<_> = (0..len).map(|n| entries[n.wrapping_mul(0x9E37_79B1) % len].print).collect();
+        let begun = on_processor();
+        for group in prints.chunks(LANES) {
+            index.warm(group, fetch);
+            index.warm_next(group, fetch);
+            index.warm_last(group, fetch);
+            for print in group {
+                assert_eq!(matches!(index.lookup(print), Answer::Hit(_)), hit);
+            }
+        }
+        (on_processor() - begun) as f64 / len as f64
+    };
+    let [found, new] = [looks(&mut index, known, true), looks(&mut index, more, false)];
+    [found, new, insert(&mut index, more, KNOWN / SUMMARY)]
 }
 
 /// What the file system alone takes: nanoseconds for each 4 KiB appended in batches to a new file, for the same over what was
