@@ -57,9 +57,7 @@ impl Waiting {
             tracing::error!("pool {name} waits for its keys, and for a person: {}", self.why);
             return;
         }
-        let pause = PAUSE.0.saturating_mul(1 << self.tries.saturating_sub(1).min(10)).min(PAUSE.1);
-        let least = Duration::from_secs(self.why.after_s.unwrap_or(0).into());
-        let pause = pause.max(least);
+        let pause = pause_after(self.tries, Duration::from_secs(self.why.after_s.unwrap_or(0).into()));
         self.next = Some(Instant::now() + pause);
         let after = pause.as_secs();
         tracing::warn!("pool {name} waits for its keys, tried again in {after} s: {}", self.why);
@@ -69,6 +67,12 @@ impl Waiting {
         let left = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs();
         Waits { why: self.why.clone(), tries: self.tries, next_s: self.next.map(left) }
     }
+}
+
+/// How long after so many tries the next one is made: twice as long as before, within [`PAUSE`], and never sooner than the provider asks
+/// (a TPM says how long its lockout goes on).
+fn pause_after(tries: u32, least: Duration) -> Duration {
+    PAUSE.0.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(PAUSE.1).max(least)
 }
 
 /// Turns all of `turns` that do not rest on a pool whose key manager is away, and gives those. On another error, what was turned
@@ -288,4 +292,22 @@ impl World {
 fn volumes(turns: &[Turn]) -> Vec<model::Volume> {
     let objects: Objects = turns.iter().filter_map(|t| Some((t.key.clone(), t.to.clone()?))).collect();
     model::Lookup::volumes(&objects).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pause_is_twice_the_last_within_bounds_and_no_shorter_than_asked() {
+        let s = Duration::from_secs;
+        let none = Duration::ZERO;
+        let first: Vec<_> = (1..=8).map(|tries| pause_after(tries, none).as_secs()).collect();
+        assert_eq!(first, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!((pause_after(0, none), pause_after(u32::MAX, none)), (s(1), s(60)));
+        assert_eq!(
+            (pause_after(1, s(600)), pause_after(20, s(600)), pause_after(7, s(5))),
+            (s(600), s(600), s(60))
+        );
+    }
 }
