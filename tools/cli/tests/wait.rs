@@ -166,11 +166,12 @@ fn the_pool_fails() {
     let mut t = refusing(WRITES, 64 << 20..1 << 40, || s.serve());
     let mut waits = s.waiting(ERASE);
     let at = &t.listening()[0];
-    let write = ["perf", at, "--nqn", NQN, "--pattern", "write", "--block-size", "64k", "--quiet"];
+    let write =
+        ["perf", at, "--nqn", NQN, "--pattern", "write", "--block-size", "64k", "--quiet", "--dedup", "0"];
     let end = Instant::now() + Duration::from_secs(120);
     while waits.try_wait().unwrap().is_none() {
         assert!(Instant::now() < end, "the pool does not fail: {}", s.ask(&["pool", "status", "main"]));
-        // Until what it writes comes there: then it is refused, and so is what comes later.
+        // New contents each time, until what is written comes there: then it is refused, and so is what comes later.
         let _ = support::caisson(&[&write[..], &["--size", "64M", "--bytes", "64M"]].concat());
     }
     ends(waits, 1, &["the pool has failed", UNKNOWN, GOES_ON]);
