@@ -114,6 +114,8 @@ impl Volume for PoolVolume {
 
     fn submit(&self, cx: &mut Cx<'_>, request: Request) {
         let Request { tag, op } = request;
+        // All that comes of it is done on this thread, or by the pool's own.
+        caisson_keys::stack_computes();
         self.0.in_flight.fetch_add(1, Ordering::AcqRel);
         let in_flight = InFlight(Arc::clone(&self.0));
         if let Some(error) = self.0.refuses() {

@@ -32,5 +32,5 @@ pub use locked::{Bytes as LockedBytes, LockedMemory, locked_memory};
 pub use provider::{KeyProvider, ProviderStatus, Reason, Wrapped};
 pub use secret::Secret;
 pub use slot::KeySlot;
-pub use stack::{DEPTH as STACK_DEPTH, cleanse_stack};
+pub use stack::{DEPTH as STACK_DEPTH, cleanse_stack, computes as stack_computes, rest as stack_rests};
 pub use uri::{KeyUri, Scheme};

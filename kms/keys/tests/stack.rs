@@ -1,6 +1,6 @@
 //! What a call left on the stack is gone after [`cleanse_stack`], as this process's own memory says.
 
-use caisson_keys::{STACK_DEPTH, cleanse_stack};
+use caisson_keys::{STACK_DEPTH, cleanse_stack, stack_computes, stack_rests};
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -48,4 +48,20 @@ fn what_was_left_on_the_stack_is_gone() {
     leave(2 * STACK_DEPTH);
     cleanse_stack();
     assert!(found(from) > 0);
+}
+
+#[test]
+fn a_thread_that_computes_with_no_keys_has_nothing_overwritten() {
+    let here = 0u8;
+    let from = std::ptr::from_ref(black_box(&here)).addr();
+    leave(8 << 10);
+    stack_rests();
+    assert!(found(from) > 0);
+    stack_computes();
+    stack_rests();
+    assert_eq!(found(from), 0);
+    // From then on, each time.
+    leave(8 << 10);
+    stack_rests();
+    assert_eq!(found(from), 0);
 }

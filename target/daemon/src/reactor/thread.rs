@@ -233,7 +233,7 @@ impl<D: Driver> Reactor<D> {
             return Wait::Poll;
         }
         // What was computed with keys stays on no stack while nobody works there.
-        caisson_keys::cleanse_stack();
+        caisson_keys::stack_rests();
         Wait::Sleep(until.map(|at| at.since(now).max(1_000)))
     }
 
