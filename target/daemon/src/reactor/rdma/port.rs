@@ -2,9 +2,8 @@
 
 use caisson_block::Mono;
 use caisson_rdma::{Keys, Memory, Receives, Regions};
+use caisson_tables::IntMap;
 use caisson_verbs::{Completion, CompletionQueue, ReceiveQueue, Scratch};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,27 +90,6 @@ impl Watched {
     }
 }
 
-/// Spreads the numbers of queue pairs. The device gives them out, so nobody can choose some that collide.
-#[derive(Default)]
-pub(crate) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&b| self.write_u32(u32::from(b)));
-    }
-
-    #[inline]
-    fn write_u32(&mut self, n: u32) {
-        // The golden ratio's bits; the map looks at both ends of the product.
-        self.0 = (self.0 ^ u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// One device, seen from one thread.
 pub(crate) struct Port {
     /// Which device.
@@ -126,8 +104,8 @@ pub(crate) struct Port {
     table: Arc<Table>,
     seen: u64,
     pub(crate) keys: Arc<Regions>,
-    /// Connections by the number of their queue pair.
-    pub(crate) by_number: HashMap<u32, u32, BuildHasherDefault<Spread>>,
+    /// Connections by the number of their queue pair, which the device gives out.
+    pub(crate) by_number: IntMap<u32, u32>,
     /// Of queue pairs that were not known yet when they came.
     pub(crate) strange: Vec<Completion>,
     /// Connections that wait for the device to complete what it has, and those whose buffers it has.
@@ -161,7 +139,7 @@ impl Port {
             table,
             seen: u64::MAX,
             keys: Arc::default(),
-            by_number: HashMap::default(),
+            by_number: IntMap::default(),
             strange: Vec::new(),
             awaiting: 0,
             unretired: 0,
