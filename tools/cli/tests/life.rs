@@ -15,6 +15,12 @@ use support::stage::Stage;
 use support::token::uri;
 use support::{CAISSON, Running, bad, good};
 
+/// The root key that wraps the pool's keys.
+fn newest_root(s: &Stage) -> String {
+    let all: serde_json::Value = serde_json::from_str(&s.ask(&["key", "list", "main", "--json"])).unwrap();
+    all[0]["root"].as_str().unwrap().to_string()
+}
+
 /// Waits until `done`; how long that takes is the machine's business.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(300);
@@ -68,11 +74,7 @@ fn root_keys_in_a_server_are_revoked_and_destroyed() {
     s.config(&format!("keys = [\"{key}\"]\ndevice = [{{ path = 'p', size = '256M' }}]\n"));
     let t = s.serve();
     s.perf(&t, "write");
-    let root = || {
-        let all: serde_json::Value =
-            serde_json::from_str(&s.ask(&["key", "list", "main", "--json"])).unwrap();
-        all[0]["root"].as_str().unwrap().to_string()
-    };
+    let root = || newest_root(&s);
     let first = root();
     let ends = |verb: &str, root: &str, more: &[&str]| {
         s.own(&[&["key", verb, "main", "--root", root, "--confirm", root][..], more].concat())
@@ -139,11 +141,7 @@ fn root_keys_in_a_server_end_by_way_of_the_service() {
     ));
     let t = s.serve();
     s.perf(&t, "write");
-    let root = || {
-        let all: serde_json::Value =
-            serde_json::from_str(&s.ask(&["key", "list", "main", "--json"])).unwrap();
-        all[0]["root"].as_str().unwrap().to_string()
-    };
+    let root = || newest_root(&s);
     let first = root();
     let end = |verb: &str, root: &str| s.own(&["key", verb, "main", "--root", root, "--confirm", root]);
     for verb in ["revoke", "destroy"] {

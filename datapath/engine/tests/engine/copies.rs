@@ -1,8 +1,9 @@
 //! Devices of one pool that each lost another copy of the superblock, and power that fails at any moment of the next opening.
 
+use crate::common::pools;
 use crate::common::{Folder, Power, Thread, secrets, store};
 use caisson_block::{Extent, Op};
-use caisson_engine::{Cipher, Create, OpenError, Options, Pool, PoolId, Settings};
+use caisson_engine::{OpenError, Options, Pool, Settings};
 use caisson_log::{SUPERBLOCK, SUPERBLOCK_AT};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,10 @@ const BLOCKS: u64 = 8;
 fn make(paths: &[PathBuf; 2]) {
     let mut thread = Thread::default();
     let stores = paths.iter().map(|p| store(p, SIZE)).collect();
-    let pool = thread.wait(|port| async move {
-        let (id, cipher) = (PoolId([7; 16]), Cipher::auto());
-        let create = Create { id, cipher, segment_size: Some(SEGMENT), slots: Vec::new() };
-        let pool = Pool::create(&port, stores, secrets(), create, Options::default()).await.unwrap();
-        pool.create_volume(&port, "v", BLOCKS << 12, Settings::default()).await.unwrap();
-        pool
-    });
+    let pool = pools::create(&mut thread, stores, SEGMENT, Vec::new());
+    let own = pool.clone();
+    let made = |port| async move { own.create_volume(&port, "v", BLOCKS << 12, Settings::default()).await };
+    thread.wait(made).unwrap();
     let volume = pool.volume("v").unwrap();
     for lba in 0..BLOCKS {
         let at = Extent { lba, blocks: 1 };

@@ -4,7 +4,7 @@ use crate::common::pools::{self, close, noise, tend};
 use crate::common::{Folder, Thread, secrets, store};
 use caisson_block::{BlockError, Extent, Op};
 use caisson_device::{FileStore, StoreError};
-use caisson_engine::{Cause, Cipher, Create, Options, Pool, PoolId, Problem, Settings};
+use caisson_engine::{Cause, Options, Pool, Problem, Settings};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +17,10 @@ const BLOCKS: u64 = 40;
 fn make(path: &Path) {
     let mut thread = Thread::default();
     let stores = vec![store(path, SIZE)];
-    let pool = thread.wait(|port| async move {
-        let (id, cipher) = (PoolId([7; 16]), Cipher::auto());
-        let create = Create { id, cipher, segment_size: Some(SEGMENT), slots: Vec::new() };
-        let pool = Pool::create(&port, stores, secrets(), create, Options::default()).await.unwrap();
-        pool.create_volume(&port, "v", BLOCKS << 12, Settings::default()).await.unwrap();
-        pool
-    });
+    let pool = pools::create(&mut thread, stores, SEGMENT, Vec::new());
+    let own = pool.clone();
+    let made = |port| async move { own.create_volume(&port, "v", BLOCKS << 12, Settings::default()).await };
+    thread.wait(made).unwrap();
     tend(&mut thread, &pool);
     let volume = pool.volume("v").unwrap();
     for lba in 0..BLOCKS {

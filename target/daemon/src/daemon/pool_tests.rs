@@ -1,7 +1,7 @@
 //! Log-structured pools under the daemon: made, opened, changed, and never half there. The engine is a fake one; keys, files and
 //! the registry are real.
 
-use super::tests::{Dir, Failing, FakePlane};
+use super::tests::{Dir, Failing, FakePlane, volume_in_main};
 use super::*;
 use crate::manage::{ask, pools, verbs, view};
 use crate::model::{Compression, Services};
@@ -76,17 +76,7 @@ fn end(d: Arc<Daemon>) {
 }
 
 fn volume(name: &str) -> ask::CreateVolume {
-    ask::CreateVolume {
-        name: name.into(),
-        size: Some(ask::Size::Text("1M".into())),
-        block_size: None,
-        backing: ask::BackingKind::File,
-        path: None,
-        pool: Some("main".into()),
-        adopt: false,
-        services: ask::ServicesAsk::default(),
-        domain: None,
-    }
+    volume_in_main(name, ask::Size::Text("1M".into()), None)
 }
 
 #[test]

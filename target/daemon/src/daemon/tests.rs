@@ -48,23 +48,12 @@ impl DataPlane for FakePlane {
     fn shutdown(&self) {}
 }
 
-/// The machine's files, which fail from a chosen operation on.
-pub(super) struct Failing {
-    pub(super) left: AtomicUsize,
+/// The machine's files, each change of which is a step that may fail.
+pub(super) trait Steps: Send + Sync {
+    fn step(&self) -> io::Result<()>;
 }
 
-impl Failing {
-    fn step(&self) -> io::Result<()> {
-        let left = self.left.load(Ordering::Relaxed);
-        if left == 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.left.store(left - 1, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-impl Files for Failing {
+impl<S: Steps> Files for S {
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         Disk.read(path)
     }
@@ -83,6 +72,37 @@ impl Files for Failing {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.step()?;
         Disk.sync_dir(dir)
+    }
+}
+
+/// They fail from a chosen operation on.
+pub(super) struct Failing {
+    pub(super) left: AtomicUsize,
+}
+
+impl Steps for Failing {
+    fn step(&self) -> io::Result<()> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.left.store(left - 1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// What makes a volume in the pool `main`.
+pub(super) fn volume_in_main(name: &str, size: ask::Size, domain: Option<&str>) -> ask::CreateVolume {
+    ask::CreateVolume {
+        name: name.into(),
+        size: Some(size),
+        block_size: None,
+        backing: ask::BackingKind::File,
+        path: None,
+        pool: Some("main".into()),
+        adopt: false,
+        services: ask::ServicesAsk::default(),
+        domain: domain.map(str::to_owned),
     }
 }
 

@@ -11,7 +11,7 @@ mod common;
 mod real;
 
 use super::super::*;
-use super::{Dir, FakePlane};
+use super::{Dir, FakePlane, Steps, volume_in_main};
 use crate::manage::{ask, keys, pools, verbs};
 use crate::pools::engine_over;
 use crate::pools::faulty_for_tests::{Does, Fault, Plan, Step, Vault, put, starts};
@@ -42,31 +42,9 @@ fn content(volume: &str) -> Vec<u8> {
 /// The state's files, each operation a step.
 struct Kept(Arc<Plan>);
 
-impl Kept {
+impl Steps for Kept {
     fn step(&self) -> io::Result<()> {
         if self.0.step(Step::File) == Does::Go { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
-    }
-}
-
-impl Files for Kept {
-    fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        Disk.read(path)
-    }
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.step()?;
-        Disk.write(path, bytes)
-    }
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        Disk.sync(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        Disk.rename(from, to)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.step()?;
-        Disk.sync_dir(dir)
     }
 }
 
@@ -332,17 +310,7 @@ fn run(opened: &caisson_volume::Opened, op: Op) -> caisson_block::Outcome {
 }
 
 fn volume(name: &str, domain: Option<&str>) -> ask::CreateVolume {
-    ask::CreateVolume {
-        name: name.into(),
-        size: Some(ask::Size::Bytes(SIZE)),
-        block_size: None,
-        backing: ask::BackingKind::File,
-        path: None,
-        pool: Some("main".into()),
-        adopt: false,
-        services: ask::ServicesAsk::default(),
-        domain: domain.map(str::to_owned),
-    }
+    volume_in_main(name, ask::Size::Bytes(SIZE), domain)
 }
 
 /// An operation, and how it is judged.
