@@ -15,12 +15,19 @@ for program in $PROGRAMS; do
     timeout 300 /tmp/programs/"$program" --skip tcp --test-threads=1 >"$out" 2>&1
     rc=$?
     cp "$out" "/share/output.$program"
-    while read -r word name _ verdict _; do
-        [ "$word" = test ] || continue
+    name=
+    while read -r word test dots verdict rest; do
+        # What a test writes to its output by itself stands between its name and its verdict, which then has a line of its own.
+        case "$word $dots" in
+            "test ...") name=$test ;;
+            *) verdict=$word rest=$test ;;
+        esac
+        [ -n "$name" ] && [ -z "$rest" ] || continue
         case $verdict in
-            ok) result "ok $program: $name" ;;
-            FAILED) result "not ok $program: $name" ;;
+            ok) result "ok $program: $name"; name= ;;
+            FAILED) result "not ok $program: $name"; name= ;;
         esac
     done <"$out"
+    [ "$rc" = 0 ] || result "not ok $program: ended with $rc"
     echo "$program ended with $rc: $(grep '^test result' "$out")"
 done
