@@ -112,13 +112,14 @@ pub fn explain(hints: &[Hint<'_>], restricted: bool) {
     if restricted {
         line("Only the hosts named with --allow may connect; a host's name is in its /etc/nvme/hostnqn.");
     }
-    // Ours speaks TCP.
-    let Some(first) = hints.iter().find(|h| h.address.scheme == Scheme::Tcp) else { return };
+    // By TCP where there is a choice: it takes no device.
+    let first = hints.iter().find(|h| h.address.scheme == Scheme::Tcp).unwrap_or(first);
     line("From here, without a kernel initiator:");
     let at = first.address.socket;
     let ip = if at.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { at.ip() };
     let here = SocketAddr::new(ip, at.port());
-    line(format!("  {} identify tcp://{here} --nqn {}\n", program(), first.nqn));
+    let scheme = first.address.scheme.name();
+    line(format!("  {} identify {scheme}://{here} --nqn {}\n", program(), first.nqn));
 }
 
 /// What starts this very program at a prompt: its name where the search path leads to it, its whole path elsewhere.
