@@ -2,7 +2,7 @@
 
 mod support;
 
-use caisson_initiator::{Client, Command, Data, Options};
+use caisson_initiator::{Client, Command, Data, Error, Options, Queue};
 use caisson_wire::Status;
 use caisson_wire::erase::{FormatNvm, Sanitize, SanitizeStatus, sanact, ses, sos};
 use caisson_wire::identify::{fna, oacs};
@@ -48,8 +48,22 @@ fn at(opcode: u8, lba: u64) -> Command {
     Command::new(opcode, 1).dword(10, lba as u32)
 }
 
+/// The I/O queue, once the target has seen that the one before it is gone: until then its number is taken.
+fn queue(c: &mut Client) -> Queue {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match c.io_queue(1, 16) {
+            Err(Error::Status { status, .. }) if status.is(Status::COMMAND_SEQUENCE_ERROR) => {
+                assert!(Instant::now() < end, "the queue before it does not go");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            made => return made.unwrap(),
+        }
+    }
+}
+
 fn fill(c: &mut Client) {
-    let mut q = c.io_queue(1, 16).unwrap();
+    let mut q = queue(c);
     for lba in 0..BLOCKS {
         let done = q.run(at(io::WRITE, lba).with(Data::Out(block(lba)))).unwrap();
         assert!(done.status().is_success());
@@ -59,7 +73,7 @@ fn fill(c: &mut Client) {
 
 /// Whether every block reads as zeroes; none may be anything but that or what was written.
 fn empty(c: &mut Client) -> bool {
-    let mut q = c.io_queue(1, 16).unwrap();
+    let mut q = queue(c);
     let mut zero = 0;
     for lba in 0..BLOCKS {
         let read = q.run(at(io::READ, lba).with(Data::In(BLOCK as u32))).unwrap();
