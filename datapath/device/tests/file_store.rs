@@ -6,18 +6,24 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-struct Scratch(PathBuf);
+/// A process that a test starts has all open files of this one from its fork until it executes the program, and with them their locks: what
+/// another test has closed meanwhile would still be in use. So one test at a time has a folder.
+static ALONE: Mutex<()> = Mutex::new(());
+
+struct Scratch(PathBuf, #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
 
 impl Scratch {
     fn new(name: &str) -> Scratch {
         Scratch::within(Path::new(env!("CARGO_TARGET_TMPDIR")), name)
     }
     fn within(folder: &Path, name: &str) -> Scratch {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = folder.join(format!("caisson-file-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
-        Scratch(folder)
+        Scratch(folder, alone)
     }
     fn file(&self) -> PathBuf {
         self.0.join("store")
