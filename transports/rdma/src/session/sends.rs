@@ -67,9 +67,13 @@ impl SendQueue {
     /// another.
     pub fn over(&mut self, id: u64, in_order: bool) -> Option<(Held, bool)> {
         let at = usize::try_from(id.checked_sub(self.head)?).ok()?;
+        if in_order {
+            let held = self.entries.pop_front()?;
+            self.head += 1;
+            return Some((self.forget(held), at == 0));
+        }
         let next = match self.entries.get(at)? {
             Held::Over => return None,
-            _ if in_order => 0,
             Held::Read { .. } => at,
             _ => self.entries.iter().position(|held| !matches!(held, Held::Read { .. } | Held::Over))?,
         };
@@ -78,9 +82,15 @@ impl SendQueue {
             self.entries.pop_front();
             self.head += 1;
         }
+        Some((self.forget(held), next == at))
+    }
+
+    /// Counts it no more.
+    #[inline]
+    fn forget(&mut self, held: Held) -> Held {
         self.sends -= u32::from(matches!(held, Held::Send { .. }));
         self.reads -= u32::from(matches!(held, Held::Read { .. }));
-        Some((held, next == at))
+        held
     }
 
     /// The newest `n` requests were never given to the device.

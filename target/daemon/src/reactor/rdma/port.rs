@@ -61,8 +61,12 @@ impl Watched {
     /// All that is there, about `most`, into `into`.
     fn take(&mut self, most: usize, into: &mut Vec<Completion>) -> io::Result<()> {
         while into.len() < most && self.poll()? {
-            into.extend_from_slice(&self.taken[..self.taken_len]);
-            self.taken_len = 0;
+            let taken = std::mem::take(&mut self.taken_len);
+            into.extend_from_slice(&self.taken[..taken]);
+            if taken < self.taken.len() {
+                // That was all: what has come since is found by the next look, and to ask again costs most turns a vain call.
+                break;
+            }
         }
         Ok(())
     }
