@@ -1,6 +1,6 @@
 //! What SGL1 of a command says of its data, by the rules of RDMA (RDMA, "SGL Support"; Base 2.1, 4.3.2).
 
-use caisson_block::{Buf, BufList};
+use caisson_block::{Buf, BufList, Completions};
 use caisson_wire::opcode::{self, Direction};
 use caisson_wire::rdma::Keyed;
 use caisson_wire::{SglKind, Sqe, Status};
@@ -38,9 +38,10 @@ pub struct Remote {
 /// Reads SGL1 of `sqe`, whose capsule carries the data `inside`.
 ///
 /// A command whose opcode moves no data has its descriptor ignored, and one of no bytes means no data. PSDT must be 01b
-/// where data moves. Even where a descriptor is not used, or wrong, a key that the host wants invalidated is.
+/// where data moves. Even where a descriptor is not used, or wrong, a key that the host wants invalidated is. The list for data in
+/// the capsule comes from `spare`.
 #[inline]
-pub fn place(sqe: &Sqe, inside: Option<Buf>) -> (Payload, Remote) {
+pub fn place(sqe: &Sqe, inside: Option<Buf>, spare: &mut Completions) -> (Payload, Remote) {
     let way = opcode::direction(if sqe.opcode == opcode::FABRICS { sqe.fctype() } else { sqe.opcode });
     let kind = sqe.sgl.kind();
     let keyed = matches!(kind, SglKind::KeyedAddress | SglKind::KeyedInvalidate);
@@ -60,7 +61,7 @@ pub fn place(sqe: &Sqe, inside: Option<Buf>) -> (Payload, Remote) {
             Payload::Bad(Status::INVALID_SGL_LENGTH.dnr())
         }
         _ if keyed => Payload::Transport { len },
-        SglKind::DataBlockOffset if way == Direction::HostToController => in_capsule(sqe, len, inside),
+        SglKind::DataBlockOffset if way == Direction::HostToController => in_capsule(sqe, len, inside, spare),
         _ => Payload::Bad(Status::INVALID_SGL_TYPE.dnr()),
     };
     (payload, remote)
@@ -68,16 +69,23 @@ pub fn place(sqe: &Sqe, inside: Option<Buf>) -> (Payload, Remote) {
 
 /// The part of the capsule's data that an offset descriptor names. ICDOFF is 0: the address counts from the first byte behind
 /// the command.
-fn in_capsule(sqe: &Sqe, len: u32, inside: Option<Buf>) -> Payload {
+fn in_capsule(sqe: &Sqe, len: u32, inside: Option<Buf>, spare: &mut Completions) -> Payload {
     let data = inside.unwrap_or_default();
     let from = sqe.sgl.address.get();
     if from >= data.len() as u64 {
         return Payload::Bad(Status::INVALID_SGL_OFFSET.dnr());
     }
-    match data.slice(from as usize, (from as usize).saturating_add(len as usize)) {
-        Some(part) => Payload::InCapsule(part.into()),
-        None => Payload::Bad(Status::INVALID_SGL_LENGTH.dnr()),
-    }
+    let part = if (from, len as usize) == (0, data.len()) {
+        data
+    } else {
+        match data.slice(from as usize, (from as usize).saturating_add(len as usize)) {
+            Some(part) => part,
+            None => return Payload::Bad(Status::INVALID_SGL_LENGTH.dnr()),
+        }
+    };
+    let mut list = spare.list();
+    list.push(part);
+    Payload::InCapsule(list)
 }
 
 #[cfg(test)]
@@ -87,6 +95,10 @@ mod tests {
 
     fn sqe(opcode: u8, sgl: Sgl) -> Sqe {
         Sqe { opcode, flags: 0x40, sgl, ..Sqe::default() }
+    }
+
+    fn place(sqe: &Sqe, inside: Option<Buf>) -> (Payload, Remote) {
+        super::place(sqe, inside, &mut Completions::default())
     }
 
     fn bad(p: &Payload) -> Option<Status> {

@@ -44,6 +44,8 @@ pub struct Receives {
     idle: Vec<u32>,
     /// Entries that have a data buffer.
     stocked: u32,
+    /// The keys of the two pools, once they were asked for: a pool is registered as a whole, and stays so.
+    keys: Option<[u32; 2]>,
 }
 
 impl Receives {
@@ -60,7 +62,7 @@ impl Receives {
             .collect();
         // The first go out first.
         let idle = (0..entries.len() as u32).rev().collect();
-        Ok(Receives { heads, data, entries, idle, stocked: 0 })
+        Ok(Receives { heads, data, entries, idle, stocked: 0, keys: None })
     }
 
     /// The pools, to be registered.
@@ -90,6 +92,18 @@ impl Receives {
 
     /// Makes receives of the entries that have buffers, at most `most`; they are lent from now on.
     pub fn fill(&mut self, keys: &dyn Keys, most: usize, out: &mut Vec<RecvWr>) {
+        let known = self.keys.or_else(|| {
+            let key = |pool: &Pool| {
+                let (at, len) = pool.memory();
+                keys.key(at, len)
+            };
+            Some([key(&self.heads)?, key(&self.data)?])
+        });
+        let Some([heads, datas]) = known else {
+            debug_assert!(false, "the receive pools are registered before they are used");
+            return;
+        };
+        self.keys = known;
         for _ in 0..most {
             let Some(&id) = self.idle.last() else { return };
             let entry = &mut self.entries[id as usize];
@@ -98,17 +112,15 @@ impl Receives {
                 self.stocked += u32::from(entry.data.is_some());
             }
             let Some(data) = &mut entry.data else { return };
-            let sge = |buf: &mut BufMut| -> Option<Sge> {
-                let key = keys.key(buf.as_ptr(), buf.len())?;
-                Some(Sge { at: buf.as_mut_ptr().addr() as u64, len: buf.len() as u32, key })
+            let sge = |buf: &mut BufMut, key| Sge {
+                at: buf.as_mut_ptr().addr() as u64,
+                len: buf.len() as u32,
+                key,
             };
-            let (Some(head), Some(data)) = (sge(&mut entry.head), sge(data)) else {
-                debug_assert!(false, "the receive pools are registered before they are used");
-                return;
-            };
+            let sges = [sge(&mut entry.head, heads), sge(data, datas)];
             entry.lent = true;
             self.idle.pop();
-            out.push(RecvWr { id, sges: [head, data] });
+            out.push(RecvWr { id, sges });
         }
     }
 

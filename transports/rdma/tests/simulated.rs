@@ -234,7 +234,9 @@ impl World {
                     let capsule = self.receives.take(id, len);
                     let session = &mut self.pairs[n].session;
                     match capsule {
-                        Some(capsule) => events.extend(session.command(capsule).ok().flatten()),
+                        Some(capsule) => {
+                            events.extend(session.command(capsule, &mut self.spare).ok().flatten())
+                        }
                         None => {
                             assert!(self.hostile && n == 0, "the other hosts send whole commands");
                             session.fail(Fatal::Short { len });
@@ -527,9 +529,12 @@ const SHALLOW: Config = Config {
 fn a_host_keeps_to_its_queue() {
     let mut s = Session::new(SHALLOW);
     let capsule = || caisson_rdma::receive::Capsule { sqe: Sqe::default(), inside: None };
-    assert!(s.command(capsule()).unwrap().is_some() && s.command(capsule()).unwrap().is_some());
-    assert!(s.command(capsule()).is_err() && s.fatal().is_some());
-    assert!(s.command(capsule()).unwrap().is_none(), "nothing is taken any more");
+    let mut spare = Completions::default();
+    let mut command = || s.command(capsule(), &mut spare);
+    assert!(command().unwrap().is_some() && command().unwrap().is_some());
+    assert!(command().is_err());
+    assert!(command().unwrap().is_none(), "nothing is taken any more");
+    assert!(s.fatal().is_some());
     assert_eq!(caisson_rdma::cm::reject(CmStatus::NoResources), [0, 0, 6, 0]);
 }
 

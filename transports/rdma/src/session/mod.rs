@@ -154,16 +154,16 @@ impl Session {
         }
     }
 
-    /// A capsule came.
+    /// A capsule came. The list for its data, where some came with it, is from `spare`.
     ///
     /// # Errors
     /// Once the host has more commands on their way than it said. The connection is to be closed.
-    pub fn command(&mut self, capsule: Capsule) -> Result<Option<Event>, Fatal> {
+    pub fn command(&mut self, capsule: Capsule, spare: &mut Completions) -> Result<Option<Event>, Fatal> {
         if self.closed || self.fatal.is_some() {
             return Ok(None);
         }
         let Capsule { sqe, inside } = capsule;
-        let (payload, remote) = place(&sqe, inside);
+        let (payload, remote) = place(&sqe, inside, spare);
         let Some(slot) = self.slots.admit(remote) else {
             return Err(self.fail(Fatal::TooMany { depth: self.config.depth }));
         };
@@ -198,15 +198,22 @@ impl Session {
         }
     }
 
-    fn answer(&mut self, cqe: Cqe, data: BufList, remote: Remote, env: &mut Env<'_>) {
+    fn answer(&mut self, cqe: Cqe, mut data: BufList, remote: Remote, env: &mut Env<'_>) {
         if self.closed {
             env.spare.recycle(data);
             return;
         }
         debug_assert!(data.len() <= remote.length as usize, "more data than the descriptor has room for");
         self.unsent += data.len();
-        self.answers.push_back(Answer { cqe, data, remote });
-        self.advance(env);
+        // Where none waits, there mostly is room.
+        let made = self.answers.is_empty()
+            && self.sends.respond(&self.config, cqe, &mut data, &remote, env, &mut self.batch);
+        if !made {
+            self.answers.push_back(Answer { cqe, data, remote });
+        }
+        if self.waiting() {
+            self.advance(env);
+        }
     }
 
     /// Makes work requests of what waits, as far as there is room. To be called again when buffers have come free.

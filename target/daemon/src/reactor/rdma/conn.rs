@@ -165,6 +165,12 @@ impl Conn {
         unsent + self.owed_bytes > super::super::conn::OWED && moving
     }
 
+    /// Whether what comes is executed now.
+    #[inline]
+    pub(crate) fn takes(&self) -> bool {
+        self.phase == Phase::Open && !self.close && !self.full()
+    }
+
     /// When a host is given up that takes nothing of what is sent to it. Its device tells ours how often to repeat what finds
     /// no receive buffer, and may say: for ever.
     pub(crate) fn stalls(&self) -> Option<Mono> {

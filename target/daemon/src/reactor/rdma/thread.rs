@@ -298,11 +298,19 @@ impl Thread {
         if let Some(id) = c.receive() {
             if c.status() == WcStatus::Success {
                 self.stats.rx_bytes.fetch_add(u64::from(c.len()), Ordering::Relaxed);
-                match port.receives.take(id, c.len()) {
-                    Some(capsule) => self.events.extend(session.command(capsule).ok().flatten()),
-                    None => {
-                        session.fail(Fatal::Short { len: c.len() });
+                let Some(capsule) = port.receives.take(id, c.len()) else {
+                    session.fail(Fatal::Short { len: c.len() });
+                    self.touch(index);
+                    return;
+                };
+                let came = session.command(capsule, t.done).ok().flatten();
+                if let Some(event) = came {
+                    if conn.held.is_empty() && conn.takes() {
+                        execute(conn, port, event, t);
+                        self.touch(index);
+                        return;
                     }
+                    conn.held.push_back(event);
                 }
             } else {
                 port.receives.give_back(id);
@@ -323,35 +331,13 @@ impl Thread {
         self.pump(index, t);
     }
 
-    /// Executes what has come on a connection.
+    /// Executes what is held of a connection.
     fn pump(&mut self, at: u32, t: &mut Turn<'_>) {
         let Some(Some(conn)) = self.conns.get_mut(at as usize) else { return };
         let Some(port) = &self.ports[conn.port] else { return };
-        while conn.phase == Phase::Open && !conn.close && !conn.full() {
+        while conn.takes() {
             let Some(event) = conn.held.pop_front() else { break };
-            match event {
-                Event::Command { slot, sqe, payload } => {
-                    let payload = match payload {
-                        Payload::None => caisson_core::Payload::None,
-                        Payload::InCapsule(data) => {
-                            caisson_core::Payload::InCapsule(conn.own(slot, &sqe, data))
-                        }
-                        Payload::Transport { len } => {
-                            conn.own(slot, &sqe, BufList::new());
-                            conn.owe(slot, len);
-                            caisson_core::Payload::Transport { len }
-                        }
-                        Payload::Bad(status) => caisson_core::Payload::Bad(status),
-                    };
-                    conn.queue.command(&mut cx!(t), slot, &sqe, payload, t.actions);
-                }
-                Event::Data { slot, data } => {
-                    conn.owe(slot, data.len() as u32);
-                    let data = conn.unshared(slot, data);
-                    conn.queue.data(&mut cx!(t), slot, data, t.actions);
-                }
-            }
-            apply(conn, port, t);
+            execute(conn, port, event, t);
         }
         self.touch(at);
     }
@@ -615,8 +601,36 @@ impl Thread {
     }
 }
 
+/// Executes what has come on a connection that takes it.
+fn execute(conn: &mut Conn, port: &Port, event: Event, t: &mut Turn<'_>) {
+    match event {
+        Event::Command { slot, sqe, payload } => {
+            let payload = match payload {
+                Payload::None => caisson_core::Payload::None,
+                Payload::InCapsule(data) => caisson_core::Payload::InCapsule(conn.own(slot, &sqe, data)),
+                Payload::Transport { len } => {
+                    conn.own(slot, &sqe, BufList::new());
+                    conn.owe(slot, len);
+                    caisson_core::Payload::Transport { len }
+                }
+                Payload::Bad(status) => caisson_core::Payload::Bad(status),
+            };
+            conn.queue.command(&mut cx!(t), slot, &sqe, payload, t.actions);
+        }
+        Event::Data { slot, data } => {
+            conn.owe(slot, data.len() as u32);
+            let data = conn.unshared(slot, data);
+            conn.queue.data(&mut cx!(t), slot, data, t.actions);
+        }
+    }
+    apply(conn, port, t);
+}
+
 /// Carries out what the queue asked for.
 fn apply(conn: &mut Conn, port: &Port, t: &mut Turn<'_>) {
+    if t.actions.is_empty() {
+        return;
+    }
     let mut actions = std::mem::take(t.actions);
     for action in actions.drain(..) {
         let Some(session) = &mut conn.session else { continue };
