@@ -29,7 +29,7 @@ pub(crate) const BODY_HEAD: usize = 16;
 pub enum BatchKind {
     /// The log: blocks and the table changes that they imply.
     Log = 1,
-    /// A checkpoint (table pages, a root's blobs, or the root itself), or what the cleaner moved: recovery does not read it.
+    /// A checkpoint (table pages, a root's blobs, or the root itself), or what the cleaner moved, which recovery does not read.
     Checkpoint = 2,
 }
 
