@@ -1,4 +1,4 @@
-//! Segment stores: file or block device, RAM, null.
+//! Stores: file or block device, RAM, null.
 //!
 //! A store keeps bytes at addresses and knows nothing of logical blocks, namespaces or hosts; volumes are built over
 //! it. Stores in memory answer at once ([`Memory`]); a file or block device answers through the ring of the thread that

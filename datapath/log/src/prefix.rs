@@ -29,7 +29,7 @@ pub(crate) const BODY_HEAD: usize = 16;
 pub enum BatchKind {
     /// The log: blocks and the table changes that they imply.
     Log = 1,
-    /// A checkpoint: table pages, a root's blobs, or the root itself.
+    /// A checkpoint (table pages, a root's blobs, or the root itself), or what the cleaner moved, which recovery does not read.
     Checkpoint = 2,
 }
 
@@ -61,7 +61,7 @@ layout!(
 /// A decoded prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Prefix {
-    /// Log or checkpoint.
+    /// Log, or checkpoint and cleaner.
     pub kind: BatchKind,
     /// The key epoch of the pool's own domain that sealed the header.
     pub epoch: u16,
@@ -69,7 +69,7 @@ pub struct Prefix {
     pub header: u32,
     /// Bytes of the batch with padding: a multiple of [`BATCH_ALIGN`].
     pub total: u32,
-    /// The batch's number: in the log, each is one more than the last.
+    /// The batch's number: in the log, each is one more than the last, in a checkpoint too, from 1; 0 of the cleaner.
     pub batch: u64,
     /// The segment it stands in.
     pub segment: u32,

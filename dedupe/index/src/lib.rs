@@ -83,7 +83,7 @@ pub enum Answer {
 /// pending blocks (at most [`MAX_PENDING`], of some 50 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// The sampled table: about 11 bytes for each print in the sample.
+    /// The sampled table: 11 to 23 bytes for each print in the sample, as it is 85 or 40 % full.
     pub index_bytes: usize,
     /// The cache of summaries: about 50 bytes for each print in it.
     pub cache_bytes: usize,

@@ -1,4 +1,4 @@
-//! A pool for now: a folder that holds volumes as sparse files, locked so that one target at a time uses it.
+//! A pool that is a folder: it holds plain volumes as sparse files, and is locked so that one target at a time uses it.
 //!
 //! `NAME.vol` is a volume; what the store keeps beside it begins with that name. `NAME.unsure` marks a volume whose creation
 //! or deletion is not finished: whether it is to be there is what the state says, and [`Pool::settle`] goes by that at start.

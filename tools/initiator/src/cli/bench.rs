@@ -102,7 +102,7 @@ impl Case {
     }
 }
 
-/// The cases: 4 KiB random at three depths on one and four connections, and 128 KiB sequential.
+/// The cases of docs/performance.md: 4 KiB random at three depths on one and four connections, and 128 KiB sequential.
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for pattern in [Pattern::RandRead, Pattern::RandWrite] {
