@@ -13,6 +13,8 @@ use caisson_daemon::model::{self, Device};
 use caisson_daemon::pools::{PoolStatus, Scrub, offline};
 use std::path::{Path, PathBuf};
 
+const NO_POOLS: &str = "no pools; make one with `caisson pool create NAME --device PATH --key-file FILE`";
+
 /// The target may run in another folder.
 fn whole(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
@@ -53,10 +55,7 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
             if output.json {
                 json(&all);
             } else {
-                listed(
-                    &table(&all),
-                    "no pools; make one with `caisson pool create NAME --device PATH --key-file FILE`",
-                );
+                listed(&table(&all), NO_POOLS);
             }
         }
         PoolCommand::Status { name, output } => {
@@ -67,6 +66,7 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
             match (output.json, name) {
                 (true, Some(_)) => all.first().into_iter().for_each(json),
                 (true, None) => json(&all),
+                _ if all.is_empty() => line(NO_POOLS),
                 _ => print(&all.iter().map(page).collect::<Vec<_>>().join("\n")),
             }
         }
