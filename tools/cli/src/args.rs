@@ -271,6 +271,9 @@ pub struct ServeArgs {
     pub log: LogArgs,
 }
 
+/// Where `quickstart` listens where nothing is said.
+pub const QUICKSTART_LISTEN: [&str; 2] = ["tcp://0.0.0.0:4420", "tcp://0.0.0.0:8009"];
+
 /// `quickstart`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -289,7 +292,7 @@ pub struct QuickstartArgs {
     #[arg(long, default_value = "10G", value_parser = parse_size)]
     pub size: u64,
     /// Where hosts connect to, on the first run; may be repeated
-    #[arg(long, value_name = "tcp://ADDR:PORT", default_values = ["tcp://0.0.0.0:4420", "tcp://0.0.0.0:8009"],
+    #[arg(long, value_name = "tcp://ADDR:PORT", default_values = QUICKSTART_LISTEN,
           value_parser = address)]
     pub listen: Vec<Address>,
     /// Whether to prove that it works, with Caisson's own initiator

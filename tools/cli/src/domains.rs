@@ -19,7 +19,7 @@ fn path(pool: &str, rest: &str) -> String {
 /// `key create POOL --domain NAME`.
 pub fn create(c: &Client, pool: &str, domain: &str, output: Output) -> Result<(), Failure> {
     let done = c.send("POST", &path(pool, ""), &DomainAsk { domain: domain.into() })?;
-    told(output, &done, &format!("pool {pool} has the domain {domain}"));
+    told(output, &done, &format!("pool {pool:?} has the domain {domain}"));
     say_incomplete(c, pool, output)
 }
 
@@ -27,7 +27,7 @@ pub fn create(c: &Client, pool: &str, domain: &str, output: Output) -> Result<()
 pub fn rotate(c: &Client, pool: &str, domain: &str, output: Output) -> Result<(), Failure> {
     let done = c.send("POST", &path(pool, "/rotate"), &DomainAsk { domain: domain.into() })?;
     let what = format!(
-        "what is written to domain {domain} of pool {pool} is sealed under new keys; what there is, in the background: see `caisson key status {pool}`"
+        "what is written to domain {domain} of pool {pool:?} is sealed under new keys; what there is, in the background: see `caisson key status {pool}`"
     );
     told(output, &done, &what);
     say_incomplete(c, pool, output)
@@ -47,7 +47,7 @@ fn hint(provider: &str, pool: &str) -> String {
         "recovery" => format!(
             "the recovery shares of before do not open what is new: make them anew (caisson key export-recovery {pool})"
         ),
-        other => format!("{other} does not wrap all keys of pool {pool}, and alone opens it no more"),
+        other => format!("{other} does not wrap all keys of pool {pool:?}, and alone opens it no more"),
     }
 }
 
@@ -65,7 +65,7 @@ pub fn destroy(
             &format!("destroy the domain {domain}"),
             domain,
             &format!(
-                "Everything that the volumes of domain {domain} in pool {pool} hold, snapshots included, is lost then, for good."
+                "Everything that the volumes of domain {domain} in pool {pool:?} hold, snapshots included, is lost then, for good."
             ),
         )?,
     };

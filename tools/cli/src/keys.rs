@@ -107,24 +107,24 @@ pub fn run(client: &dyn Fn() -> Client, command: KeyCommand) -> Result<(), Failu
         KeyCommand::Rotate { pool, domain: None, key, output } => {
             let ask = Rotate { key: key.map(|k| k.to_string()) };
             let done = client().send("POST", &path(&pool, "/rotate"), &ask)?;
-            told(output, &done, &format!("the keys of pool {pool} are wrapped by new root keys"));
+            told(output, &done, &format!("the keys of pool {pool:?} are wrapped by new root keys"));
             Ok(())
         }
         KeyCommand::Add { pool, at, output } => {
             let uri = uri(&at);
             let done = client().send("POST", &path(&pool, ""), &KeyAsk { key: uri.to_string() })?;
-            told(output, &done, &format!("pool {pool} opens with {uri}, too"));
+            told(output, &done, &format!("pool {pool:?} opens with {uri}, too"));
             Ok(())
         }
         KeyCommand::Remove { pool, at, output } => {
             let uri = uri(&at);
             let done = client().send("DELETE", &path(&pool, ""), &KeyAsk { key: uri.to_string() })?;
-            told(output, &done, &format!("pool {pool} opens with {uri} no more"));
+            told(output, &done, &format!("pool {pool:?} opens with {uri} no more"));
             Ok(())
         }
         KeyCommand::Retry { pool, output } => {
             let done = client().send("POST", &path(&pool, "/retry"), &())?;
-            told(output, &done, &format!("pool {pool} has its keys"));
+            told(output, &done, &format!("pool {pool:?} has its keys"));
             Ok(())
         }
         KeyCommand::ExportRecovery { pool, shares, needed, out } => {
@@ -184,7 +184,7 @@ fn list(keys: &Keys, output: Output) -> Result<(), Failure> {
     }
     let mut t = Table::new(&["KEY OF", "WRAPPED BY", "ROOT KEY"]);
     keys.slots.iter().for_each(|s| t.row([s.of.clone(), s.provider.clone(), s.root.clone()]));
-    listed(&t, &format!("pool {} has no wrapped keys to show: see `caisson key status`", keys.pool));
+    listed(&t, &format!("pool {:?} has no wrapped keys to show: see `caisson key status`", keys.pool));
     Ok(())
 }
 

@@ -15,23 +15,28 @@ use caisson_daemon::model::{
     self, Backing, DEFAULT_MODEL, Device, Host, Item, Listener, Namespace, Objects, Serves, Services,
     Subsystem, Volume, derived_serial, derived_uuid,
 };
-use caisson_daemon::pools::Made;
+use caisson_daemon::pools::{Found, Made};
 use caisson_daemon::reactor::clock;
 use caisson_daemon::{Cause, Refusal, config};
 use caisson_device::StoreSpec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
+
+fn log_filter(text: &str) -> Result<EnvFilter, Refusal> {
+    EnvFilter::try_new(text).map_err(|e| {
+        Refusal::invalid(
+            format!("`{text}` is not a log filter: {e}"),
+            "use error, warn, info, debug or trace, or by module, as in info,caisson_core=debug",
+        )
+    })
+}
 
 /// Starts the log, to standard error. `--log` wins over RUST_LOG, which wins over the file.
 pub fn log(args: &LogArgs, log: &Log) -> Result<(), Refusal> {
     let filter =
         args.log.clone().or_else(|| std::env::var("RUST_LOG").ok()).unwrap_or_else(|| log.filter.clone());
-    let env = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|e| {
-        Refusal::invalid(
-            format!("`{filter}` is not a log filter: {e}"),
-            "use error, warn, info, debug or trace, or by module, as in info,caisson_core=debug",
-        )
-    })?;
+    let env = log_filter(&filter)?;
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(env).with_writer(std::io::stderr).with_ansi(ansi);
     // Set once in the process's life; a second start has it already.
@@ -115,6 +120,12 @@ fn in_pool(args: &ExportArgs, path: &str) -> Result<(model::Pool, Volume), Refus
     }
     let path = PathBuf::from(path);
     let size = match (exists(&path)?, args.size) {
+        (true, None) if matches!(caisson_daemon::pools::engine().look(&path), Ok(Found::Blank)) => {
+            return Err(Refusal::invalid(
+                format!("{} is blank, and the volume of a new pool needs a size", path.display()),
+                format!("give --size, the size of the volume, to make a pool there. {example}"),
+            ));
+        }
         (true, _) => p.pool_size.unwrap_or(0),
         // What does not compress at all, and the tables, fit too; the file is sparse.
         (false, Some(size)) => {
@@ -390,7 +401,17 @@ fn in_file(file: &Config, e: StartError) -> Failure {
 
 /// Runs `config check`.
 pub fn check(file: &Path) -> Result<Config, Failure> {
-    Ok(Config::load(file)?)
+    let config = Config::load(file)?;
+    // What a filter is only the log knows: `serve` would refuse it.
+    let filter = &config.settings.log.filter;
+    if let Err(r) = log_filter(filter) {
+        let written = [format!("\"{filter}\""), format!("'{filter}'")];
+        let place = written.iter().find_map(|w| config.text.find(w).map(|at| at..at + w.len()));
+        let span = place.unwrap_or(0..0);
+        let problem = config::problem::Problem { span, error: r.error, remedy: r.remedy };
+        return Err(config::problem::Rejected::new(&config.file, &config.text, vec![problem]).into());
+    }
+    Ok(config)
 }
 
 /// Whether a listener at `port` is for discovery alone.

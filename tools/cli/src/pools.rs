@@ -13,6 +13,8 @@ use caisson_daemon::model::{self, Device};
 use caisson_daemon::pools::{PoolStatus, Scrub, offline};
 use std::path::{Path, PathBuf};
 
+const NO_POOLS: &str = "no pools; make one with `caisson pool create NAME --device PATH --key-file FILE`";
+
 /// The target may run in another folder.
 fn whole(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
@@ -25,7 +27,7 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
         PoolCommand::Create { name, device, size, keys, memory, adopt, output } => {
             let key_file = keys.key_file.clone().map(whole);
             let made = key_file.clone().filter(|k| !k.exists());
-            let said = format!("pool {name} {}", if adopt { "taken over" } else { "made" });
+            let said = format!("pool {name:?} {}", if adopt { "taken over" } else { "made" });
             let size = size.map(Size::Bytes);
             let ask = CreatePool {
                 name,
@@ -46,17 +48,14 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
         }
         PoolCommand::Remove { name, output } => {
             let done = c.send("DELETE", &at(&name), &())?;
-            told(output, &done, &format!("pool {name} let go; what it holds is on its devices"));
+            told(output, &done, &format!("pool {name:?} let go; what it holds is on its devices"));
         }
         PoolCommand::List(output) => {
             let all: Vec<Pool> = c.get("/v1/pools")?;
             if output.json {
                 json(&all);
             } else {
-                listed(
-                    &table(&all),
-                    "no pools; make one with `caisson pool create NAME --device PATH --key-file FILE`",
-                );
+                listed(&table(&all), NO_POOLS);
             }
         }
         PoolCommand::Status { name, output } => {
@@ -67,17 +66,18 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
             match (output.json, name) {
                 (true, Some(_)) => all.first().into_iter().for_each(json),
                 (true, None) => json(&all),
+                _ if all.is_empty() => line(NO_POOLS),
                 _ => print(&all.iter().map(page).collect::<Vec<_>>().join("\n")),
             }
         }
         PoolCommand::Grow { name, size, device, output } => {
             let ask = Grow { path: device.map(whole), size: size.map(Size::Bytes) };
             let done = c.send("POST", &format!("{}/grow", at(&name)), &ask)?;
-            told(output, &done, &format!("pool {name} uses all of its devices"));
+            told(output, &done, &format!("pool {name:?} uses all of its devices"));
         }
         PoolCommand::AddDevice { name, path, size, output } => {
             let path = whole(path);
-            let said = format!("pool {name} uses {}", path.display());
+            let said = format!("pool {name:?} uses {}", path.display());
             let ask = DeviceAsk { path, size: size.map(Size::Bytes) };
             told(output, &c.send("POST", &format!("{}/devices", at(&name)), &ask)?, &said);
         }
@@ -86,9 +86,9 @@ pub fn run(c: &Client, command: PoolCommand) -> Result<(), Failure> {
             let done =
                 c.send("POST", &format!("{}/scrub", at(&name)), &ScrubAsk { rate: Size::Bytes(rate) })?;
             let said = match stop {
-                true => format!("the scrub of pool {name} is stopped"),
+                true => format!("the scrub of pool {name:?} is stopped"),
                 false => format!(
-                    "the scrub of pool {name} has begun; `caisson pool status {name}` shows how far it is"
+                    "the scrub of pool {name:?} has begun; `caisson pool status {name}` shows how far it is"
                 ),
             };
             told(output, &done, &said);
@@ -245,10 +245,10 @@ pub fn page(p: &Pool) -> String {
     t.to_string()
 }
 
-/// A pool as an offline command names it.
+/// A pool as an offline command names it: by its first device, as no target has given it a name.
 pub fn named(paths: &[PathBuf], keys: &KeyArgs) -> model::Pool {
     model::Pool {
-        name: "at hand".into(),
+        name: paths.first().map_or_else(String::new, |p| p.display().to_string()),
         devices: paths.iter().map(|p| Device { path: p.clone(), size: 0 }).collect(),
         key_file: keys.key_file.clone(),
         passphrase_file: keys.passphrase_file.clone(),

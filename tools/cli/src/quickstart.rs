@@ -1,19 +1,18 @@
 //! `caisson quickstart`: from nothing to an exported volume, and a proof that it works.
 
-use crate::args::{Cli, Command, Proof, QuickstartArgs};
+use crate::args::{Cli, Command, Proof, QUICKSTART_LISTEN, QuickstartArgs};
 use crate::failure::Failure;
 use crate::host::{self, Hint};
 use crate::local::{failed, is_discovery_port, log, say_listening, settle, start};
 use crate::output::line;
 use caisson_daemon::config::settings::{Log, Settings};
-use caisson_daemon::daemon::{Daemon, serve};
-use caisson_daemon::model::text::Scheme;
-use caisson_daemon::model::text::format_size;
+use caisson_daemon::daemon::{Daemon, StartError, serve};
+use caisson_daemon::model::text::{Address, Scheme, format_size};
 use caisson_daemon::model::{
     Backing, Change, DEFAULT_MODEL, DEFAULT_POOL, Device, Item, Listener, Lookup, Namespace, Objects, Pool,
     Serves, Services, Subsystem, Volume, derived_serial, key,
 };
-use caisson_daemon::{Refusal, daemon};
+use caisson_daemon::{Cause, Refusal, daemon};
 use clap::Parser;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -113,7 +112,11 @@ pub fn run(args: &QuickstartArgs, socket: Option<PathBuf>, dumps: bool) -> Resul
     if !was_there {
         passphrase(&dir)?;
     }
-    let d = start(settings, Objects::new(), seed(args, &dir)).map_err(failed)?;
+    let started = start(settings, Objects::new(), seed(args, &dir));
+    let d = started.map_err(|e| failed(if was_there { port_taken(e, &dir) } else { e }))?;
+    if was_there {
+        warn_of_listen(args, &d.objects());
+    }
     // A run that was killed during its proof left these.
     let _ = remove_proof(&d);
     let prove = match args.proof {
@@ -153,6 +156,33 @@ pub fn run(args: &QuickstartArgs, socket: Option<PathBuf>, dumps: bool) -> Resul
     match prover.map(std::thread::JoinHandle::join) {
         Some(Ok(result)) if args.exit_after_proof => result,
         _ => Ok(()),
+    }
+}
+
+/// A later run cannot be told to listen elsewhere: says what can be done where an address of its first run is taken.
+fn port_taken(e: StartError, dir: &Path) -> StartError {
+    let StartError::Items(mut items) = e else { return e };
+    for (_, r) in items.iter_mut().filter(|(k, r)| key::is_listener(k) && r.cause == Cause::Busy) {
+        r.remedy = format!(
+            "another program uses this address, perhaps another target: stop it. {} listens where its first run was told to, whatever \
+             --listen says now, and `caisson listener add` and `remove` change that while it runs; or begin anew with --data DIR \
+             and --listen",
+            dir.display()
+        );
+    }
+    StartError::Items(items)
+}
+
+/// Says so where `--listen` names an address that a later run does not listen on.
+fn warn_of_listen(args: &QuickstartArgs, objects: &Objects) {
+    let listens = |a: &Address| objects.listeners().any(|l| l.address == *a);
+    if let Some(a) = args.listen.iter().find(|a| !listens(a))
+        && !args.listen.iter().map(ToString::to_string).eq(QUICKSTART_LISTEN)
+    {
+        eprintln!(
+            "warning: --listen {a} is not followed: it is for the first run; to listen there too, while this runs: \
+             caisson listener add {a}"
+        );
     }
 }
 

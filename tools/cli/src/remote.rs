@@ -241,6 +241,11 @@ pub fn host(c: &Client, command: HostCommand) -> Result<(), Failure> {
         HostCommand::Allow { nqn, host, output } => {
             let done = c.send("PUT", &at(&nqn, &host), &())?;
             told(output, &done, &format!("{host} may connect to {nqn}"));
+            // Whoever names a host wants the others kept out.
+            let now: Result<Subsystem, _> = c.get(&format!("/v1/subsystems/{}", segment(&nqn)));
+            if !output.json && now.is_ok_and(|s| s.allow_any_host) {
+                line(format!("so may any other host: caisson subsystem allow-any {nqn} off"));
+            }
         }
         HostCommand::Remove { nqn, host, output } => {
             let done = c.send("DELETE", &at(&nqn, &host), &())?;

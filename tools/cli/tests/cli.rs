@@ -106,6 +106,9 @@ fn configuration_errors_point_at_their_line() {
     let o = caisson(&["config", "check", &file, "--json"]);
     let v: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
     assert_eq!(v["problems"][0]["line"], 2);
+    // What starting would refuse is no good configuration.
+    std::fs::write(&file, "[log]\nfilter = 'a=b=c'\n").unwrap();
+    bad(&["config", "check", &file], 5, &["c.toml:2:10: `a=b=c` is not a log filter", "remedy: use error"]);
     // Found only on starting, but shown at the line all the same.
     let text = "[management]\nsocket = ''\n[metrics]\naddress = ''\n[[volume]]\nname = 'x'\npath = '/nonexistent/disk'\n";
     std::fs::write(&file, text).unwrap();

@@ -209,7 +209,7 @@ fn root_keys_end_by_way_of_the_service_where_it_may() {
     let service = c.service(&["--allow-end", &me()]);
     let unsaid = c.s.own(&["key", "destroy", "main", "--root", &first, "--confirm", "x"]);
     c.s.fails(&unsaid, 4, &["said again"]);
-    c.s.fails(&end("destroy", &second), 4, &["pool main needs root key", "caisson key rotate main"]);
+    c.s.fails(&end("destroy", &second), 4, &["pool \"main\" needs root key", "caisson key rotate main"]);
     // What the provider behind it cannot do is its own to say.
     c.s.fails(&end("revoke", &first), 4, &["cannot take root key", "key destroy"]);
     c.s.ask(&["key", "destroy", "main", "--root", &first, "--confirm", &first]);
@@ -499,5 +499,5 @@ fn a_first_creation_waits_for_the_service_or_says_that_it_is_away() {
     let _service = c.service(&[]);
     c.await_keys();
     c.s.perf(&t, "write");
-    assert!(c.s.ask(&[&make[..], &[&c.key()]].concat()).contains("pool other made"));
+    assert!(c.s.ask(&[&make[..], &[&c.key()]].concat()).contains("pool \"other\" made"));
 }

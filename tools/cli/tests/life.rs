@@ -82,7 +82,7 @@ fn root_keys_in_a_server_are_revoked_and_destroyed() {
     for verb in ["revoke", "destroy"] {
         s.fails(&s.own(&["key", verb, "main", "--root", &first]), 1, &["said again", "--confirm"]);
         s.fails(&s.own(&["key", verb, "main", "--root", &first, "--confirm", "x"]), 4, &["said again"]);
-        s.fails(&ends(verb, &first, &[]), 4, &["pool main needs root key", "caisson key rotate main"]);
+        s.fails(&ends(verb, &first, &[]), 4, &["pool \"main\" needs root key", "caisson key rotate main"]);
         s.fails(&ends(verb, "no-such", &[]), 4, &["has a root key no-such"]);
     }
     s.perf(&t, "read");
@@ -145,7 +145,7 @@ fn root_keys_in_a_server_end_by_way_of_the_service() {
     let first = root();
     let end = |verb: &str, root: &str| s.own(&["key", verb, "main", "--root", root, "--confirm", root]);
     for verb in ["revoke", "destroy"] {
-        s.fails(&end(verb, &first), 4, &["pool main needs root key", "caisson key rotate main"]);
+        s.fails(&end(verb, &first), 4, &["pool \"main\" needs root key", "caisson key rotate main"]);
     }
     std::fs::copy(s.dir.path("p"), s.dir.path("copy")).unwrap();
     s.ask(&["key", "rotate", "main"]);
@@ -239,7 +239,7 @@ fn root_keys_in_a_token_are_destroyed() {
     let list = s.ask(&["key", "list", "main"]);
     let root = list.split_whitespace().find(|w| w.starts_with("root:")).unwrap().to_string();
     let end = s.own(&["key", "destroy", "main", "--root", &root, "--confirm", &root]);
-    s.fails(&end, 4, &["pool main needs root key"]);
+    s.fails(&end, 4, &["pool \"main\" needs root key"]);
     s.ask(&["key", "rotate", "main"]);
     let revoke = s.own(&["key", "revoke", "main", "--root", &root, "--confirm", &root]);
     s.fails(&revoke, 4, &["cannot take root key", "key destroy"]);

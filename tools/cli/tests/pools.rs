@@ -171,7 +171,7 @@ fn pools_are_made_in_a_running_target_and_survive_restarts() {
     assert!(!Path::new(&device).exists() && !Path::new(&key).exists());
     let create = [&create[..], &["--passphrase-file", &pass]].concat();
     let said = s.ask(&create);
-    assert!(said.contains("pool main made") && said.contains("made the key file"), "{said}");
+    assert!(said.contains("pool \"main\" made") && said.contains("made the key file"), "{said}");
     assert!(s.ask(&create).contains("it was so already"));
     s.ask(&["volume", "create", "v", "--pool", "main", "--size", "16M"]);
     let refused = ["volume", "create", "w", "--size", "1M", "--dedup", "off"];

@@ -233,7 +233,9 @@ fn volumes(
         let before = out.len();
         let chosen = t.choice("backing", &kinds, out);
         if out.len() > before {
-            // An unknown word there says nothing of what was meant.
+            // An unknown word there says nothing of what was meant, and nothing against the other keys.
+            domain(&mut t, true, out);
+            services(&mut t, true, out);
             t.finish(out);
             continue;
         }

@@ -120,6 +120,12 @@ fn every_error_has_place_and_remedy() {
             "remove",
         ),
         ("[volume]\nname = 'a'".into(), 1, "one table", "[[volume]]"),
+        (
+            "[[volume]]\nname = 'a'\nbacking = 'ram'\nsize = 4096\nblock_size = '4K'".into(),
+            5,
+            "not a whole number",
+            "block_size = NUMBER, without quotes: 512 to 4096",
+        ),
         (format!("{ns}namespace = [{{ volume = 'gone' }}]"), 3, "does not exist", "caisson volume create"),
         (format!("{ns}[[subsystem.namespace]]\nnsid = 0\nvolume = 'v'"), 4, "out of range", "1 to 1024"),
         (format!("{ns}[[subsystem.namespace]]\nvolume = 'v'\nuuid = 'x'"), 5, "not a UUID", "uuid ="),
@@ -168,6 +174,26 @@ fn every_error_has_place_and_remedy() {
 fn all_problems_at_once() {
     let r = parse("[reactor]\ncores = 'x'\n[log]\nformat = 'y'\nwhat = 1\n").unwrap_err();
     assert_eq!(r.problems.len(), 3);
+    // A backing that is misspelt says nothing against the keys that go with it when it is not.
+    let r = parse(
+        "[[volume]]\nname = 'v'\nbacking = 'poool'\nsize = '1G'\ncompression = 'zstd:3'\ndedup = true\n\
+         write_cache = true\nverify = true\ndomain = 'd'\n",
+    )
+    .unwrap_err();
+    assert_eq!(r.problems.len(), 1, "{r}");
+}
+
+#[test]
+fn keys_are_listed_once() {
+    let at = "address = 'tcp://192.0.2.1:4420'\n";
+    for (text, keys) in [
+        (format!("[[listener]]\n{at}x = 1"), "the keys here are serves, trtype, address\n"),
+        ("[[listener]]\nx = 1".into(), "the keys here are serves, trtype, address\n"),
+        (format!("[[referral]]\n{at}x = 1"), "the keys here are address\n"),
+    ] {
+        let said = format!("{}\n", said(&text));
+        assert!(said.contains(keys), "{said}");
+    }
 }
 
 #[test]

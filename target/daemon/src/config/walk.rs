@@ -49,8 +49,15 @@ impl<'a, 'i> Table<'a, 'i> {
         Table { name: name.into(), span, table, known: Vec::new() }
     }
 
+    /// Some keys are asked for twice: whether they are there, and what they say.
+    fn know(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+    }
+
     fn get(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {
-        self.known.push(key);
+        self.know(key);
         self.table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, v)| v)
     }
 
@@ -76,7 +83,7 @@ impl<'a, 'i> Table<'a, 'i> {
     pub fn required(&mut self, key: &'static str, example: &str, out: &mut Problems) -> Option<At<String>> {
         let there = self.table.iter().any(|(k, _)| k.get_ref() == key);
         if !there {
-            self.known.push(key);
+            self.know(key);
             // When an unknown key is a misspelling of this one, the unknown key's own message says it all.
             let keys: Vec<&str> = self.table.iter().map(|(k, _)| k.get_ref().as_ref()).collect();
             if nearest(key, keys).is_none() {
@@ -144,7 +151,9 @@ impl<'a, 'i> Table<'a, 'i> {
     pub fn integer(&mut self, key: &'static str, from: u64, to: u64, out: &mut Problems) -> Option<At<u64>> {
         let v = self.get(key)?;
         let DeValue::Integer(i) = v.get_ref() else {
-            out.push(self.wrong(key, v, "a whole number", &from.to_string()));
+            let mut wrong = self.wrong(key, v, "a whole number", "");
+            wrong.remedy = format!("write {key} = NUMBER, without quotes: {from} to {to}");
+            out.push(wrong);
             return None;
         };
         match u64::from_str_radix(i.as_str(), i.radix()) {

@@ -444,12 +444,12 @@ fn a_root_key_ends_when_no_pool_needs_it() {
     };
     refused(&end(&first, "first"), ["said again", "--confirm"]);
     refused(&end("root:00", "root:00"), ["has a root key root:00", "key list main"]);
-    refused(&end(&first, &first), ["pool main needs root key", "key rotate main"]);
+    refused(&end(&first, &first), ["pool \"main\" needs root key", "key rotate main"]);
     assert_eq!(keys::rotate(&d, "main", &ask::Rotate::default()), Ok(Did::Changed));
     // The other pool has the same key file, and is looked at, too.
-    refused(&end(&first, &first), ["pool other needs root key", "key rotate other"]);
+    refused(&end(&first, &first), ["pool \"other\" needs root key", "key rotate other"]);
     let revoke = ask::RootAsk { reason: Some(ask::Why::Compromise), ..end(&first, &first) };
-    assert!(keys::revoke_root(&d, "main", &revoke).unwrap_err().error.contains("pool other needs"));
+    assert!(keys::revoke_root(&d, "main", &revoke).unwrap_err().error.contains("pool \"other\" needs"));
     // With another provider it opens without: what the key wrapped is given up, and then the key.
     let more =
         format!("file:{}?passphrase-file={}", s.path("key2").display(), s.path("passphrase").display());
@@ -465,7 +465,7 @@ fn a_root_key_ends_when_no_pool_needs_it() {
     let gone = keys::destroy_root(&d, "main", &end(&first, &first)).unwrap_err();
     assert_eq!(gone.cause, Cause::NotFound, "{gone}");
     let last = keys::destroy_root(&d, "main", &end(&before, &before)).unwrap_err();
-    assert!(last.error.contains("pool main needs"), "{last}");
+    assert!(last.error.contains("pool \"main\" needs"), "{last}");
     let text = std::fs::read_to_string(s.dir.settings().data_dir.unwrap().join(AUDIT_FILE)).unwrap();
     for op in ["revoke-root", "destroy-root", "compromised", &first] {
         assert!(text.contains(op), "{op} is not recorded: {text}");

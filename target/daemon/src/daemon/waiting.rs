@@ -127,7 +127,9 @@ impl World {
 /// What is asked of a pool that waits.
 pub fn still(pool: &str) -> Refusal {
     Refusal::busy(
-        format!("pool {pool} waits for its keys, and nothing of it can be used or changed until it has them"),
+        format!(
+            "pool {pool:?} waits for its keys, and nothing of it can be used or changed until it has them"
+        ),
         format!(
             "see `caisson key status {pool}` for what it waits for; `caisson key retry {pool}` asks again at once"
         ),

@@ -542,7 +542,16 @@ impl World {
             exports,
             discovery,
         };
-        let fail = |e: &std::io::Error| Refusal::system(format!("cannot listen on {}", l.address), e);
+        let starting = self.starting;
+        let fail = |e: &std::io::Error| {
+            let mut r = Refusal::system(format!("cannot listen on {}", l.address), e);
+            if starting && r.cause == Cause::Busy {
+                r.remedy = "another program uses this address, perhaps another target: stop it, or choose another address or port with \
+                            --listen or [[listener]] address"
+                    .into();
+            }
+            r
+        };
         // The registry knows the port before the first connection can come, unless the system chooses its number.
         let chosen = spec.service == 0;
         if !chosen {

@@ -15,7 +15,7 @@ pub(super) fn no_pool(d: &Daemon, o: &Objects, name: &str) -> Refusal {
     }
     if let Some(dir) = d.folders().get(name) {
         return Refusal::conflict(
-            format!("pool {name} is the folder {}", dir.display()),
+            format!("pool {name:?} is the folder {}", dir.display()),
             "this is for pools of `caisson pool create`; a folder grows with its file system",
         );
     }
@@ -84,7 +84,7 @@ pub fn remove_pool(d: &Daemon, name: &str) -> Result<Did> {
     d.change(|o| match o.volumes().find(|v| v.pool() == Some(name)) {
         None => Ok(vec![(key::pool(name), None)]),
         Some(v) => Err(Refusal::conflict(
-            format!("pool {name} holds volume {}", v.name),
+            format!("pool {name:?} holds volume {}", v.name),
             format!("delete its volumes first, with their data: caisson volume delete {}", v.name),
         )),
     })
@@ -121,7 +121,7 @@ pub fn grow_pool(d: &Daemon, name: &str, ask: &Grow) -> Result<Did> {
             None => None,
         };
         let device =
-            found.ok_or_else(|| bad(format!("pool {name} has several devices, or no such one"), &of))?;
+            found.ok_or_else(|| bad(format!("pool {name:?} has several devices, or no such one"), &of))?;
         let now =
             device.path.metadata().map_or(device.size, |m| if m.is_file() { m.len() } else { u64::MAX });
         if now == u64::MAX {

@@ -224,6 +224,10 @@ pub mod key {
     pub fn listener(address: Address) -> String {
         format!("listener/{address}")
     }
+    /// Whether it is a listener's.
+    pub fn is_listener(key: &str) -> bool {
+        key.starts_with("listener/")
+    }
     /// Of a referral.
     pub fn referral(address: Address) -> String {
         format!("referral/{address}")

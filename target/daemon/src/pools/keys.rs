@@ -34,7 +34,7 @@ fn cause(e: &KeyError) -> Cause {
 /// A key's error, for an operator.
 pub fn of_key(pool: &model::Pool, e: &KeyError) -> Refusal {
     let mut refusal =
-        Refusal::new(cause(e), format!("pool {} cannot be unlocked: {e}", pool.name), e.remedy());
+        Refusal::new(cause(e), format!("pool {:?} cannot be unlocked: {e}", pool.name), e.remedy());
     refusal.after_s = e.wait_s();
     refusal
 }
@@ -46,7 +46,7 @@ fn of_all(pool: &model::Pool, mut errors: Vec<KeyError>) -> Refusal {
     let mut all = errors.iter();
     let Some(first) = all.next() else {
         return Refusal::invalid(
-            format!("pool {} has no key provider", pool.name),
+            format!("pool {:?} has no key provider", pool.name),
             "name one (--key-file FILE)",
         );
     };

@@ -141,7 +141,7 @@ fn missing(pool: &model::Pool, found: &[(&Device, Found)]) -> Refusal {
         None => (&found[0].0, "is blank"),
     };
     Refusal::not_found(
-        format!("pool {} was on {}, which {how}", pool.name, device.path.display()),
+        format!("pool {:?} was on {}, which {how}", pool.name, device.path.display()),
         "attach the device, mount the file system that it is on, or restore it; to do without the pool, remove it from the \
          configuration or the state file",
     )
@@ -208,7 +208,7 @@ fn existing(
         let blank = new.first().map(|d| format!(", and {} is not one of them", d.path.display()));
         return Err(Refusal::not_found(
             format!(
-                "pool {} has {}, of which {} here{}",
+                "pool {:?} has {}, of which {} here{}",
                 pool.name,
                 if plain.devices == 1 { "1 device".into() } else { format!("{} devices", plain.devices) },
                 if devices.len() == 1 { "1 is".into() } else { format!("{} are", devices.len()) },

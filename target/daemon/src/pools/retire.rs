@@ -83,7 +83,7 @@ fn without(user: &User, provider: &str, root: &str) -> Result<Option<Vec<KeySlot
     let name = &user.pool.name;
     let needed = |why: String| {
         Refusal::conflict(
-            format!("pool {name} needs root key {root} of {provider}: {why}"),
+            format!("pool {name:?} needs root key {root} of {provider}: {why}"),
             format!(
                 "have its keys wrapped by a new root key first (caisson key rotate {name}), or by another provider (caisson key add {name})"
             ),

@@ -49,6 +49,10 @@ pub fn identify(args: &IdentifyArgs) -> Result<()> {
     // A discovery controller (CNTRLTYPE 2) has none.
     if id.cntrltype != 2 {
         let all = client.namespaces()?;
+        if let Some(none) = args.nsid.filter(|n| !all.contains(n)) {
+            let remedy = "leave out --nsid to see all that there are";
+            return Err(Error::unsuitable(format!("there is no namespace {none} in {nqn}"), remedy));
+        }
         for nsid in all.into_iter().filter(|n| args.nsid.is_none_or(|only| only == *n)) {
             let ns = client.identify_namespace(nsid)?;
             let list = client.identify(cns::NS_DESCRIPTORS, nsid, 0).unwrap_or_default();
