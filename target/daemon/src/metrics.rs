@@ -206,7 +206,7 @@ fn io(g: &mut Gather, samples: &[Sample]) {
             put(&s.labels(None), s.io.errors);
         }
     });
-    let help = "Time from the command's arrival to its reply.";
+    let help = "Time from when the target sees a command to its reply.";
     g.family("caisson_io_latency_seconds", help, MetricType::HISTOGRAM, |out| {
         for s in samples {
             for (i, name) in HISTOGRAM_NAMES.iter().enumerate() {

@@ -224,7 +224,7 @@ pub struct ExportArgs {
     /// A file or block device, pool:PATH, ram:SIZE, or null:SIZE (forgets what is written; for measuring transports)
     #[arg(value_name = "PATH|pool:PATH|ram:SIZE|null:SIZE")]
     pub store: String,
-    /// Where hosts connect to; may be repeated
+    /// Where hosts connect to, by TCP or, with rdma://ADDR:PORT, by RDMA; may be repeated
     #[arg(long, value_name = "tcp://ADDR:PORT", default_value = "tcp://0.0.0.0:4420", value_parser = address)]
     pub listen: Vec<Address>,
     /// The subsystem's name; without it, it follows from this machine and the store
@@ -291,7 +291,7 @@ pub struct QuickstartArgs {
     /// Size of the first volume
     #[arg(long, default_value = "10G", value_parser = parse_size)]
     pub size: u64,
-    /// Where hosts connect to, on the first run; may be repeated
+    /// Where hosts connect to, by TCP or, with rdma://ADDR:PORT, by RDMA, on the first run; may be repeated
     #[arg(long, value_name = "tcp://ADDR:PORT", default_values = QUICKSTART_LISTEN,
           value_parser = address)]
     pub listen: Vec<Address>,
