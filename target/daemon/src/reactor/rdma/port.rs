@@ -58,13 +58,18 @@ impl Watched {
         Ok(self.taken_len > 0)
     }
 
-    /// All that is there, about `most`, into `into`.
+    /// All that is there, about `most`, into `into`. What was taken before may not be all: when a queue pair's last receive was told, or
+    /// its end, whatever it completed before that is to be seen.
     fn take(&mut self, most: usize, into: &mut Vec<Completion>) -> io::Result<()> {
-        while into.len() < most && self.poll()? {
+        while into.len() < most {
+            let asked = self.taken_len == 0;
+            if !self.poll()? {
+                break;
+            }
             let taken = std::mem::take(&mut self.taken_len);
             into.extend_from_slice(&self.taken[..taken]);
-            if taken < self.taken.len() {
-                // That was all: what has come since is found by the next look, and to ask again costs most turns a vain call.
+            if asked && taken < self.taken.len() {
+                // It had no more.
                 break;
             }
         }
