@@ -27,6 +27,7 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 use std::cell::Cell;
 use std::io::Write as _;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -238,10 +239,17 @@ fn run(stage: &Arc<Stage>, seed: u64, bug: Option<Bug>) {
         let (stage, round) = (Arc::clone(stage), AtomicU64::new(0));
         first_panic_ends();
         SEED.set(seed);
-        Runner::new(scheduler, config()).run(move || {
-            plant(bug);
-            act(&stage, seed * 16 + round.fetch_add(1, Ordering::Relaxed));
-        });
+        let runner = Runner::new(scheduler, config());
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            runner.run(move || {
+                plant(bug);
+                act(&stage, seed * 16 + round.fetch_add(1, Ordering::Relaxed));
+            });
+        }));
+        if let Err(panic) = ran {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            fails(&text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words"));
+        }
     }
     if seed.is_multiple_of(2) {
         with(RandomScheduler::new_from_seed(seed, 1), stage, seed, bug);
@@ -285,16 +293,18 @@ fn hunt(seeds: Range<u64>, bug: Option<Bug>) -> Arc<Stage> {
 }
 
 /// Has the first panic end the process with its words and its seed: what it leaves behind could not be unwound, for the
-/// other threads of its schedule stand still.
+/// other threads of its schedule stand still. What shuttle stands on puts this hook aside for the whole process while it ends a thread of a
+/// schedule, so a panic beside that comes to `run` instead.
 fn first_panic_ends() {
     static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
-            // Past what the test harness captures.
-            let _ = writeln!(std::io::stderr(), "CAISSON_SEED={} fails: {info}", SEED.get());
-            std::process::exit(101);
-        }));
-    });
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|info| fails(info))));
+}
+
+/// Ends the process, naming the seed.
+fn fails(what: &dyn std::fmt::Display) -> ! {
+    // Past what the test harness captures.
+    let _ = writeln!(std::io::stderr(), "CAISSON_SEED={} fails: {what}", SEED.get());
+    std::process::exit(101);
 }
 
 impl Figures {
