@@ -304,7 +304,8 @@ fn read_volume(r: &mut Reader<'_>) -> Result<VolumeRecord, RootError> {
     };
     let (height, mapped) = (r.byte()?, r.number()?);
     let family = match flags & FAMILY != 0 {
-        true => u32::try_from(r.number()?).ok(),
+        // Its own goes without saying.
+        true => u32::try_from(r.number()?).ok().filter(|family| *family != id.0),
         false => Some(id.0),
     };
     Ok(VolumeRecord {
