@@ -205,15 +205,15 @@ impl Session {
         }
         debug_assert!(data.len() <= remote.length as usize, "more data than the descriptor has room for");
         self.unsent += data.len();
+        if !self.answers.is_empty() {
+            self.answers.push_back(Answer { cqe, data, remote });
+            return self.advance(env);
+        }
         // Where none waits, there mostly is room.
-        let made = self.answers.is_empty()
-            && self.sends.respond(&self.config, cqe, &mut data, &remote, env, &mut self.batch);
-        if !made {
+        if !self.sends.respond(&self.config, cqe, &mut data, &remote, env, &mut self.batch) {
             self.answers.push_back(Answer { cqe, data, remote });
         }
-        if self.waiting() {
-            self.advance(env);
-        }
+        self.fetch(env);
     }
 
     /// Makes work requests of what waits, as far as there is room. To be called again when buffers have come free.
@@ -232,6 +232,11 @@ impl Session {
             }
             self.answers.pop_front();
         }
+        self.fetch(env);
+    }
+
+    /// Makes RDMA READs for the pulls that wait, as far as there is room.
+    fn fetch(&mut self, env: &mut Env<'_>) {
         while let Some(&slot) = self.pulls.front() {
             // One that was answered meanwhile is not fetched.
             if let Some(Transfer { remote, want }) = self.slots.transfer(slot) {

@@ -298,19 +298,14 @@ impl Thread {
         if let Some(id) = c.receive() {
             if c.status() == WcStatus::Success {
                 self.stats.rx_bytes.fetch_add(u64::from(c.len()), Ordering::Relaxed);
-                let Some(capsule) = port.receives.take(id, c.len()) else {
-                    session.fail(Fatal::Short { len: c.len() });
-                    self.touch(index);
-                    return;
-                };
-                let came = session.command(capsule, t.done).ok().flatten();
-                if let Some(event) = came {
-                    if conn.held.is_empty() && conn.takes() {
-                        execute(conn, port, event, t);
-                        self.touch(index);
-                        return;
+                match port.receives.take(id, c.len()) {
+                    Some(capsule) => match session.command(capsule, t.done).ok().flatten() {
+                        Some(event) if conn.held.is_empty() && conn.takes() => execute(conn, port, event, t),
+                        came => conn.held.extend(came),
+                    },
+                    None => {
+                        session.fail(Fatal::Short { len: c.len() });
                     }
-                    conn.held.push_back(event);
                 }
             } else {
                 port.receives.give_back(id);
